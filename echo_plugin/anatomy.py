@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Septa, defects and views, with their coded concepts and the view vocabularies.
+
+The order of the members is the order of class ids in every model; a model card repeats it.
+Codes are looked up in pydicom's own SNOMED CT dictionary, never typed from memory.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+
+class Septum(Enum):
+    """The wall that a septal box encloses."""
+
+    INTERATRIAL = "interatrial"
+    """From the crux of the heart to the roof of the atria."""
+    INTERVENTRICULAR = "interventricular"
+    """From the apex to the crux: muscular and membranous part."""
+    UNSPECIFIED = "unspecified"
+    """A septum whose kind the annotator did not say."""
+
+    @property
+    def code(self) -> Code | None:
+        """The SNOMED CT concept of the wall; None for UNSPECIFIED."""
+        concepts = {
+            Septum.INTERATRIAL: codes.SCT.InteratrialSeptum,
+            Septum.INTERVENTRICULAR: codes.SCT.InterventricularSeptum,
+        }
+        return concepts.get(self)
+
+
+class Defect(Enum):
+    """The septal defect of a heart."""
+
+    NORMAL = "Normal"
+    ASD = "ASD"
+    VSD = "VSD"
+
+    @property
+    def code(self) -> Code | None:
+        """The SNOMED CT concept of the defect; None for NORMAL."""
+        concepts = {Defect.ASD: codes.SCT.AtrialSeptalDefect, Defect.VSD: codes.SCT.VentricularSeptalDefect}
+        return concepts.get(self)
+
+
+class View(Enum):
+    """An echocardiographic view of a cine."""
+
+    A4C = "A4C"
+    A5C = "A5C"
+    A2C = "A2C"
+    A3C_LV = "A3C-LV"
+    A3C_RV = "A3C-RV"
+    PLAX_LV = "PLAX-LV"
+    PLAX_RV_IN = "PLAX-RV-IN"
+    PLAX_RV_OUT = "PLAX-RV-OUT"
+    PSAX_AV = "PSAX-AV"
+    PSAX_MV = "PSAX-MV"
+    PSAX_PM = "PSAX-PM"
+    PSAX_APEX = "PSAX-APEX"
+    SUBCOSTAL_4C = "SC-4C"
+    SUBCOSTAL_BICAVAL = "SC-BICAVAL"
+    SUBCOSTAL_IVC = "SC-IVC"
+    SUPRASTERNAL_ARCH = "SSN-ARCH"
+    PA_BRANCH = "PA-BRANCH"
+    DUCTAL_CUT = "DUCTAL-CUT"
+    FETAL_AORTA = "FETAL-AORTA"
+    FETAL_AV_FLOWS = "FETAL-AV-FLOWS"
+    FETAL_V_SIGN = "FETAL-V-SIGN"
+    FETAL_X_SIGN = "FETAL-X-SIGN"
+    OTHER = "OTHER"
+    """Off-axis, non-cardiac, Doppler or spectral: no standard view."""
+
+    @property
+    def code(self) -> Code | None:
+        """The SNOMED CT concept (CID 12226) of the view; None where the dictionary has none."""
+        concepts = {
+            View.A4C: codes.SCT.ApicalFourChamber,
+            View.A2C: codes.SCT.ApicalTwoChamber,
+            View.A5C: codes.SCT.FiveChamber,
+            View.A3C_LV: codes.SCT.ApicalLongAxis,
+            View.PLAX_LV: codes.SCT.ParasternalLongAxis,
+            View.PLAX_RV_IN: codes.SCT.ParasternalLongAxisViewOfTheRVInflowTract,
+            View.PLAX_RV_OUT: codes.SCT.ParasternalLongAxisViewOfTheRVOutflowTract,
+            View.PSAX_AV: codes.SCT.ParasternalShortAxisAtTheAorticValveLevel,
+            View.PSAX_MV: codes.SCT.ParasternalShortAxisAtTheMitralValveLevel,
+            View.PSAX_PM: codes.SCT.ParasternalShortAxisAtThePapillaryMuscleLevel,
+            View.SUBCOSTAL_4C: codes.SCT.SubcostalLongAxis,
+            View.SUBCOSTAL_BICAVAL: codes.SCT.SubcostalShortAxisViewAtVenousInflowLevel,
+            View.SUPRASTERNAL_ARCH: codes.SCT.SuprasternalLongAxisViewOfAorticArch,
+        }
+        return concepts.get(self)
+
+
+NED_12 = (
+    View.A5C,
+    View.A4C,
+    View.A2C,
+    View.A3C_LV,
+    View.PLAX_LV,
+    View.PLAX_RV_IN,
+    View.PLAX_RV_OUT,
+    View.PSAX_AV,
+    View.PSAX_MV,
+    View.PSAX_PM,
+    View.PSAX_APEX,
+    View.A3C_RV,
+)
+"""The twelve views of NED-12 in the order its authors print them."""
+
+NED_16 = (*NED_12, View.PA_BRANCH, View.DUCTAL_CUT, View.SUPRASTERNAL_ARCH, View.SUBCOSTAL_IVC)
+"""NED-12 and the four rarer views of NED-16."""
+
+PAEDIATRIC = (
+    View.A4C,
+    View.A5C,
+    View.A2C,
+    View.A3C_LV,
+    View.A3C_RV,
+    View.PLAX_LV,
+    View.PLAX_RV_IN,
+    View.PLAX_RV_OUT,
+    View.PSAX_AV,
+    View.PSAX_MV,
+    View.PSAX_PM,
+    View.PSAX_APEX,
+    View.SUBCOSTAL_4C,
+    View.SUBCOSTAL_BICAVAL,
+    View.SUPRASTERNAL_ARCH,
+    View.OTHER,
+)
+"""The standard views of a child's study, with subcostal and suprasternal windows and OTHER."""
+
+FETAL_5 = (View.FETAL_AORTA, View.FETAL_AV_FLOWS, View.FETAL_V_SIGN, View.FETAL_X_SIGN, View.OTHER)
+"""The five classes of the first-trimester fetal heart set."""
+
+VIEW_VOCABULARIES: dict[str, tuple[View, ...]] = {
+    "ned-12": NED_12,
+    "ned-16": NED_16,
+    "paediatric": PAEDIATRIC,
+    "fetal-5": FETAL_5,
+}
+
+DETECTED_SEPTA = (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
+"""The septa a detector tells apart, in class-id order."""
+
+DEFECTS = (Defect.NORMAL, Defect.ASD, Defect.VSD)
+"""The defect classes in class-id order."""
+
+SEPTAL_VIEWS: dict[Septum, tuple[View, ...]] = {
+    Septum.INTERATRIAL: (View.A4C, View.PSAX_AV, View.SUBCOSTAL_4C, View.SUBCOSTAL_BICAVAL),
+    Septum.INTERVENTRICULAR: (
+        View.A4C,
+        View.A5C,
+        View.A3C_LV,
+        View.PLAX_LV,
+        View.PSAX_AV,
+        View.PSAX_MV,
+        View.PSAX_PM,
+        View.PSAX_APEX,
+        View.SUBCOSTAL_4C,
+    ),
+}
+"""The standard views in which each septum is ordinarily imaged."""

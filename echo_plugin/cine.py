@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cine: frames of one ultrasound recording with their times, regions and identity.
+
+Only what a sonographer would call by name; no file format, no model. Reading is in ``io``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_plugin.errors import UncalibratedError
+
+ByteArray = NDArray[np.uint8]
+
+
+class RegionDataType(IntEnum):
+    """(0018,6014) *Region Data Type*, PS3.3 C.8.5.5.1.3; only what a heart study meets is named."""
+
+    NONE = 0
+    TISSUE = 1
+    COLOUR_FLOW = 2
+    PW_SPECTRAL = 3
+    CW_SPECTRAL = 4
+    OTHER = 255
+    """Any other value of the Standard: waveforms, tables, graphics."""
+
+
+@dataclass(frozen=True)
+class UltrasoundRegion:
+    """A rectangle of the pixel matrix that shows one kind of ultrasound data.
+
+    ``x1, y1, x2, y2`` in px, outer corners (a header's inclusive maximum + 1).
+    ``mm_per_px_x, mm_per_px_y`` are positive, or None: not calibrated.
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    mm_per_px_x: float | None = None
+    mm_per_px_y: float | None = None
+    data_type: RegionDataType = RegionDataType.TISSUE
+
+    def __post_init__(self) -> None:
+        corners = (self.x1, self.y1, self.x2, self.y2)
+        if not all(math.isfinite(c) for c in corners):
+            msg = f"Ultrasound region {corners} has a corner that is not finite; pixels are accepted."
+            raise ValueError(msg)
+        if not (0 <= self.x1 < self.x2 and 0 <= self.y1 < self.y2):
+            msg = f"Ultrasound region {corners} is empty or negative; 0 <= x1 < x2 and 0 <= y1 < y2 are accepted."
+            raise ValueError(msg)
+        for name, spacing in (("mm_per_px_x", self.mm_per_px_x), ("mm_per_px_y", self.mm_per_px_y)):
+            if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
+                msg = f"Ultrasound region {corners}: {name} is {spacing}; a positive number or None is accepted."
+                raise ValueError(msg)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether lengths in both directions are known in mm."""
+        return self.mm_per_px_x is not None and self.mm_per_px_y is not None
+
+    def length_mm(self, dx_px: float, dy_px: float) -> float:
+        """Return the length in mm of a step of ``dx_px`` columns and ``dy_px`` rows.
+
+        Raises
+        ------
+        UncalibratedError
+            If the region has no spacing.
+        """
+        if self.mm_per_px_x is None or self.mm_per_px_y is None:
+            msg = f"Ultrasound region ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no spacing; use pixels."
+            raise UncalibratedError(msg)
+        return math.hypot(dx_px * self.mm_per_px_x, dy_px * self.mm_per_px_y)
+
+
+class Frames(Protocol):
+    """Frames of a cine, decoded one at a time when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) with C = 1 (grey) or 3 (RGB)."""
+        ...
+
+    def read(self, frame_indices: Sequence[int]) -> ByteArray:
+        """Return the (N, H, W, C) uint8 frames of the given 0-based indices, each in 0..T-1."""
+        ...
+
+
+@dataclass(frozen=True)
+class FramesInMemory:
+    """Frames that are already decoded: ``pixels`` is (T, H, W, C) uint8, C = 1 or 3."""
+
+    pixels: ByteArray
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8:
+            msg = f"Frames are {self.pixels.dtype} of shape {self.pixels.shape}; (T, H, W, C) uint8 is accepted."
+            raise ValueError(msg)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        T, H, W, C = self.pixels.shape
+        return T, H, W, C
+
+    def read(self, frame_indices: Sequence[int]) -> ByteArray:
+        return self.pixels[np.asarray(frame_indices, dtype=np.intp)]
+
+
+@dataclass(frozen=True)
+class Cine:
+    """One ultrasound recording: a still is a cine of one frame.
+
+    ``image_id`` : SOP Instance UID for DICOM, else the escaped path in the study folder.
+    ``frame_times_ms`` : (T,) float64, ascending from the first frame; None: not known.
+    ``regions`` : the valid ultrasound regions of the header; empty: none given, or none that fits the pixels.
+    ``patient_id``, the UIDs, ``patient_age_days``, ``heart_rate_bpm``: None where not known.
+    """
+
+    image_id: str
+    frames: Frames = field(repr=False)
+    frame_times_ms: NDArray[np.float64] | None = field(default=None, repr=False)
+    regions: tuple[UltrasoundRegion, ...] = ()
+    patient_id: str | None = field(default=None, repr=False)
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    patient_age_days: int | None = None
+    heart_rate_bpm: float | None = None
+
+    def __post_init__(self) -> None:
+        T, H, W, C = self.frames.shape
+        if T < 1 or H < 1 or W < 1:
+            msg = f"Cine {self.image_id} has {T} frames of {H} x {W} px; at least one frame of one pixel is accepted."
+            raise ValueError(msg)
+        if C not in (1, 3):
+            msg = f"Cine {self.image_id} has {C} samples per pixel; 1 (grey) or 3 (RGB) are accepted."
+            raise ValueError(msg)
+        times = self.frame_times_ms
+        if times is not None:
+            if times.shape != (T,):
+                msg = f"Cine {self.image_id} has {T} frames but {times.shape} frame times; one for each is accepted."
+                raise ValueError(msg)
+            if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
+                msg = f"Cine {self.image_id} has frame times that do not ascend; ascending ms are accepted."
+                raise ValueError(msg)
+        for region in self.regions:
+            if region.x2 > W or region.y2 > H:
+                msg = f"Cine {self.image_id}: region to ({region.x2}, {region.y2}) exceeds its {W} x {H} px."
+                raise ValueError(msg)
+
+    @property
+    def frame_count(self) -> int:
+        """T, the number of frames."""
+        return self.frames.shape[0]
+
+    @property
+    def height(self) -> int:
+        """H, (0028,0010) *Rows*."""
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        """W, (0028,0011) *Columns*."""
+        return self.frames.shape[2]
+
+    @property
+    def frame_time_ms(self) -> float | None:
+        """The mean time between frames in ms; None when it is not known or there is one frame."""
+        if self.frame_times_ms is None or self.frame_count < 2:
+            return None
+        return float((self.frame_times_ms[-1] - self.frame_times_ms[0]) / (self.frame_count - 1))
+
+    @cached_property
+    def pixels(self) -> ByteArray:
+        """All frames, (T, H, W, C) uint8: decodes the whole cine."""
+        return self.frames.read(range(self.frame_count))
+
+    def read_frames(self, frame_indices: Sequence[int]) -> ByteArray:
+        """Return the (N, H, W, C) uint8 frames asked for, decoding no other.
+
+        Raises
+        ------
+        IndexError
+            If an index is not in 0..T-1; the message names it.
+        """
+        for frame_index in frame_indices:
+            if not 0 <= frame_index < self.frame_count:
+                msg = (
+                    f"Cine {self.image_id} has no frame {frame_index} (0-based);"
+                    f" 0 to {self.frame_count - 1} are accepted."
+                )
+                raise IndexError(msg)
+        return self.frames.read(frame_indices)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cines of one examination of one patient."""
+
+    study_instance_uid: str
+    patient_id: str | None
+    patient_age_days: int | None
+    cines: tuple[Cine, ...]
+
+    def __post_init__(self) -> None:
+        for cine in self.cines:
+            if cine.patient_id != self.patient_id:
+                msg = f"Study {self.study_instance_uid}: cine {cine.image_id} is of another patient."
+                raise ValueError(msg)

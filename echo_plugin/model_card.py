@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card that travels with every published model: what it is, learned from what, how good, for what not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number with its uncertainty: ``low, high`` bound the 95 % CI; None: not computed."""
+
+    value: float
+    low: float | None
+    high: float | None
+    patients: int
+    split: str
+    baseline: float | None = None
+    """What a constant answer (majority class, mean box) scores on the same patients."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Where a model learned: ``digest`` is the SHA-256 over the sorted image ids and annotation revisions."""
+
+    provenance: str
+    patients: int
+    cines: int
+    digest: str
+    split: Mapping[str, int] = field(default_factory=dict)
+    """Patients per split: train, validation, test."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Identity, input contract, provenance and limits of one set of weights.
+
+    ``classes`` : in class-id order. ``input_size_px`` : side of the square grey input. ``config`` : the numbers that
+    rebuild the network. ``sha256`` : of the weights file; empty until published. ``trained_on`` : shown in every viewer.
+    """
+
+    name: str
+    version: str
+    task: str
+    architecture: str
+    classes: tuple[str, ...]
+    input_size_px: int
+    config: Mapping[str, float | int | str | bool | list[float] | list[int]]
+    training_data: TrainingData
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    command: str = ""
+    wall_time_s: float | None = None
+    seed: int | None = None
+    licence: str = "Apache-2.0"
+    intended_use: str = "Research and annotation support; not for clinical use."
+    limits: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            msg = f"Model name {self.name!r} is malformed; lower-case letters, digits and '_' are accepted."
+            raise ValueError(msg)
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            msg = f"Model {self.name}: classes {self.classes} must be distinct and at least one."
+            raise ValueError(msg)
+        if self.input_size_px < 32:
+            msg = f"Model {self.name}: input_size_px is {self.input_size_px}; 32 or more is accepted."
+            raise ValueError(msg)
+
+    @property
+    def trained_on(self) -> str:
+        """One phrase for a person: what the weights learned from."""
+        return self.training_data.provenance
