@@ -13,6 +13,12 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 
+def _snomed(keyword: str) -> Code:
+    """Return the concept that pydicom's SNOMED CT dictionary files under ``keyword``."""
+    code: Code = getattr(codes.SCT, keyword)
+    return code
+
+
 class Septum(Enum):
     """The wall that a septal box encloses."""
 
@@ -27,8 +33,8 @@ class Septum(Enum):
     def code(self) -> Code | None:
         """The SNOMED CT concept of the wall; None for UNSPECIFIED."""
         concepts = {
-            Septum.INTERATRIAL: codes.SCT.InteratrialSeptum,
-            Septum.INTERVENTRICULAR: codes.SCT.InterventricularSeptum,
+            Septum.INTERATRIAL: _snomed("InteratrialSeptum"),
+            Septum.INTERVENTRICULAR: _snomed("InterventricularSeptum"),
         }
         return concepts.get(self)
 
@@ -43,7 +49,7 @@ class Defect(Enum):
     @property
     def code(self) -> Code | None:
         """The SNOMED CT concept of the defect; None for NORMAL."""
-        concepts = {Defect.ASD: codes.SCT.AtrialSeptalDefect, Defect.VSD: codes.SCT.VentricularSeptalDefect}
+        concepts = {Defect.ASD: _snomed("AtrialSeptalDefect"), Defect.VSD: _snomed("VentricularSeptalDefect")}
         return concepts.get(self)
 
 
@@ -79,19 +85,19 @@ class View(Enum):
     def code(self) -> Code | None:
         """The SNOMED CT concept (CID 12226) of the view; None where the dictionary has none."""
         concepts = {
-            View.A4C: codes.SCT.ApicalFourChamber,
-            View.A2C: codes.SCT.ApicalTwoChamber,
-            View.A5C: codes.SCT.FiveChamber,
-            View.A3C_LV: codes.SCT.ApicalLongAxis,
-            View.PLAX_LV: codes.SCT.ParasternalLongAxis,
-            View.PLAX_RV_IN: codes.SCT.ParasternalLongAxisViewOfTheRVInflowTract,
-            View.PLAX_RV_OUT: codes.SCT.ParasternalLongAxisViewOfTheRVOutflowTract,
-            View.PSAX_AV: codes.SCT.ParasternalShortAxisAtTheAorticValveLevel,
-            View.PSAX_MV: codes.SCT.ParasternalShortAxisAtTheMitralValveLevel,
-            View.PSAX_PM: codes.SCT.ParasternalShortAxisAtThePapillaryMuscleLevel,
-            View.SUBCOSTAL_4C: codes.SCT.SubcostalLongAxis,
-            View.SUBCOSTAL_BICAVAL: codes.SCT.SubcostalShortAxisViewAtVenousInflowLevel,
-            View.SUPRASTERNAL_ARCH: codes.SCT.SuprasternalLongAxisViewOfAorticArch,
+            View.A4C: _snomed("ApicalFourChamber"),
+            View.A2C: _snomed("ApicalTwoChamber"),
+            View.A5C: _snomed("FiveChamber"),
+            View.A3C_LV: _snomed("ApicalLongAxis"),
+            View.PLAX_LV: _snomed("ParasternalLongAxis"),
+            View.PLAX_RV_IN: _snomed("ParasternalLongAxisViewOfTheRVInflowTract"),
+            View.PLAX_RV_OUT: _snomed("ParasternalLongAxisViewOfTheRVOutflowTract"),
+            View.PSAX_AV: _snomed("ParasternalShortAxisAtTheAorticValveLevel"),
+            View.PSAX_MV: _snomed("ParasternalShortAxisAtTheMitralValveLevel"),
+            View.PSAX_PM: _snomed("ParasternalShortAxisAtThePapillaryMuscleLevel"),
+            View.SUBCOSTAL_4C: _snomed("SubcostalLongAxis"),
+            View.SUBCOSTAL_BICAVAL: _snomed("SubcostalShortAxisViewAtVenousInflowLevel"),
+            View.SUPRASTERNAL_ARCH: _snomed("SuprasternalLongAxisViewOfAorticArch"),
         }
         return concepts.get(self)
 

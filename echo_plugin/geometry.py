@@ -16,7 +16,8 @@ FloatArray = NDArray[np.float64]
 def box_areas(boxes: FloatArray) -> FloatArray:
     """Return the (N,) areas in px² of (N, 4) boxes."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas: FloatArray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
 
 
 def box_iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
