@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 def box_areas(boxes: FloatArray) -> FloatArray:
     """Return the (N,) areas in px² of (N, 4) boxes."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    areas: FloatArray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas: FloatArray = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     return areas
 
 

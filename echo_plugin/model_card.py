@@ -38,7 +38,8 @@ class ModelCard:
     """Identity, input contract, provenance and limits of one set of weights.
 
     ``classes`` : in class-id order. ``input_size_px`` : side of the square grey input.
-    ``config`` : the numbers that rebuild the network. ``sha256`` : of the weights file; empty until published. ``trained_on`` : shown in every viewer.
+    ``config`` : the numbers that rebuild the network.
+    ``sha256`` : of the weights file; empty until published. ``trained_on`` : shown in every viewer.
     """
 
     name: str
