@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is learned from, who chooses the checkpoint, who is measured: always whole patients.
+
+A ``Split`` that shares a patient between its parts cannot exist. Identities are never written out: a card keeps
+salted, slow and deliberately short fingerprints, enough to refuse a patient that was learned from, too short to
+prove that a person was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from echo_plugin.anatomy import Defect
+from echo_plugin.errors import TrainingDataError
+
+PARTS = ("train", "validation", "test")
+
+FINGERPRINT_BITS = 24
+"""200 patients: one stranger in 80 000 is taken for one of them, and nobody can be shown to be one."""
+
+_FINGERPRINT_ROUNDS = 2000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patient ids of the three parts, each sorted; no patient is in two parts.
+
+    Raises
+    ------
+    TrainingDataError
+        If two parts share a patient; the message gives the count, never an identity.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            shared = set(getattr(self, first)) & set(getattr(self, second))
+            if shared:
+                msg = f"Split shares {len(shared)} patients between {first} and {second}; each patient is in one part."
+                raise TrainingDataError(msg)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Patients per part."""
+        return {part: len(getattr(self, part)) for part in PARTS}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted patients of each part and the seed."""
+        parts = ["\x1f".join(sorted(getattr(self, part))) for part in PARTS]
+        return hashlib.sha256("\x1e".join([*parts, str(self.seed)]).encode()).hexdigest()
+
+    def part_of(self, patient_id: str) -> str | None:
+        """Return "train", "validation" or "test"; None for a patient of none of them."""
+        return next((part for part in PARTS if patient_id in getattr(self, part)), None)
+
+
+def split_by_patient(
+    defects: Mapping[str, Defect | None], *, seed: int, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+) -> Split:
+    """Return a seeded split of the patients ``defects`` names, each defect spread over the parts as evenly as can be.
+
+    The patients of one defect after another, shuffled, go each to the part that is furthest below its share.
+
+    Raises
+    ------
+    TrainingDataError
+        If there are fewer than three patients.
+    """
+    if len(defects) < len(PARTS):
+        msg = f"Training needs at least {len(PARTS)} patients (train, validation, test); {len(defects)} are annotated."
+        raise TrainingDataError(msg)
+    rng = np.random.default_rng(seed)
+    strata: dict[str, list[str]] = {}
+    for patient in sorted(defects):
+        defect = defects[patient]
+        strata.setdefault(defect.value if defect else "", []).append(patient)
+    parts: list[list[str]] = [[], [], []]
+    placed = 0
+    for stratum in sorted(strata):
+        for patient in rng.permutation(strata[stratum]):
+            placed += 1
+            shortfalls = [placed * f - len(part) for f, part in zip(fractions, parts, strict=True)]
+            parts[int(np.argmax(shortfalls))].append(str(patient))
+    for part in parts[1:]:
+        if not part:
+            part.append(parts[0].pop())
+    train, validation, test = (tuple(sorted(part)) for part in parts)
+    return Split(train, validation, test, seed)
+
+
+def require_patient(patient_id: str | None, image_id: str) -> str:
+    """Return ``patient_id``, or refuse the cine that has none.
+
+    Raises
+    ------
+    TrainingDataError
+        If ``patient_id`` is missing or blank.
+    """
+    if patient_id is None or not patient_id.strip():
+        msg = f"Cine {image_id} has no patient id, so it cannot be split by patient; name its patient in patients.csv."
+        raise TrainingDataError(msg)
+    return patient_id.strip()
+
+
+def patient_defects(pairs: Iterable[tuple[str, Defect | None]]) -> dict[str, Defect | None]:
+    """Return one defect per patient from (patient, defect of one cine) pairs.
+
+    A defect seen in any cine is the patient's; NORMAL only if no cine says otherwise; None where nothing is said.
+
+    Raises
+    ------
+    TrainingDataError
+        If cines of one patient name two different defects.
+    """
+    defects: dict[str, Defect | None] = {}
+    conflicts = set()
+    for patient, defect in pairs:
+        known = defects.setdefault(patient, defect)
+        if known in (None, Defect.NORMAL) and defect is not None:
+            defects[patient] = defect
+        elif defect not in (None, Defect.NORMAL, known):
+            conflicts.add(patient)
+    if conflicts:
+        msg = f"{len(conflicts)} patients are annotated with both ASD and VSD; one defect per patient is accepted."
+        raise TrainingDataError(msg)
+    return defects
+
+
+def patient_fingerprints(patients: Iterable[str], *, salt: str) -> tuple[int, ...]:
+    """Return the sorted fingerprints (``FINGERPRINT_BITS`` wide) of patients under a card's salt."""
+    return tuple(sorted({_fingerprint(patient, salt) for patient in patients}))
+
+
+def _fingerprint(patient: str, salt: str) -> int:
+    digest = hashlib.pbkdf2_hmac("sha256", patient.encode(), salt.encode(), _FINGERPRINT_ROUNDS)
+    return int.from_bytes(digest[: FINGERPRINT_BITS // 8], "big")
+
+
+def unseen_patients(patients: Iterable[str], seen: Iterable[int], *, salt: str) -> tuple[str, ...]:
+    """Return, sorted, the patients whose fingerprint is not among ``seen``."""
+    known = frozenset(seen)
+    return tuple(sorted(patient for patient in set(patients) if _fingerprint(patient, salt) not in known))

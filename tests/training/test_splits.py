@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echo_plugin.anatomy import Defect
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.training.splits import (
+    Split,
+    patient_defects,
+    patient_fingerprints,
+    require_patient,
+    split_by_patient,
+    unseen_patients,
+)
+
+DEFECTS = {f"child-{i:03d}": (Defect.NORMAL, Defect.ASD, Defect.VSD)[i % 3] for i in range(60)}
+
+
+def test_split_that_shares_a_patient_is_refused_with_the_count_and_no_identity():
+    with pytest.raises(TrainingDataError, match="shares 2 patients between train and test") as refusal:
+        Split(train=("Ada", "Ben", "Cy"), validation=("Dan",), test=("Ben", "Cy"), seed=0)
+
+    assert "Ben" not in str(refusal.value)
+
+
+def test_every_patient_is_in_exactly_one_part():
+    split = split_by_patient(DEFECTS, seed=3)
+
+    assert sorted(split.train + split.validation + split.test) == sorted(DEFECTS)
+    assert split.sizes == {"train": 42, "validation": 9, "test": 9}
+
+
+def test_each_defect_is_in_each_part_in_proportion():
+    split = split_by_patient(DEFECTS, seed=3)
+
+    for defect in Defect:
+        assert 13 <= sum(DEFECTS[p] is defect for p in split.train) <= 15
+        assert 2 <= sum(DEFECTS[p] is defect for p in split.test) <= 4
+
+
+def test_same_seed_gives_same_split_whatever_the_order_of_patients():
+    backwards = dict(reversed(list(DEFECTS.items())))
+
+    assert split_by_patient(DEFECTS, seed=5) == split_by_patient(backwards, seed=5)
+    assert split_by_patient(DEFECTS, seed=5).digest != split_by_patient(DEFECTS, seed=6).digest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 40), st.integers(0, 5))
+def test_no_part_is_empty(patients, seed):
+    split = split_by_patient({str(i): None for i in range(patients)}, seed=seed)
+
+    assert min(split.sizes.values()) >= 1
+    assert sum(split.sizes.values()) == patients
+
+
+def test_two_patients_cannot_be_split():
+    with pytest.raises(TrainingDataError, match=r"at least 3 patients .* 2 are annotated"):
+        split_by_patient({"a": None, "b": None}, seed=0)
+
+
+def test_cine_without_patient_is_refused_by_its_image_id():
+    with pytest.raises(TrainingDataError, match="Cine a4c_007 has no patient id"):
+        require_patient(" ", "a4c_007")
+
+
+def test_defect_of_one_cine_is_the_defect_of_the_patient():
+    pairs = [("p", None), ("p", Defect.NORMAL), ("p", Defect.VSD), ("q", None), ("r", Defect.NORMAL), ("r", None)]
+
+    assert patient_defects(pairs) == {"p": Defect.VSD, "q": None, "r": Defect.NORMAL}
+
+
+def test_patient_with_two_defects_is_refused():
+    with pytest.raises(TrainingDataError, match="1 patients are annotated with both ASD and VSD"):
+        patient_defects([("p", Defect.ASD), ("p", Defect.VSD)])
+
+
+def test_fingerprints_recognise_the_patients_of_a_card_and_no_others():
+    seen = patient_fingerprints(["a", "b"], salt="s1")
+
+    assert unseen_patients(["a", "b", "c", "d"], seen, salt="s1") == ("c", "d")
+    assert patient_fingerprints(["a", "b"], salt="s2") != seen
