@@ -13,8 +13,8 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "tracks", "runtime", "acquisition", "gallery", "metrics", "report", "evaluate",
-        "training",
+        "preprocess", "predict", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics",
+        "report", "evaluate", "training",
     },
     3: {"host", "viewers"},
     4: {"cli", "__main__"},

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predict many files: one bad file among them is reported and the others are done.
+
+Joins ``io`` (which files, reading) to ``predict`` (one cine); the command line and the host call it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.errors import EchoError
+from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("view", "boxes", "defect")
+
+
+def find_cine_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files to read: each named file as it is, and below each folder what can be a cine, sorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist, or a folder holds nothing that can be a cine.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            msg = f"{path} does not exist; name a cine or a folder of cines."
+            raise FileNotFoundError(msg)
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(_cine_files_below(path))
+        if not found:
+            msg = f"{path} holds no cine; {', '.join(sorted(s for s in CINE_SUFFIXES if s))} are looked at."
+            raise FileNotFoundError(msg)
+        files.extend(found)
+    return files
+
+
+def _cine_files_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        is_hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not is_hidden and parts[0] != "annotations" and path.suffix.lower() in CINE_SUFFIXES:
+            yield path
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Return the tasks of a comma-separated list, in the order view, boxes, defect.
+
+    Examples
+    --------
+    >>> parse_tasks("boxes, view")
+    ('view', 'boxes')
+    """
+    wanted = {part.strip() for part in text.split(",")}
+    if not wanted <= set(TASKS):
+        msg = f"Tasks {text!r} name {sorted(wanted - set(TASKS))}; {', '.join(TASKS)} are accepted."
+        raise ValueError(msg)
+    return tuple(task for task in TASKS if task in wanted)
+
+
+def parse_frames(text: str) -> tuple[int, ...] | None:
+    """Return the ascending 0-based frame indices of ``0,5,9``; None for ``all``.
+
+    Examples
+    --------
+    >>> parse_frames("9,0,5")
+    (0, 5, 9)
+    >>> parse_frames("all") is None
+    True
+    """
+    if text.strip() == "all":
+        return None
+    try:
+        frame_indices = sorted({int(part) for part in text.split(",")})
+    except ValueError as exc:
+        msg = f"Frames {text!r} are no list of whole numbers; all, or 0-based indices such as 0,5,9 are accepted."
+        raise ValueError(msg) from exc
+    if frame_indices[0] < 0:
+        msg = f"Frames {text!r} hold {frame_indices[0]}; 0-based indices are accepted."
+        raise ValueError(msg)
+    return tuple(frame_indices)
+
+
+def predict_files(
+    files: Sequence[Path],
+    models: Path,
+    *,
+    tasks: Sequence[str] = TASKS,
+    frame_indices: Sequence[int] | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return one JSON-ready entry per file, in order; a file that fails gives ``{"path", "error"}``."""
+    from echo_plugin.predict import EchoPipeline  # torch is loaded only once there is something to predict
+
+    pipeline = EchoPipeline(models, device=device)
+    results: list[dict[str, Any]] = []
+    for done, path in enumerate(files):
+        if progress is not None:
+            progress(done, len(files), path.name)
+        try:
+            cine = read_cine(path)
+            prediction = pipeline.predict(cine, tasks=tuple(tasks), frame_indices=frame_indices)
+            results.append(prediction.to_json(cine, path))
+        except (EchoError, IndexError, OSError) as exc:
+            logger.info("%s was not predicted", path.name)
+            results.append({"path": str(path), "error": str(exc)})
+    if progress is not None:
+        progress(len(files), len(files), "")
+    return results
+
+
+def describe_results(results: Sequence[dict[str, Any]]) -> str:
+    """Return one line of text per predicted file, for a person."""
+    lines = []
+    for result in results:
+        if "error" in result:
+            continue
+        parts = [Path(result["path"]).name, f"{result['frames']} frames"]
+        if result.get("view"):
+            parts.append(f"{result['view']['view']} {result['view']['probability']:.2f}")
+        if result.get("boxes") is not None:
+            framed = {box["frame_index"] for box in result["boxes"]}
+            parts.append(f"{len(result['boxes'])} boxes on {len(framed)} frames")
+        if result.get("defect"):
+            parts.append(f"{result['defect']['defect']} {result['defect']['probability']:.2f}")
+        lines.append("  ".join(parts))
+    return "\n".join(lines) + "\n" if lines else ""

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``monailabel-echo``: each verb hands over to one function of the floors below.
+
+Imports stand inside the verbs, so that ``--help`` and ``info`` answer at once. Results go to stdout, progress and
+errors to stderr; exit code 0 done, 1 failed, 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from echo_plugin.errors import EchoError
+
+app = typer.Typer(
+    name="monailabel-echo",
+    help="Septal boxes, defects and views of paediatric echocardiograms. Research only: not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Add --debug to any command for tracebacks and the log.",
+)
+
+DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
+"""The starter weights of a checkout."""
+
+Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
+Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _write_json(result: Any, target: str | None) -> None:
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if target in (None, "-"):
+        sys.stdout.write(text)
+    else:
+        Path(str(target)).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``report(done, total, note)``: a bar with ETA on stderr, silent when that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield report
+
+
+class Trainable(StrEnum):
+    """The models that a person can train and measure."""
+
+    DETECTOR = "detector"
+    DEFECTS = "defects"
+    VIEWS = "views"
+
+
+@app.command()
+def serve(
+    studies: Studies = Path("sample_studies"),
+    models: Models = DEFAULT_MODELS,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 serves this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 8000,
+    device: Device = "auto",
+) -> None:
+    """Serve a study folder to 3D Slicer as a MONAI Label app.
+
+    Example: monailabel-echo serve --studies sample_studies --port 8000
+    """
+    from echo_plugin.host.launcher import serve as serve_app
+
+    raise typer.Exit(serve_app(studies, models, host=host, port=port, device=device))
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="Cines, or folders of them.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated: view, boxes, defect.")] = "view,boxes,defect",
+    frames: Annotated[str, typer.Option(help="all, or 0-based indices such as 0,5,9, for the boxes.")] = "all",
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+    json_target: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout.")
+    ] = None,
+) -> None:
+    """Predict view, septal boxes and defect of cines.
+
+    Example: monailabel-echo predict sample_studies --tasks view,boxes --json -
+    """
+    from echo_plugin.batch import find_cine_files, parse_frames, parse_tasks, predict_files
+
+    files = find_cine_files(paths)
+    with _progress("Predicting") as report:
+        results = predict_files(
+            files, models, tasks=parse_tasks(tasks), frame_indices=parse_frames(frames), device=device, progress=report
+        )
+    if json_target is not None:
+        _write_json(results, json_target)
+    else:
+        from echo_plugin.batch import describe_results
+
+        sys.stdout.write(describe_results(results))
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        _say(f"{result['path']}: {result['error']}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    what: Annotated[Trainable, typer.Argument(help="Which model.")],
+    studies: Studies,
+    models: Models = DEFAULT_MODELS,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a model on the annotations of a study folder and publish it.
+
+    Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
+    """
+    from echo_plugin.training.options import TrainOptions
+
+    if what is Trainable.DETECTOR:
+        from echo_plugin.training.detector import train_detector as run
+    elif what is Trainable.DEFECTS:
+        from echo_plugin.training.defects import train_defects as run
+    else:
+        from echo_plugin.training.views import train_views as run
+    options = TrainOptions(epochs=epochs, backbone=backbone, seed=seed, device=device)
+    with _progress(f"Training {what}") as report:
+        card = run(
+            studies,
+            models,
+            options,
+            on_epoch=lambda s: report(s.epoch, s.total_epochs, f"best {s.best_metric or 0:.3f}"),
+        )
+    _say(f"Published {card.name} {card.version} to {models}.")
+
+
+@app.command()
+def evaluate(
+    what: Annotated[Trainable, typer.Argument(help="Which model.")],
+    studies: Studies,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.html and the plots.")],
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+) -> None:
+    """Measure a model on patients that it did not learn from.
+
+    Example: monailabel-echo evaluate views --studies held_out --out runs/views
+    """
+    from echo_plugin import evaluate as evaluation
+
+    measure = {
+        Trainable.DETECTOR: evaluation.evaluate_detector,
+        Trainable.DEFECTS: evaluation.evaluate_defects,
+        Trainable.VIEWS: evaluation.evaluate_views,
+    }[what]
+    with _progress(f"Evaluating {what}") as report:
+        result = measure(studies, models, out, device=device, progress=report)
+    _write_json(result, None)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Study folder to write.")],
+    patients: Annotated[int, typer.Option("--patients", help="Number of synthetic children.", min=1)],
+    seed: Seed = 0,
+    views: Annotated[str | None, typer.Option(help="Comma-separated views; all by default, drawn per patient.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of each cine.", min=1)] = 32,
+    jobs: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = 1,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw a contact sheet (PNG) there.")] = None,
+) -> None:
+    """Write a labelled study folder of synthetic cines.
+
+    Example: monailabel-echo phantom phantoms --patients 10 --seed 1 --sheet phantoms.png
+    """
+    from echo_plugin.anatomy import View
+    from echo_plugin.phantom.contact_sheet import write_contact_sheet
+    from echo_plugin.phantom.study import write_phantom_study_folder
+
+    try:
+        chosen = tuple(View(name.strip()) for name in views.split(",")) if views else None
+    except ValueError as exc:
+        msg = f"{exc}; {', '.join(v.value for v in View)} are accepted"
+        raise typer.BadParameter(msg) from exc
+    with _progress("Imaging phantoms") as report:
+        write_phantom_study_folder(
+            out, patients=patients, seed=seed, views=chosen, frames=frames, jobs=jobs, progress=report
+        )
+    if sheet is not None:
+        write_contact_sheet(out, sheet)
+
+
+@app.command()
+def info(
+    models: Models = DEFAULT_MODELS,
+    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON there.")] = None,
+) -> None:
+    """Show versions, device and the published models with their cards, without loading any model.
+
+    Example: monailabel-echo info --json -
+    """
+    from echo_plugin.overview import describe_installation, format_installation
+
+    facts = describe_installation(models)
+    if json_target is not None:
+        _write_json(facts, json_target)
+    else:
+        sys.stdout.write(format_installation(facts))
+
+
+def main() -> None:
+    """Run the command line: errors become one sentence on stderr and exit code 1, bad usage exit code 2."""
+    is_debug = "--debug" in sys.argv
+    level = logging.DEBUG if is_debug else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+    except (EchoError, OSError, ValueError) as exc:
+        if is_debug:
+            raise
+        _say(str(exc))
+        sys.exit(1)
