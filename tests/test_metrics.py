@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics as sk
+
+from echo_plugin.metrics import (
+    Cohort,
+    auc_metric,
+    average_precision,
+    average_precision_metric,
+    centre_distances_px,
+    classification_metrics,
+    confusion_matrix,
+    expected_calibration_error,
+    match_detections,
+)
+
+
+def _cohort(patients=40, per_patient=3):
+    return Cohort(tuple(f"p{i % patients}" for i in range(patients * per_patient)), split="test")
+
+
+def _answers(n=120, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes)) + 1.2 * np.eye(classes)[truth]
+    return truth, np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def test_interval_of_a_mean_agrees_with_scipy_when_every_patient_has_one_item():
+    values = np.random.default_rng(1).normal(size=60)
+    cohort = Cohort(tuple(str(i) for i in range(60)), split="test")
+
+    ours = cohort.mean(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, random_state=0)
+
+    assert ours.value == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.03)
+
+
+def test_repeating_the_items_of_a_patient_does_not_narrow_the_interval():
+    values = np.random.default_rng(1).normal(size=40)
+    once = Cohort(tuple(str(i) for i in range(40)), split="test").mean(values)
+    thrice = Cohort(tuple(str(i) for i in range(40)) * 3, split="test").mean(np.tile(values, 3))
+
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+
+
+def test_one_patient_has_no_interval():
+    metric = Cohort(("p", "p"), split="test").mean([0.0, 1.0])
+
+    assert (metric.value, metric.low, metric.high, metric.patients) == (0.5, None, None, 1)
+
+
+def test_classification_measures_equal_those_of_scikit_learn():
+    truth, probabilities = _answers()
+    answers = probabilities.argmax(1)
+
+    ours = classification_metrics(_cohort(), truth, probabilities, classes=("a", "b", "c"), majority_id=0)
+
+    assert ours["accuracy"].value == pytest.approx(sk.accuracy_score(truth, answers))
+    assert ours["balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(truth, answers))
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(truth, answers)
+    assert ours["macro_f1"].value == pytest.approx(f1.mean())
+    for k, name in enumerate("abc"):
+        assert ours[f"precision {name}"].value == pytest.approx(precision[k])
+        assert ours[f"recall {name}"].value == pytest.approx(recall[k])
+        assert ours[f"auc {name}"].value == pytest.approx(sk.roc_auc_score(truth == k, probabilities[:, k]))
+    assert ours["accuracy"].low < ours["accuracy"].value < ours["accuracy"].high
+
+
+def test_baseline_is_the_constant_answer_on_the_same_patients():
+    truth, probabilities = _answers()
+
+    ours = classification_metrics(_cohort(), truth, probabilities, classes=("a", "b", "c"), majority_id=1)
+
+    assert ours["accuracy"].baseline == pytest.approx((truth == 1).mean())
+    assert ours["balanced_accuracy"].baseline == pytest.approx(1 / 3)
+
+
+def test_confusion_matrix_has_truth_in_rows():
+    assert confusion_matrix([0, 0, 1], [1, 0, 1], 2).tolist() == [[1, 1], [0, 1]]
+    assert np.array_equal(confusion_matrix([0, 2, 2], [1, 2, 0], 3), sk.confusion_matrix([0, 2, 2], [1, 2, 0]))
+
+
+def test_auc_counts_ties_as_a_half():
+    metric = auc_metric(
+        Cohort(("a", "b", "c", "d"), split="test"), np.array([True, True, False, False]), np.array([0.5, 0.9, 0.5, 0.1])
+    )
+
+    assert metric.value == pytest.approx(sk.roc_auc_score([1, 1, 0, 0], [0.5, 0.9, 0.5, 0.1])) == 0.875
+
+
+def test_calibration_error_is_zero_for_a_confidence_that_is_right_that_often():
+    probabilities = np.tile([0.75, 0.25], (4, 1))
+
+    assert expected_calibration_error(probabilities, [0, 0, 0, 1]) == pytest.approx(0.0)
+    assert expected_calibration_error(probabilities, [1, 1, 1, 1]) == pytest.approx(0.75)
+
+
+def test_centre_distance_is_euclidean():
+    assert centre_distances_px(np.array([[0, 0, 2, 2.0]]), np.array([[3, 4, 5, 6.0]])).tolist() == [5.0]
+
+
+def _detections(frames=30, seed=0):
+    rng = np.random.default_rng(seed)
+    detections, truths = [], []
+    for _ in range(frames):
+        corner = rng.uniform(0, 60, (rng.integers(0, 3), 2))
+        truth = np.concatenate([corner, corner + rng.uniform(10, 30, corner.shape)], 1)
+        near = truth + rng.normal(0, 3, truth.shape)
+        stray = np.array([[5, 5, 20, 30.0]])
+        boxes = np.concatenate([near, stray])
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 2)
+        truths.append(truth)
+        detections.append((boxes, rng.uniform(size=len(boxes)).round(3)))
+    return detections, truths
+
+
+def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
+    from torchmetrics.detection import MeanAveragePrecision
+
+    detections, truths = _detections()
+    oracle = MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval")
+    for (boxes, scores), truth in zip(detections, truths, strict=True):
+        label = torch.zeros(len(boxes), dtype=torch.int64)
+        oracle.update(
+            [{"boxes": torch.tensor(boxes), "scores": torch.tensor(scores), "labels": label}],
+            [{"boxes": torch.tensor(truth), "labels": torch.zeros(len(truth), dtype=torch.int64)}],
+        )
+
+    ours = average_precision(match_detections(detections, truths), np.ones((1, len(truths))))
+
+    assert ours[0] == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
+
+
+def test_weighting_an_item_twice_equals_having_it_twice():
+    detections, truths = _detections(frames=6)
+    weights = np.array([[2.0, 1, 1, 0, 1, 1]])
+    pick = [0, 0, 1, 2, 4, 5]
+
+    weighted = average_precision(match_detections(detections, truths), weights)
+    repeated = average_precision(
+        match_detections([detections[i] for i in pick], [truths[i] for i in pick]), np.ones((1, 6))
+    )
+
+    assert weighted == pytest.approx(repeated)
+
+
+def test_no_detection_scores_zero_and_no_truth_is_undefined():
+    nothing = (np.zeros((0, 4)), np.zeros(0))
+    truth = np.array([[0, 0, 10, 10.0]])
+
+    assert average_precision(match_detections([nothing], [truth]), np.ones((1, 1)))[0] == 0.0
+    assert np.isnan(average_precision(match_detections([nothing], [np.zeros((0, 4))]), np.ones((1, 1)))[0])
+
+
+def test_average_precision_has_an_interval_by_patient():
+    detections, truths = _detections(frames=30)
+    cohort = Cohort(tuple(str(i // 3) for i in range(30)), split="test")
+
+    metric = average_precision_metric(cohort, match_detections(detections, truths), baseline=0.1)
+
+    assert metric.patients == 10
+    assert metric.low < metric.value < metric.high
