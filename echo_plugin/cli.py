@@ -109,10 +109,14 @@ def predict(
     """
     from echo_plugin.batch import find_cine_files, parse_frames, parse_tasks, predict_files
 
+    try:
+        chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     files = find_cine_files(paths)
     with _progress("Predicting") as report:
         results = predict_files(
-            files, models, tasks=parse_tasks(tasks), frame_indices=parse_frames(frames), device=device, progress=report
+            files, models, tasks=chosen, frame_indices=frame_indices, device=device, progress=report
         )
     if json_target is not None:
         _write_json(results, json_target)
