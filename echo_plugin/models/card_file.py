@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON text of a model card, there and back. Where it lies on disk is ``checkpoint``'s."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from echo_plugin.model_card import Metric, ModelCard, TrainingData
+
+SCHEMA = "monailabel-echo/model-card/1"
+
+
+def card_to_json(card: ModelCard) -> str:
+    """Return the card as JSON text, keys in the order of the dataclass."""
+    return json.dumps({"schema": SCHEMA, **dataclasses.asdict(_plain(card))}, indent=2, allow_nan=False) + "\n"
+
+
+def card_from_json(text: str) -> ModelCard:
+    """Return the card of a JSON text.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If the text is no JSON, of another schema, or a field is missing, unknown or refused.
+    """
+    content: dict[str, Any] = json.loads(text)
+    schema = content.pop("schema", None) if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        msg = f"its schema is {schema!r}, {SCHEMA!r} is accepted"
+        raise ValueError(msg)
+    content["classes"] = tuple(content["classes"])
+    content["training_data"] = TrainingData(**content["training_data"])
+    content["metrics"] = {name: Metric(**metric) for name, metric in content.get("metrics", {}).items()}
+    return ModelCard(**content)
+
+
+def _plain(card: ModelCard) -> ModelCard:
+    """Return the card with plain dictionaries in place of other mappings, as ``dataclasses.asdict`` needs them."""
+    training_data = dataclasses.replace(card.training_data, split=_plain_mapping(card.training_data.split))
+    return dataclasses.replace(
+        card,
+        config=_plain_mapping(card.config),
+        metrics=_plain_mapping(card.metrics),
+        training_data=training_data,
+    )
+
+
+def _plain_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in mapping.items()}

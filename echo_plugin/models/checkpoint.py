@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published models: ``<name>.safetensors`` with ``<name>.json``, its card, swapped so that nobody reads half a publish.
+
+The card is the commit point: it names the SHA-256 of its weights. A publish
+
+1. writes the new weights beside the old ones as ``.<name>.<sha256[:16]>.safetensors`` and syncs them,
+2. replaces the card,
+3. moves the new weights over ``<name>.safetensors``.
+
+Killed before 2, the old pair is untouched; killed before 3, readers find the weights of step 1.
+A reader hashes the very bytes it loads, and reads again when a publish came in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.card_file import card_from_json, card_to_json
+from echo_plugin.models.durable_file import only_writer, sync_directory, write_synced
+
+logger = logging.getLogger(__name__)
+Config = TypeVar("Config")
+
+SEPTAL_DETECTOR = "septal_detector"
+DEFECT_EMBEDDER = "defect_embedder"
+VIEW_CLASSIFIER = "view_classifier"
+
+READ_ATTEMPTS = 20
+READ_PAUSE_S = 0.05
+"""A publish swaps its two files within milliseconds; a reader waits up to a second for it."""
+
+
+def publish(
+    directory: Path,
+    model_state: Mapping[str, Tensor],
+    card: ModelCard,
+    *,
+    storage_dtype: torch.dtype | None = None,
+) -> ModelCard:
+    """Publish weights with their card; readers see the old pair until they see the new one.
+
+    Parameters
+    ----------
+    directory
+        Where models live; created when missing.
+    model_state
+        ``state_dict()`` of the model, on any device.
+    card
+        ``sha256`` is filled in here.
+    storage_dtype
+        Stored type of the floating tensors of two or more axes (float16 halves a file); None: as they are.
+        Reading gives float32 either way, so measure what was read.
+
+    Returns
+    -------
+    ModelCard
+        The card as published.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {key: _stored(value, storage_dtype) for key, value in model_state.items()}
+    content = save_safetensors(state, metadata={"name": card.name, "version": card.version})
+    card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
+    staged = _staged_path(directory, card)
+    with only_writer(directory):
+        write_synced(staged, content)
+        write_synced(directory / f"{card.name}.json", card_to_json(card).encode())  # the commit
+        staged.replace(directory / f"{card.name}.safetensors")
+        for leftover in directory.glob(f".{card.name}.*"):
+            leftover.unlink(missing_ok=True)
+        sync_directory(directory)
+    logger.info("Published %s %s (sha256 %s)", card.name, card.version, card.sha256[:12])
+    return card
+
+
+def load_card(directory: Path, name: str) -> ModelCard:
+    """Return the card of a published model; reads no weights.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no such card; the message lists the models that are there.
+    ModelMismatchError
+        If the card is not valid.
+    """
+    path = directory / f"{name}.json"
+    try:
+        return card_from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        there = sorted(p.stem for p in directory.glob("*.json")) if directory.is_dir() else []
+        msg = f"Model {name} is not published in {directory}; found there: {', '.join(there) or 'nothing'}."
+        raise ModelNotFoundError(msg) from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        msg = f"Model card {path.name} in {directory} is not valid: {exc}."
+        raise ModelMismatchError(msg) from exc
+
+
+def load_weights(directory: Path, card: ModelCard) -> dict[str, Tensor]:
+    """Return the float32 weights that ``card`` names, on the CPU.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If the weights file is missing.
+    ModelMismatchError
+        If no file has the hash of the card: the weights are damaged, or a newer publish has replaced both.
+    """
+    found = "no file"
+    for path in (directory / f"{card.name}.safetensors", _staged_path(directory, card)):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 == card.sha256:
+            return _read_state(content, path)
+        found = f"SHA-256 {sha256[:12]}"
+    if found == "no file":
+        msg = f"Model {card.name}: its card is in {directory} but its weights {card.name}.safetensors are not."
+        raise ModelNotFoundError(msg)
+    msg = f"Model {card.name}: weights have {found} but the card says {card.sha256[:12] or 'none'}; publish again."
+    raise ModelMismatchError(msg)
+
+
+def load_published(directory: Path, name: str) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Return a card and its own weights, reading again while a publish swaps them.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelMismatchError
+        As `load_card` and `load_weights`, once waiting has not helped.
+    """
+    card = load_card(directory, name)
+    for _ in range(READ_ATTEMPTS):
+        try:
+            return card, load_weights(directory, card)
+        except (ModelMismatchError, ModelNotFoundError):
+            time.sleep(READ_PAUSE_S)
+            card = load_card(directory, name)
+    return card, load_weights(directory, card)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Put the weights into the model, or say which key does not fit.
+
+    Raises
+    ------
+    ModelMismatchError
+        Naming the first key that is missing, unknown or of another shape.
+    """
+    expected = model.state_dict()
+    for key, value in expected.items():
+        if key not in state:
+            msg = f"Model {card.name}: weights lack {key!r}, which {card.architecture} has."
+            raise ModelMismatchError(msg)
+        if state[key].shape != value.shape:
+            msg = (
+                f"Model {card.name}: weight {key!r} is {tuple(state[key].shape)},"
+                f" {card.architecture} takes {tuple(value.shape)}."
+            )
+            raise ModelMismatchError(msg)
+    for key in state:
+        if key not in expected:
+            msg = f"Model {card.name}: weights have {key!r}, which {card.architecture} lacks."
+            raise ModelMismatchError(msg)
+    model.load_state_dict(dict(state))
+
+
+def require_classes(card: ModelCard, classes: tuple[str, ...]) -> None:
+    """Raise ModelMismatchError unless the card's classes are ``classes``, in that order."""
+    if card.classes != classes:
+        msg = f"Model {card.name} tells apart {list(card.classes)}; {list(classes)} in this order is accepted."
+        raise ModelMismatchError(msg)
+
+
+def config_from_card(card: ModelCard, config_type: type[Config]) -> Config:
+    """Return the network's config dataclass from ``card.config``; keys of the training are passed over.
+
+    Raises
+    ------
+    ModelMismatchError
+        If a number is missing or refused, or the card's input size is another one.
+    """
+    fields = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    missing = sorted(fields - set(card.config))
+    if missing:
+        msg = f"Model {card.name}: its card's config lacks {missing[0]!r}."
+        raise ModelMismatchError(msg)
+    if card.config.get("input_size_px") != card.input_size_px:
+        msg = (
+            f"Model {card.name}: input_size_px is {card.input_size_px} in its card"
+            f" but {card.config.get('input_size_px')} in the config of its network."
+        )
+        raise ModelMismatchError(msg)
+    try:
+        return config_type(**{key: card.config[key] for key in fields})
+    except (TypeError, ValueError) as exc:
+        msg = f"Model {card.name}: its card's config is refused: {exc}"
+        raise ModelMismatchError(msg) from exc
+
+
+def _staged_path(directory: Path, card: ModelCard) -> Path:
+    return directory / f".{card.name}.{card.sha256[:16]}.safetensors"
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu()
+    if dtype is not None and value.is_floating_point() and value.ndim > 1:
+        value = value.to(dtype)
+    return value.contiguous().clone()
+
+
+def _read_state(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        state = load_safetensors(content)
+    except SafetensorError as exc:
+        msg = f"Weights file {path.name} is not valid: {exc}."
+        raise ModelMismatchError(msg) from exc
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

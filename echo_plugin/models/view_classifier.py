@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view classifier: a few frames of a cine -> the standard view, by temporal feature weaving and a GRU.
+
+Implements the neonatal-view paper (ISBI 2025) from its description: a ResNet embeds every frame, the embeddings are
+cut in chunks, equal chunks of all frames are joined, and a GRU reads chunk after chunk. It is trained in two stages:
+first ``frame_logits`` on single frames, then everything on clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import resnet18, resnet50
+
+RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
+TEMPORAL_HEADS = ("weave", "gru", "mean")
+
+
+def clip_starts(frame_count: int, clips: int, length: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
+    """Return the (clips,) first frames, 0-based ascending, of clips spread evenly over a cine.
+
+    Without ``rng`` the clips sit in the middle of equal segments; with it each starts anywhere in its segment.
+    """
+    room = max(frame_count - length + 1, 1)
+    segment = np.arange(clips)
+    if rng is None:
+        return (room / clips / 2 + room / clips * segment).astype(np.int64)
+    width = room // clips
+    if width > 0:
+        return segment * width + rng.integers(width, size=clips)
+    return np.sort(rng.integers(room, size=clips))
+
+
+def consecutive_frames(
+    frame_count: int, clips: int = 1, length: int = 4, rng: np.random.Generator | None = None
+) -> NDArray[np.int64]:
+    """Return (clips, length) 0-based indices of neighbouring frames; a short cine repeats its last frame.
+
+    >>> consecutive_frames(30).tolist()
+    [[13, 14, 15, 16]]
+    """
+    starts = clip_starts(frame_count, clips, length, rng)
+    return np.minimum(starts[:, None] + np.arange(length), frame_count - 1)
+
+
+def spaced_frames(frame_count: int, length: int = 4, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
+    """Return (length,) 0-based indices spread over the whole cine, one from each of ``length`` equal segments.
+
+    >>> spaced_frames(30).tolist()
+    [3, 11, 18, 26]
+    """
+    return np.minimum(clip_starts(frame_count, length, 1, rng), frame_count - 1)
+
+
+def weave(features: Tensor, chunks: int) -> Tensor:
+    """Return (B, K, T*D/K): chunk k of every frame, side by side in time order.
+
+    ``features`` : (B, T, D) with D divisible by ``chunks`` = K. Step k holds the same D/K features over time.
+    """
+    B, T, D = features.shape
+    if D % chunks:
+        msg = f"Features of {D} values cannot be woven in {chunks} chunks; a divisor of {D} is accepted."
+        raise ValueError(msg)
+    return features.reshape(B, T, chunks, D // chunks).transpose(1, 2).reshape(B, chunks, T * D // chunks)
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """The numbers that rebuild a view classifier; a model card repeats them."""
+
+    classes: int
+    backbone: str = "resnet18"
+    input_size_px: int = 160
+    temporal: str = "weave"
+    """weave: woven chunks into a GRU; gru: frame after frame into a GRU; mean: mean probabilities of the frames."""
+    frames_per_clip: int = 4
+    chunks: int = 4
+    gru_size: int = 256
+    gru_layers: int = 2
+    stem_dropout: float = 0.5
+    """The paper's dropout after the first pooling (0.5); it slows short trainings."""
+    gru_dropout: float = 0.5
+    head_dropout: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.backbone not in RESNETS or self.temporal not in TEMPORAL_HEADS:
+            msg = (
+                f"View classifier has backbone {self.backbone!r} and temporal head {self.temporal!r};"
+                f" {sorted(RESNETS)} and {list(TEMPORAL_HEADS)} are accepted."
+            )
+            raise ValueError(msg)
+        if self.classes < 2 or self.frames_per_clip < 1:
+            msg = (
+                f"View classifier has {self.classes} classes, {self.frames_per_clip} frames; from 2 and 1 are accepted."
+            )
+            raise ValueError(msg)
+
+
+class ViewClassifier(nn.Module):
+    """View logits of (B, T, 1, S, S) clips, T = ``frames_per_clip``, from ``preprocess.normalise``."""
+
+    def __init__(self, config: ViewConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = RESNETS[config.backbone](weights=None)
+        self.backbone.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+        nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        D = self.backbone.fc.in_features
+        self.backbone.maxpool = nn.Sequential(self.backbone.maxpool, nn.Dropout(config.stem_dropout))
+        self.backbone.fc = nn.Linear(D, D)  # no activation after it
+        self.frame_head = nn.Linear(D, config.classes)
+        if config.temporal == "mean":
+            return
+        woven = config.frames_per_clip * D // config.chunks
+        self.gru = nn.GRU(
+            woven if config.temporal == "weave" else D,
+            config.gru_size,
+            config.gru_layers,
+            batch_first=True,
+            dropout=config.gru_dropout if config.gru_layers > 1 else 0.0,
+        )
+        self.head = nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(config.gru_size, config.classes))
+
+    def frame_logits(self, frames: Tensor) -> Tensor:
+        """Return the (N, K) logits of single frames (N, 1, S, S): the classifier of the first training stage."""
+        logits: Tensor = self.frame_head(self.backbone(frames))
+        return logits.float()
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return the (B, K) logits of clips (B, T, 1, S, S); their softmax sums to 1."""
+        B, T = clips.shape[:2]
+        frames = clips.flatten(0, 1)
+        if self.config.temporal == "mean":
+            return self.frame_logits(frames).softmax(dim=1).reshape(B, T, -1).mean(dim=1).clamp_min(1e-12).log()
+        features = self.backbone(frames).reshape(B, T, -1)
+        steps = weave(features, self.config.chunks) if self.config.temporal == "weave" else features
+        states, _ = self.gru(steps)
+        logits: Tensor = self.head(states[:, -1])
+        return logits.float()
