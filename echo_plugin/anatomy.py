@@ -8,13 +8,16 @@ Codes are looked up in pydicom's own SNOMED CT dictionary, never typed from memo
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code
 
 
 def _snomed(keyword: str) -> Code:
     """Return the concept that pydicom's SNOMED CT dictionary files under ``keyword``."""
+    from pydicom.sr.codedict import codes  # half a second that only coded reports need
+
     code: Code = getattr(codes.SCT, keyword)
     return code
 

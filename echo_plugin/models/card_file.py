@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON text of a model card, there and back. Where it lies on disk is ``checkpoint``'s."""
+"""The JSON text of a model card, there and back. Imports no torch, so that cards are read at once."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 
 SCHEMA = "monailabel-echo/model-card/1"
@@ -35,6 +37,28 @@ def card_from_json(text: str) -> ModelCard:
     content["training_data"] = TrainingData(**content["training_data"])
     content["metrics"] = {name: Metric(**metric) for name, metric in content.get("metrics", {}).items()}
     return ModelCard(**content)
+
+
+def load_card(directory: Path, name: str) -> ModelCard:
+    """Return the card of a published model; reads no weights.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no such card; the message lists the models that are there.
+    ModelMismatchError
+        If the card is not valid.
+    """
+    path = directory / f"{name}.json"
+    try:
+        return card_from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        there = sorted(p.stem for p in directory.glob("*.json")) if directory.is_dir() else []
+        msg = f"Model {name} is not published in {directory}; found there: {', '.join(there) or 'nothing'}."
+        raise ModelNotFoundError(msg) from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        msg = f"Model card {path.name} in {directory} is not valid: {exc}."
+        raise ModelMismatchError(msg) from exc
 
 
 def _plain(card: ModelCard) -> ModelCard:

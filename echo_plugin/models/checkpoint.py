@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.card_file import card_from_json, card_to_json
+from echo_plugin.models.card_file import card_to_json, load_card
 from echo_plugin.models.durable_file import only_writer, sync_directory, write_synced
 
 logger = logging.getLogger(__name__)
@@ -84,28 +84,6 @@ def publish(
         sync_directory(directory)
     logger.info("Published %s %s (sha256 %s)", card.name, card.version, card.sha256[:12])
     return card
-
-
-def load_card(directory: Path, name: str) -> ModelCard:
-    """Return the card of a published model; reads no weights.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If there is no such card; the message lists the models that are there.
-    ModelMismatchError
-        If the card is not valid.
-    """
-    path = directory / f"{name}.json"
-    try:
-        return card_from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        there = sorted(p.stem for p in directory.glob("*.json")) if directory.is_dir() else []
-        msg = f"Model {name} is not published in {directory}; found there: {', '.join(there) or 'nothing'}."
-        raise ModelNotFoundError(msg) from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        msg = f"Model card {path.name} in {directory} is not valid: {exc}."
-        raise ModelMismatchError(msg) from exc
 
 
 def load_weights(directory: Path, card: ModelCard) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision.models import resnet18, resnet50
 
 from echo_plugin.anatomy import DEFECTS
+from echo_plugin.models.lean_torchvision import resnet18, resnet50
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 

@@ -15,14 +15,21 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v3_large, resnet18, resnet50
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
-from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_image
 
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.models.lean_torchvision import (
+    AnchorGenerator,
+    FeaturePyramidNetwork,
+    ImageList,
+    IntermediateLayerGetter,
+    RetinaNet,
+    RetinaNetHead,
+    batched_nms,
+    clip_boxes_to_image,
+    mobilenet_v3_large,
+    resnet18,
+    resnet50,
+)
 
 STRIDES_PX = (8, 16, 32)
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
+
+from echo_plugin.models.lean_torchvision import resnet18, resnet50
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 TEMPORAL_HEADS = ("weave", "gru", "mean")
+SAMPLINGS = ("consecutive", "spaced")
 
 
 def clip_starts(frame_count: int, clips: int, length: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
@@ -55,6 +57,21 @@ def spaced_frames(frame_count: int, length: int = 4, rng: np.random.Generator | 
     return np.minimum(clip_starts(frame_count, length, 1, rng), frame_count - 1)
 
 
+def sample_clips(
+    config: ViewConfig, frame_count: int, clips: int = 1, rng: np.random.Generator | None = None
+) -> NDArray[np.int64]:
+    """Return (clips, T) 0-based frame indices of clips as the classifier was taught to see them.
+
+    With ``rng`` they are random, for training; without, evenly spread and always the same.
+    """
+    T = config.frames_per_clip
+    if config.sampling == "consecutive":
+        return consecutive_frames(frame_count, clips, T, rng)
+    if rng is not None:
+        return np.stack([spaced_frames(frame_count, T, rng) for _ in range(clips)])
+    return spaced_frames(frame_count, clips * T).reshape(T, clips).T
+
+
 def weave(features: Tensor, chunks: int) -> Tensor:
     """Return (B, K, T*D/K): chunk k of every frame, side by side in time order.
 
@@ -76,6 +93,8 @@ class ViewConfig:
     input_size_px: int = 160
     temporal: str = "weave"
     """weave: woven chunks into a GRU; gru: frame after frame into a GRU; mean: mean probabilities of the frames."""
+    sampling: str = "consecutive"
+    """consecutive: neighbouring frames make a clip; spaced: frames from all over the cine."""
     frames_per_clip: int = 4
     chunks: int = 4
     gru_size: int = 256
@@ -91,6 +110,9 @@ class ViewConfig:
                 f"View classifier has backbone {self.backbone!r} and temporal head {self.temporal!r};"
                 f" {sorted(RESNETS)} and {list(TEMPORAL_HEADS)} are accepted."
             )
+            raise ValueError(msg)
+        if self.sampling not in SAMPLINGS:
+            msg = f"View classifier has sampling {self.sampling!r}; {list(SAMPLINGS)} are accepted."
             raise ValueError(msg)
         if self.classes < 2 or self.frames_per_clip < 1:
             msg = (
