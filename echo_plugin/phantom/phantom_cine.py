@@ -43,9 +43,7 @@ class PhantomCine:
             raise ValueError(msg)
         T, H, W = self.pixels.shape
         if self.phases.shape != (T,) or np.any(self.phases < 0) or np.any(self.phases > 1):
-            msg = (
-                f"Phantom cine of {T} frames has phases of shape {self.phases.shape}; {T} values of 0..1 are accepted."
-            )
+            msg = f"Phantom cine of {T} frames has phases {self.phases.shape}; {T} values of 0..1 are accepted."
             raise ValueError(msg)
         if not self.region.is_calibrated or self.region.x2 > W or self.region.y2 > H:
             msg = f"Phantom cine of {W} x {H} px: {self.region} must be calibrated and inside the picture."
@@ -54,7 +52,5 @@ class PhantomCine:
             msg = f"Phantom cine of {T} frames has a box beyond its last frame."
             raise ValueError(msg)
         if (self.defect is Defect.NORMAL) != (self.defect_size_mm is None):
-            msg = (
-                f"Phantom cine: {self.defect.value} with size {self.defect_size_mm}; a size for each defect, else None."
-            )
+            msg = f"Phantom cine: {self.defect.value} with size {self.defect_size_mm}; a size with a defect, else None."
             raise ValueError(msg)
