@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A DICOM ultrasound file as a cine whose frames are decoded when they are asked for.
+
+The header is in ``dicom_header``, the place of the frames in ``pixel_fragments``, their decoding in ``jpeg_frames`` and
+``frame_codecs``, their colours in ``pixel_display``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from pydicom import uid
+
+from echo_plugin.cine import ByteArray, Cine
+from echo_plugin.io import frame_codecs, jpeg_frames, pixel_display
+from echo_plugin.io.dicom_header import DicomHeader, read_dicom_header, read_header_and_bytes
+from echo_plugin.io.frame_codecs import Samples
+from echo_plugin.io.image_id import escape_path
+from echo_plugin.io.pixel_fragments import Span, encapsulated_spans, native_spans
+from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
+
+__all__ = ["DicomFrames", "DicomHeader", "read_dicom_cine", "read_dicom_header"]
+
+_NATIVE = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+    }
+)
+_JPEG = frozenset(
+    {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
+)
+_JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
+_JPEG_2000 = frozenset(
+    {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
+    | {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}  # high throughput
+)
+_GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+_BYTES_PER_STORED_BYTE = 1000
+"""More decoded bytes a stored byte than any lossy JPEG (512) or RLE (64) stream can have."""
+
+
+def read_dicom_cine(path: Path) -> Cine:
+    """Return the cine of a DICOM file; only its header has been read.
+
+    Raises
+    ------
+    UnreadableCineError
+        If the file is no DICOM image, is cut off, contradicts itself or is encoded in a way that is not supported.
+    """
+    header, stored = read_header_and_bytes(path)
+    return Cine(
+        image_id=header.sop_instance_uid or escape_path(PurePosixPath(path.name)),
+        frames=_frames(header, stored),
+        frame_times_ms=header.frame_times_ms,
+        regions=header.regions,
+        patient_id=header.patient_id,
+        study_instance_uid=header.study_instance_uid,
+        series_instance_uid=header.series_instance_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        patient_age_days=header.patient_age_days,
+        heart_rate_bpm=header.heart_rate_bpm,
+    )
+
+
+@dataclass(frozen=True)
+class DicomFrames:
+    """The frames of a DICOM file, read and decoded on demand; safe in threads, holds no open file.
+
+    ``spans`` : where each of the T frames lies.
+    ``table`` : (2 ** bits_stored, C) uint8 for grey and palette, None for colour.
+    """
+
+    header: DicomHeader
+    stored: StoredBytes
+    spans: Sequence[tuple[Span, ...]] = field(repr=False)
+    table: ByteArray | None = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        C = 3 if self.table is None else self.table.shape[1]
+        return self.header.frames, self.header.height, self.header.width, C
+
+    def read(self, frame_indices: Sequence[int]) -> ByteArray:
+        """Return the (N, H, W, C) uint8 frames asked for.
+
+        Raises
+        ------
+        UnreadableCineError
+            If the file has been changed or a frame is damaged; the message names both.
+        """
+        frames = np.empty((len(frame_indices), *self.shape[1:]), dtype=np.uint8)
+        with self.stored.open() as file:
+            for frame_index, frame in zip(frame_indices, frames, strict=True):
+                raw = b"".join(self.stored.exactly(file, *span) for span in self.spans[frame_index])
+                with damage_named(self.stored.path, f"a frame at index {frame_index} that cannot be decoded"):
+                    self._decode(raw, frame)
+        return frames
+
+    def _decode(self, raw: bytes, frame: ByteArray) -> None:
+        header = self.header
+        syntax, tag = header.transfer_syntax_uid, header.photometric_interpretation
+        is_ybr = tag.startswith("YBR_FULL")
+        if syntax in _JPEG or syntax in _JPEG_LS:
+            markers = jpeg_frames.read_markers(raw)
+            jpeg_frames.require_shape(markers, header.height, header.width, header.samples_per_pixel)
+            if jpeg_frames.is_lossy_8_bit(markers) and self.table is None:
+                jpeg_frames.decode_8_bit(raw, markers, tag, frame)
+                return
+            if jpeg_frames.is_lossy_8_bit(markers):
+                grey = np.empty((*frame.shape[:2], 1), dtype=np.uint8)
+                jpeg_frames.decode_8_bit(raw, markers, tag, grey)
+                samples: Samples = grey
+            else:
+                samples = frame_codecs.gdcm_samples(raw, header)
+                is_ybr = markers.holds_ybr(tag) if syntax in _JPEG else is_ybr
+        else:
+            samples = _decoder(syntax)(raw, header)
+            is_ybr = is_ybr and not (syntax in _JPEG_2000 and frame_codecs.undoes_colour_transform(raw))
+        self._show(samples, frame, is_ybr=is_ybr)
+
+    def _show(self, samples: Samples, frame: ByteArray, *, is_ybr: bool) -> None:
+        samples = pixel_display.aligned(samples, self.header)
+        if self.table is not None:
+            np.take(self.table, samples[..., 0], axis=0, out=frame)
+            return
+        eight_bit = (samples >> max(self.header.bits_stored - 8, 0)).astype(np.uint8)
+        frame[...] = pixel_display.ybr_to_rgb(eight_bit) if is_ybr else eight_bit
+
+
+def _decoder(syntax: str) -> Callable[[bytes, DicomHeader], Samples]:
+    if syntax in _NATIVE:
+        return frame_codecs.native_samples
+    return frame_codecs.rle_samples if syntax == uid.RLELossless else frame_codecs.jpeg2000_samples
+
+
+def _frames(header: DicomHeader, stored: StoredBytes) -> DicomFrames:
+    """Return the frames after everything has been refused that the header alone shows to be wrong."""
+    path, syntax, tag = stored.path, header.transfer_syntax_uid, header.photometric_interpretation
+    if syntax not in _NATIVE | _JPEG | _JPEG_LS | _JPEG_2000 | {uid.RLELossless}:
+        name = uid.UID(syntax).name
+        raise unreadable(path, f"has transfer syntax {name}; native, RLE, JPEG, JPEG-LS and JPEG 2000 are accepted.")
+    if tag not in _GREY | _COLOUR | {"PALETTE COLOR"}:
+        raise unreadable(
+            path, f"has (0028,0004) 'Photometric Interpretation' {tag[:20]!r}; grey, palette, RGB, YBR are accepted."
+        )
+    if (header.samples_per_pixel == 3) != (tag in _COLOUR):
+        raise unreadable(path, f"has {header.samples_per_pixel} samples per pixel, which {tag} cannot have.")
+    if syntax in _NATIVE:
+        spans = native_spans(header, stored, _native_frame_bytes(path, header))
+    else:
+        spans = encapsulated_spans(header, stored)
+    if syntax not in _JPEG_2000:
+        _refuse_bombs(header, path, spans)
+    with damage_named(path, "a header whose grey levels or colours cannot be read"):
+        pixel_display.aligned(np.zeros(1, dtype=np.uint16), header)
+        return DicomFrames(header, stored, spans, _table(header))
+
+
+def _table(header: DicomHeader) -> ByteArray | None:
+    if header.photometric_interpretation in _GREY:
+        return pixel_display.grey_table(header)[:, None]
+    return pixel_display.palette_table(header) if header.photometric_interpretation == "PALETTE COLOR" else None
+
+
+def _native_frame_bytes(path: Path, header: DicomHeader) -> int:
+    full = header.height * header.width * header.samples_per_pixel * header.bits_allocated // 8
+    if header.photometric_interpretation != "YBR_FULL_422" or header.pixel_length >= full * header.frames:
+        return full  # files that say 4:2:2 above full chroma are met
+    if header.width % 2 or header.bits_allocated != 8:
+        raise unreadable(
+            path,
+            f"is YBR_FULL_422 of {header.width} columns and {header.bits_allocated} bits; even and 8 are accepted.",
+        )
+    return header.height * header.width * 2
+
+
+def _refuse_bombs(header: DicomHeader, path: Path, spans: Sequence[tuple[Span, ...]]) -> None:
+    frame_bytes = header.height * header.width * header.samples_per_pixel
+    for index, pieces in enumerate(spans):
+        if frame_bytes > _BYTES_PER_STORED_BYTE * sum(length for _, length in pieces):
+            raise unreadable(
+                path, f"states {header.height} x {header.width} px for a frame (index {index}) of too few bytes."
+            )
