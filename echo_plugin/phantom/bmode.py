@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record a cine of a heart: the chain from moving scatterers to labelled grey frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.cine import ByteArray, UltrasoundRegion
+from echo_plugin.phantom import septa
+from echo_plugin.phantom.chambers import FloatArray
+from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
+from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
+from echo_plugin.phantom.heart import Heart
+from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.scan_planes import WINDOWS, Pose, jittered_pose, moved_pose, off_axis_pose, swept
+from echo_plugin.phantom.scatterers import (
+    SPECULAR_POWER,
+    Scatterers,
+    elevation_weight,
+    heart_scatterers,
+    interface_scatterers,
+    sample_slab,
+)
+from echo_plugin.phantom.speckle import ComplexArray, PolarGrid
+from echo_plugin.phantom.surroundings import sample_abdomen, sample_lung
+from echo_plugin.phantom.valves import Valve, sample_valves
+
+OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
+LEAFLET_STRENGTH = 1.4
+VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
+"""A wall is seen where its echo exceeds 1.5 times the background and 6 % grey."""
+
+
+@dataclass(frozen=True)
+class PhantomCine:
+    """A synthetic recording and all that is true of it.
+
+    ``pixels`` (T, H, W) uint8: the sector on black. ``phases`` (T,) 0..1 with 0 = R peak. ``facts``: the settings drawn.
+    """
+
+    pixels: ByteArray = field(repr=False)
+    region: UltrasoundRegion
+    frame_time_ms: float
+    phases: NDArray[np.float64] = field(repr=False)
+    heart_rate_bpm: float
+    view: View
+    boxes: tuple[SeptalBox, ...] = field(repr=False)
+    defect: Defect
+    defect_size_mm: float | None
+    facts: Mapping[str, float | str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One probe at one place over one heart: everything that stays the same from frame to frame."""
+
+    heart: Heart
+    probe: Probe
+    grid: PolarGrid
+    pose: Pose
+    tissue: tuple[Scatterers, ...]
+    valves: tuple[Valve, ...]
+    walls: tuple[septa.SeptalWall, ...]
+    disturbances: Disturbances
+    sweep: float = 0.0
+
+    def pose_at(self, phase: float, time_ms: float, share: float) -> Pose:
+        """Return the pose relative to the heart; ``share`` 0..1 of the recording is over."""
+        pose = swept(self.pose, self.sweep, share) if self.sweep else self.pose
+        return moved_pose(pose, self.heart, phase, time_ms)
+
+    def echoes(self, pose: Pose, phase: float) -> ComplexArray:
+        """Return the (R, B) blurred echoes of all tissue, undisturbed."""
+        positions = [s.points.at(self.heart, phase) for s in self.tissue]
+        amplitudes = [s.amplitude for s in self.tissue]
+        for valve in self.valves:
+            points, normals = valve.at(self.heart, phase)
+            positions.append(points)
+            amplitudes.append(self._leaflet_amplitude(points, normals, pose))
+        image = pose.to_image(np.concatenate(positions), self.heart.size_mm)
+        amplitude = np.concatenate(amplitudes) * elevation_weight(image[:, 2], self.probe.elevation_mm)
+        depth, angle = np.hypot(image[:, 0], image[:, 1]), np.arctan2(image[:, 1], image[:, 0])
+        return self.grid.blur(self.grid.accumulate(depth, angle, amplitude))
+
+    def _leaflet_amplitude(self, points: FloatArray, normals: FloatArray, pose: Pose) -> FloatArray:
+        """Return the echo of leaflet points: mirrors across the beam, faint along it."""
+        beams = points - pose.apex.astype(np.float32)
+        distance = np.linalg.norm(beams, axis=1) + np.float32(1e-6)
+        cosine = np.abs(np.einsum("ij,ij->i", beams, normals)) / distance
+        # points per leaflet area are fixed, a cell's area grows with depth: keep the echo of a cell the same
+        area = 0.45 * self.heart.size_mm**2
+        cell_area = np.maximum(distance * self.heart.size_mm, 5.0) * self.grid.beam_step_rad * self.probe.elevation_mm
+        per_cell = len(points) / area * cell_area * 1.8
+        return (LEAFLET_STRENGTH * (0.3 + cosine**SPECULAR_POWER) / per_cell).astype(np.float32)
+
+
+def acquire_cine(heart: Heart, view: View, rng: np.random.Generator, *, frames: int = 32) -> PhantomCine:
+    """Return a cine of ``frames`` frames of the heart in a view as a hand and a machine would record it.
+
+    Raises
+    ------
+    ValueError
+        If the view is not one of the paediatric vocabulary or ``frames`` is not positive.
+    """
+    if view not in PAEDIATRIC:
+        msg = f"View {view.value} has no phantom; {[v.value for v in PAEDIATRIC]} are accepted."
+        raise ValueError(msg)
+    if frames < 1:
+        msg = f"A phantom cine of {frames} frames was asked for; at least one is accepted."
+        raise ValueError(msg)
+    kind = str(rng.choice(OTHER_KINDS)) if view is View.OTHER else "standard"
+    acquisition = _set_up(heart, view, kind, rng)
+    return record(acquisition, view, kind, rng, frames)
+
+
+def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Acquisition:
+    shown = view
+    sweep = 0.0
+    if view is View.OTHER:
+        shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]
+    pose = jittered_pose(heart, shown, rng)
+    if kind == "off_axis":
+        pose = off_axis_pose(heart, rng)
+    if kind == "sweep":
+        sweep = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.8, 1.2))
+    probe = Probe.sample(rng, depth_mm=WINDOWS[shown].depth * heart.size_mm, age_days=heart.age_days)
+    return set_up(heart, pose, probe, rng, kind=kind, sweep=sweep)
+
+
+def set_up(
+    heart: Heart, pose: Pose, probe: Probe, rng: np.random.Generator, *, kind: str = "standard", sweep: float = 0.0
+) -> Acquisition:
+    """Return the acquisition of a heart with a given pose and given settings."""
+    grid = PolarGrid(probe)
+    disturbances = sample_disturbances(grid, rng)
+    if kind in ("lung", "abdomen"):
+        still = replace(heart, respiration=0.12)
+        sample = sample_lung if kind == "lung" else sample_abdomen
+        return Acquisition(still, probe, grid, pose, (sample(still, pose, grid, rng),), (), (), disturbances)
+    slab = sample_slab(heart, pose, grid, rng)
+    tissue = (heart_scatterers(heart, pose, grid, slab, rng), interface_scatterers(heart, pose, grid, slab))
+    walls = septa.septal_walls(heart, slab.points, rng)
+    return Acquisition(heart, probe, grid, pose, tissue, sample_valves(heart, rng), walls, disturbances, sweep)
+
+
+def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Generator, frames: int) -> PhantomCine:
+    """Return the cine that an acquisition yields."""
+    heart, probe = acquisition.heart, acquisition.probe
+    start = float(rng.random())
+    times = probe.frame_time_ms * np.arange(frames)
+    phases = (start + times / heart.beat_ms) % 1.0
+    converter = scan_converter(acquisition.grid)
+    pictures, boxes, seen = [], [], _Visibility(acquisition)
+    haze, last = None, None
+    for frame_index, (phase, time_ms) in enumerate(zip(phases, times, strict=True)):
+        pose = acquisition.pose_at(phase, time_ms, frame_index / frames)
+        echoes = acquisition.echoes(pose, phase)
+        haze = acquisition.disturbances.next_haze(haze, rng)
+        envelope = np.abs(acquisition.disturbances.frame(echoes, haze, rng))
+        last = envelope if last is None else (1 - probe.persistence) * envelope + probe.persistence * last
+        pictures.append(converter.picture(to_grey(smooth(last, probe), probe)))
+        found = [septa.box_of(w, heart, pose, probe, (frame_index, phase)) for w in acquisition.walls]
+        boxes.extend(box for box in found if box is not None)
+        if frame_index % 4 == 0:
+            seen.look(echoes, pose, phase)
+    return PhantomCine(
+        pixels=np.stack(pictures),
+        region=probe.region,
+        frame_time_ms=probe.frame_time_ms,
+        phases=phases,
+        heart_rate_bpm=heart.heart_rate_bpm,
+        view=view,
+        boxes=tuple(boxes),
+        defect=heart.defect,
+        defect_size_mm=heart.defect_size_mm,
+        facts=_facts(acquisition, kind, seen.dropout()),
+    )
+
+
+class _Visibility:
+    """Gathers, over frames, where the interatrial septum's own echo stands out from the background."""
+
+    def __init__(self, acquisition: Acquisition) -> None:
+        self._acquisition = acquisition
+        self._walls = [w for w in acquisition.walls if w.septum is Septum.INTERATRIAL]
+        self._seen: dict[int, list[float]] = {}
+
+    def look(self, echoes: ComplexArray, pose: Pose, phase: float) -> None:
+        """Add one frame's undisturbed echoes."""
+        a = self._acquisition
+        for wall in self._walls:
+            image = pose.to_image(wall.points.at(a.heart, phase), a.heart.size_mm)
+            cut = (np.abs(image[:, 2]) < 0.6 * a.probe.elevation_mm) & septa.in_sector(image[:, :2], a.probe)
+            rows, columns = a.grid.cells(np.hypot(*image[cut, :2].T), np.arctan2(image[cut, 1], image[cut, 0]))
+            cell = (np.rint(rows).astype(int), np.rint(columns).astype(int))
+            echo = np.abs(echoes[cell]) * a.disturbances.shading[cell]
+            grey = to_grey(echo, a.probe) / a.probe.brightness
+            visible = (echo > VISIBLE_RATIO * a.disturbances.background()[cell]) & (grey > VISIBLE_GREY)
+            stretch = np.floor(wall.points.rest[cut, 2] * 20).astype(int)
+            for number in np.unique(stretch):
+                self._seen.setdefault(int(number), []).append(float(visible[stretch == number].mean()))
+
+    def dropout(self) -> float:
+        return septa.invisible_share(self._seen)
+
+
+def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, float | str]:
+    """Return what is true of a recording, for tables."""
+    heart, probe = acquisition.heart, acquisition.probe
+    has_heart = bool(acquisition.walls)
+    return {
+        "acquisition": kind,
+        "age_days": float(heart.age_days),
+        "body_surface_m2": heart.body_surface_m2,
+        "heart_rate_bpm": heart.heart_rate_bpm,
+        "lv_diameter_mm": heart.size_mm * heart.lv_scale,
+        "rv_scale": heart.rv_scale,
+        "lv_scale": heart.lv_scale,
+        "defect_kind": heart.defect_kind,
+        "defect_in_plane": float(has_heart and septa.is_hole_in_plane(heart, acquisition.pose, probe)),
+        "septal_dropout": dropout,
+        "respiration_mm": heart.respiration * heart.size_mm,
+        "image_quality": probe.image_quality,
+        "gain_db": probe.gain_db,
+        "dynamic_range_db": probe.dynamic_range_db,
+        "grey_gamma": probe.grey_gamma,
+        "brightness": probe.brightness,
+        "haze_db": probe.haze_db,
+        "depth_mm": probe.depth_mm,
+        "frequency_mhz": probe.frequency_mhz,
+        "sector_angle_deg": float(np.rad2deg(2 * probe.half_angle_rad)),
+    }

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a child's heart: body size, chambers, walls, rhythm and defect, drawn with normal variation.
+
+Only numbers; shape is in ``chambers``, beating in ``motion``, valves in ``valves``.
+Heart coordinates: origin at the crux, +x to the left ventricle, +y anterior, +z to the apex. Lengths of the
+shape are in units of ``size_mm``, the normal end-diastolic inner diameter of the left ventricle for the body.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from echo_plugin.anatomy import Defect
+
+DAYS_PER_YEAR = 365.25
+ASD_SIZES_MM = (3.0, 15.0)
+VSD_SIZES_MM = (2.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A defect of a septum: a cylinder along ``axis`` through ``centre`` (both unit-heart coordinates)."""
+
+    centre: tuple[float, float, float]
+    axis: tuple[float, float, float]
+    radius: float
+    is_interatrial: bool
+
+
+@dataclass(frozen=True)
+class Heart:
+    """One child's heart at end diastole and how it beats.
+
+    ``size_mm`` scales the unit heart; scales of chambers are about 1. ``defect_kind`` is one of
+    none, secundum, perimembranous, muscular; ``defect_size_mm`` is None without a defect.
+    """
+
+    age_days: int
+    body_surface_m2: float
+    heart_rate_bpm: float
+    size_mm: float
+    lv_scale: float = 1.0
+    lv_length: float = 1.7
+    rv_scale: float = 1.0
+    la_scale: float = 1.0
+    ra_scale: float = 1.0
+    lv_wall: float = 0.17
+    rv_wall: float = 0.08
+    great_artery_scale: float = 1.0
+    atrial_septum: float = 0.085
+    fossa_thickness: float = 0.032
+    atrial_septum_bow: float = 0.0
+    lv_contraction: float = 0.33
+    rv_contraction: float = 0.28
+    annular_descent: float = 0.26
+    swing_rad: float = 0.04
+    respiration: float = 0.05
+    respiration_period_ms: float = 2500.0
+    texture_seed: int = 0
+    defect: Defect = Defect.NORMAL
+    defect_kind: str = "none"
+    defect_size_mm: float | None = None
+    hole: Hole | None = None
+
+    def __post_init__(self) -> None:
+        if self.size_mm <= 0 or self.age_days <= 0 or self.heart_rate_bpm <= 0:
+            msg = (
+                f"Heart has size {self.size_mm} mm, age {self.age_days} days, {self.heart_rate_bpm} beats/min;"
+                " positive numbers are accepted."
+            )
+            raise ValueError(msg)
+        if (self.defect is Defect.NORMAL) != (self.hole is None):
+            msg = (
+                f"Heart has defect {self.defect.value} and hole {self.hole}; a hole exactly with a defect is accepted."
+            )
+            raise ValueError(msg)
+
+    @property
+    def lv_radius(self) -> float:
+        """The inner radius of the left ventricle at its widest, unit-heart."""
+        return 0.5 * self.lv_scale
+
+    @property
+    def lv_centre_z(self) -> float:
+        """The height above the crux at which the left ventricle is widest, unit-heart."""
+        return 0.38 * self.lv_length
+
+    @property
+    def lv_axis_x(self) -> float:
+        """The distance of the left ventricle's long axis from the crux, so that the septum ends at the crux."""
+        half_length = self.lv_length - self.lv_centre_z
+        base_radius = self.lv_radius * math.sqrt(1.0 - (self.lv_centre_z / half_length) ** 2)
+        return base_radius + 0.5 * self.lv_wall
+
+    @property
+    def beat_ms(self) -> float:
+        """The time between two R peaks."""
+        return 60_000.0 / self.heart_rate_bpm
+
+
+def sample_heart(rng: np.random.Generator, *, defect: Defect | None = None) -> Heart:
+    """Return a child's heart of 1 month to 10 years; ``defect`` None draws half normal, a quarter ASD and VSD each."""
+    if defect is None:
+        defect = (Defect.NORMAL, Defect.NORMAL, Defect.ASD, Defect.VSD)[int(rng.integers(4))]
+    years = float(np.exp(rng.uniform(math.log(1 / 12), math.log(10.0))))
+    surface = 0.24 * (1.0 + years * 1.05) ** 0.62 * float(rng.lognormal(0.0, 0.08))
+    rate = float(np.clip(148.0 * (1.0 + years) ** -0.24 * rng.lognormal(0.0, 0.1), 80.0, 160.0))
+    # LVEDD of 39 mm at 1 m2 growing with BSA^0.45 (Pettersen 2008, regression of paediatric M-mode)
+    size = 39.0 * surface**0.45 * float(rng.lognormal(0.0, 0.05))
+
+    def around(mean: float, spread: float) -> float:
+        return mean * float(rng.lognormal(0.0, spread))
+
+    heart = Heart(
+        age_days=max(30, round(years * DAYS_PER_YEAR)),
+        body_surface_m2=surface,
+        heart_rate_bpm=rate,
+        size_mm=size,
+        lv_scale=around(1.0, 0.07),
+        lv_length=around(1.72, 0.07),
+        rv_scale=around(1.0, 0.09),
+        la_scale=around(1.0, 0.09),
+        ra_scale=around(1.0, 0.09),
+        lv_wall=around(0.17, 0.14),
+        rv_wall=around(0.08, 0.15),
+        great_artery_scale=around(1.0, 0.08),
+        atrial_septum=around(0.085, 0.18),
+        fossa_thickness=around(0.034, 0.2),
+        atrial_septum_bow=float(rng.normal(0.0, 0.05)),
+        lv_contraction=float(np.clip(rng.normal(0.33, 0.05), 0.18, 0.45)),
+        rv_contraction=float(np.clip(rng.normal(0.28, 0.06), 0.12, 0.42)),
+        annular_descent=float(np.clip(rng.normal(0.26, 0.05), 0.12, 0.4)),
+        swing_rad=float(rng.normal(0.0, 0.035)),
+        respiration=float(rng.uniform(0.0, 0.1)),
+        respiration_period_ms=float(rng.uniform(1600.0, 3200.0)),
+        texture_seed=int(rng.integers(2**31)),
+    )
+    if defect is Defect.ASD:
+        return _with_atrial_defect(heart, rng)
+    if defect is Defect.VSD:
+        return _with_ventricular_defect(heart, rng)
+    return heart
+
+
+def _with_atrial_defect(heart: Heart, rng: np.random.Generator) -> Heart:
+    """Return the heart with a secundum defect and, the more the larger it is, a larger right heart."""
+    size = float(rng.uniform(*ASD_SIZES_MM))
+    size = min(size, 0.62 * heart.size_mm)
+    relative = size / heart.size_mm
+    volume_load = 1.0 + 0.5 * relative * float(rng.uniform(0.3, 1.4))
+    centre = (0.0, float(rng.normal(-0.08, 0.05)), float(rng.normal(-0.46, 0.05)))
+    return replace(
+        heart,
+        rv_scale=heart.rv_scale * volume_load,
+        ra_scale=heart.ra_scale * volume_load,
+        defect=Defect.ASD,
+        defect_kind="secundum",
+        defect_size_mm=size,
+        hole=Hole(centre, (1.0, 0.0, 0.0), 0.5 * relative, is_interatrial=True),
+    )
+
+
+def _with_ventricular_defect(heart: Heart, rng: np.random.Generator) -> Heart:
+    """Return the heart with a perimembranous or muscular defect and a somewhat larger left heart."""
+    size = float(rng.uniform(*VSD_SIZES_MM))
+    size = min(size, 0.33 * heart.size_mm)
+    relative = size / heart.size_mm
+    volume_load = 1.0 + 0.6 * relative * float(rng.uniform(0.3, 1.4))
+    heart = replace(heart, lv_scale=heart.lv_scale * volume_load, la_scale=heart.la_scale * volume_load)
+    is_membranous = bool(rng.random() < 0.6)
+    if is_membranous:
+        turn, height = float(rng.normal(0.3, 0.15)), 0.1 + 0.5 * relative + float(rng.uniform(0.0, 0.08))
+    else:
+        turn, height = float(rng.normal(0.0, 0.35)), heart.lv_length * float(rng.uniform(0.25, 0.72))
+    half_length = heart.lv_length - heart.lv_centre_z
+    radius = heart.lv_radius * math.sqrt(1.0 - ((height - heart.lv_centre_z) / half_length) ** 2) + 0.5 * heart.lv_wall
+    axis = (-math.cos(turn), math.sin(turn), 0.0)
+    centre = (heart.lv_axis_x + radius * axis[0], radius * axis[1], height)
+    return replace(
+        heart,
+        defect=Defect.VSD,
+        defect_kind="perimembranous" if is_membranous else "muscular",
+        defect_size_mm=size,
+        hole=Hole(centre, axis, 0.5 * relative, is_interatrial=False),
+    )

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each septum lies in the picture, frame by frame, and how much of it can be seen.
+
+The walls are followed as material points, the hole of a defect included, so a box is true by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_plugin.anatomy import Septum
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.phantom.chambers import (
+    FloatArray,
+    hole_distance,
+    in_interatrial_septum,
+    in_interventricular_septum,
+)
+from echo_plugin.phantom.heart import Heart
+from echo_plugin.phantom.motion import MaterialPoints, material_points
+from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.scan_planes import Pose
+
+LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
+"""The imaged length, unit-heart, from which a wall counts as shown."""
+LEAST_SHARE = 0.5
+"""The share of the wall in the plane that must lie in the sector."""
+WALLS = {Septum.INTERVENTRICULAR: in_interventricular_septum, Septum.INTERATRIAL: in_interatrial_septum}
+MARGIN_MM = 0.6
+
+
+@dataclass(frozen=True)
+class SeptalWall:
+    """Material points of one septum."""
+
+    septum: Septum
+    points: MaterialPoints
+
+    def in_plane(self, heart: Heart, pose: Pose, probe: Probe, phase: float) -> FloatArray:
+        """Return depth and lateral (N, 2) in mm of the points that the plane cuts at a phase."""
+        image = pose.to_image(self.points.at(heart, phase), heart.size_mm)
+        return image[np.abs(image[:, 2]) < 0.6 * probe.elevation_mm][:, :2]
+
+
+def septal_walls(heart: Heart, candidates: FloatArray, rng: np.random.Generator) -> tuple[SeptalWall, ...]:
+    """Return both septa sampled at those of the candidate points (N, 3, unit heart) that belong to them."""
+    walls = []
+    for septum, belongs in WALLS.items():
+        chosen = candidates[_near(candidates, septum)]
+        chosen = chosen[belongs(chosen, heart)]
+        if len(chosen) > 20_000:
+            chosen = chosen[rng.choice(len(chosen), 20_000, replace=False)]
+        walls.append(SeptalWall(septum, material_points(chosen, heart)))
+    return tuple(walls)
+
+
+def _near(points: FloatArray, septum: Septum) -> NDArray[np.bool_]:
+    """Return a cheap superset of the wall."""
+    if septum is Septum.INTERATRIAL:
+        return (np.abs(points[:, 0]) < 0.4) & (points[:, 2] < 0.05) & (points[:, 2] > -1.4)
+    return (points[:, 2] > -0.1) & (points[:, 2] < 2.8) & (np.abs(points[:, 0]) < 1.2)
+
+
+def in_sector(depth_lateral_mm: FloatArray, probe: Probe) -> NDArray[np.bool_]:
+    """Return which (N, 2) points lie in the displayed sector."""
+    depth, lateral = depth_lateral_mm[:, 0], depth_lateral_mm[:, 1]
+    reach = np.hypot(depth, lateral)
+    inside: NDArray[np.bool_] = (reach > probe.near_mm) & (reach < probe.depth_mm)
+    return inside & (np.abs(np.arctan2(lateral, depth)) < probe.half_angle_rad)
+
+
+def to_pixels(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
+    """Return (N, 2) x and y in px of the picture."""
+    return np.stack(
+        [
+            probe.apex_x + depth_lateral_mm[:, 1] / probe.mm_per_px,
+            probe.apex_y + depth_lateral_mm[:, 0] / probe.mm_per_px,
+        ],
+        axis=1,
+    )
+
+
+def box_of(wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, moment: tuple[int, float]) -> SeptalBox | None:
+    """Return the box of a wall at (frame_index, phase); None when too little of it is in the picture."""
+    frame_index, phase = moment
+    cut = wall.in_plane(heart, pose, probe, phase)
+    if len(cut) < 12:
+        return None
+    shown = cut[in_sector(cut, probe)]
+    if len(shown) < LEAST_SHARE * len(cut):
+        return None
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    if np.hypot(*(high - low)) < LEAST_EXTENT[wall.septum] * heart.size_mm:
+        return None
+    corners = to_pixels(np.stack([low - MARGIN_MM, high + MARGIN_MM]), probe)
+    region = probe.region
+    x1, y1 = max(corners[0, 0], region.x1), max(corners[0, 1], region.y1)
+    x2, y2 = min(corners[1, 0], region.x2), min(corners[1, 1], region.y2)
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        return None
+    return SeptalBox(frame_index, float(x1), float(y1), float(x2), float(y2), wall.septum)
+
+
+def is_hole_in_plane(heart: Heart, pose: Pose, probe: Probe) -> bool:
+    """Return whether the plane cuts the hole of the defect inside the sector at end diastole."""
+    if heart.hole is None:
+        return False
+    rng = np.random.default_rng(0)
+    around = np.asarray(heart.hole.centre) + rng.uniform(-1, 1, (2000, 3)) * (heart.hole.radius + 0.02)
+    around = around[hole_distance(around.astype(np.float32), heart.hole, 0.03) < 0].astype(np.float32)
+    image = pose.to_image(around, heart.size_mm)
+    cut = image[np.abs(image[:, 2]) < 0.5 * probe.elevation_mm]
+    return bool(len(cut) > 0 and np.any(in_sector(cut[:, :2], probe)))
+
+
+def invisible_share(levels: Mapping[int, list[float]]) -> float:
+    """Return the share 0..1 of stretches of a wall whose mean visibility is below half; 0 for no wall."""
+    if not levels:
+        return 0.0
+    return float(np.mean([np.mean(seen) < 0.5 for seen in levels.values()]))
