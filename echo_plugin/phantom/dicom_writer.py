@@ -75,6 +75,8 @@ def _regions(cine: PhantomCine, screen: Screen) -> list[Dataset]:
     tissue.PhysicalUnitsXDirection = tissue.PhysicalUnitsYDirection = 3  # cm
     tissue.PhysicalDeltaX = (r.mm_per_px_x or 0.0) / 10
     tissue.PhysicalDeltaY = (r.mm_per_px_y or 0.0) / 10
+    if "frequency_mhz" in cine.facts:
+        tissue.TransducerFrequency = round(1000 * float(cine.facts["frequency_mhz"]))  # kHz
     items = [tissue]
 
     def corners_of(part: Rectangle) -> tuple[int, int, int, int]:

@@ -134,7 +134,7 @@ def _draw_settings(canvas: _Canvas, cine: PhantomCine) -> None:
     depth_cm = (cine.region.y2 - cine.region.y1) * (cine.region.mm_per_px_y or 0.0) / 10
     lines = [machine.probe, f"FR {1000 / cine.frame_time_ms:.0f}Hz", f"{depth_cm:.1f}cm", "2D"]
     if "gain_db" in cine.facts:
-        lines.append(f"Gn {float(cine.facts['gain_db']):.0f}")
+        lines.append(f"Gn {50 + float(cine.facts['gain_db']):.0f}")
     if "dynamic_range_db" in cine.facts:
         lines.append(f"C {float(cine.facts['dynamic_range_db']):.0f}")
     lines += [f"MI {machine.mechanical_index:.1f}", f"HR {cine.heart_rate_bpm:.0f} bpm"]

@@ -41,7 +41,7 @@ def make_fan_cine(seed: int = 0, *, frames: int = 4, height: int = 240, width: i
         boxes=boxes,
         defect=Defect.ASD,
         defect_size_mm=6.0,
-        facts={"gain_db": 3.25, "probe": "phased"},
+        facts={"gain_db": 3.25, "frequency_mhz": 6.5, "probe": "phased"},
     )
 
 
