@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good: classification and box measures with 95 % intervals by a bootstrap over patients.
+"""How good: classification measures with 95 % intervals by a bootstrap over patients; boxes are in ``box_metrics``.
 
 Every measure is a function of per-patient sums, so that a resample of patients is a product with a (B, P) matrix of
 how often each patient was drawn. Figures of one patient are never treated as independent (cluster bootstrap).
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_plugin.geometry import FloatArray, box_iou
+from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import Metric
 
 RESAMPLES = 2000
@@ -67,10 +67,11 @@ class Cohort:
         """Return the mean of (N,) item values, resampled by patient."""
         values = np.asarray(values, dtype=np.float64)
         sums, counts = self.per_patient(values), self.per_patient(np.ones_like(values))
-        return self.metric(lambda w: _ratio(w @ sums, w @ counts), baseline)
+        return self.metric(lambda w: ratio_or_nan(w @ sums, w @ counts), baseline)
 
 
-def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+def ratio_or_nan(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Return numerator / denominator; NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: FloatArray = np.where(denominator > 0, numerator / denominator, np.nan)
     return ratio
@@ -85,28 +86,28 @@ def confusion_matrix(true_ids: Ids, predicted_ids: Ids, classes: int) -> FloatAr
 
 def accuracy_of(confusion: FloatArray) -> FloatArray:
     """Return (B,) the right share of (B, K, K)."""
-    return _ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
+    return ratio_or_nan(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
 
 
 def recalls_of(confusion: FloatArray) -> FloatArray:
     """Return (B, K) recalls of (B, K, K); NaN for a class that is absent."""
-    return _ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2))
+    return ratio_or_nan(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2))
 
 
 def precisions_of(confusion: FloatArray) -> FloatArray:
     """Return (B, K) precisions of (B, K, K); NaN for a class never answered."""
-    return _ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1))
+    return ratio_or_nan(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1))
 
 
 def f1_of(confusion: FloatArray) -> FloatArray:
     """Return (B, K) F1 of (B, K, K): 2 TP / (truths + answers); NaN for a class neither present nor answered."""
-    return _ratio(2 * np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1) + confusion.sum(2))
+    return ratio_or_nan(2 * np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1) + confusion.sum(2))
 
 
 def _mean_over_present(values: FloatArray, confusion: FloatArray) -> FloatArray:
     """Return (B,) means of (B, K) over the classes that have truths; an undefined precision there counts 0."""
     present = confusion.sum(2) > 0
-    return _ratio((np.nan_to_num(values) * present).sum(1), present.sum(1))
+    return ratio_or_nan((np.nan_to_num(values) * present).sum(1), present.sum(1))
 
 
 def classification_metrics(
@@ -166,7 +167,7 @@ def auc_metric(cohort: Cohort, positive: NDArray[np.bool_], scores: FloatArray) 
 
     def measure(weights: FloatArray) -> FloatArray:
         up, down = weights[:, index[positive]], weights[:, index[~positive]]
-        return _ratio(((up @ wins) * down).sum(1), up.sum(1) * down.sum(1))
+        return ratio_or_nan(((up @ wins) * down).sum(1), up.sum(1) * down.sum(1))
 
     return cohort.metric(measure, baseline=0.5)
 
@@ -178,70 +179,3 @@ def expected_calibration_error(probabilities: FloatArray, true_ids: Sequence[int
     cells = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(cells, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
-
-
-def centre_distances_px(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return (N,) the distances between the centres of (N, 4) boxes and (N, 4) others."""
-    step = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
-    distances: FloatArray = np.hypot(step[:, 0], step[:, 1])
-    return distances
-
-
-@dataclass(frozen=True)
-class MatchedDetections:
-    """Detections of one class: (D,) ``scores``, ``is_hit``, ``item`` of each; (N,) count of ``truths`` per item."""
-
-    scores: FloatArray
-    is_hit: NDArray[np.bool_]
-    item: NDArray[np.intp]
-    truths: FloatArray
-
-
-def match_detections(
-    detections: Sequence[tuple[FloatArray, FloatArray]], truths: Sequence[FloatArray], *, iou: float = 0.5
-) -> MatchedDetections:
-    """Match, frame by frame, (boxes (D, 4), scores (D,)) to truths (M, 4): best score first, each truth once (COCO)."""
-    scores, hits, items = [np.zeros(0)], [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.intp)]
-    for item, ((boxes, frame_scores), frame_truths) in enumerate(zip(detections, truths, strict=True)):
-        order = np.argsort(-frame_scores, kind="stable")
-        overlaps = box_iou(boxes[order], frame_truths)
-        hit = np.zeros(len(order), dtype=bool)
-        for d in range(len(order) if len(frame_truths) else 0):
-            best = int(overlaps[d].argmax())
-            if overlaps[d, best] >= iou:
-                hit[d] = True
-                overlaps[:, best] = -1
-        scores.append(frame_scores[order])
-        hits.append(hit)
-        items.append(np.full(len(order), item, dtype=np.intp))
-    counts = np.array([len(t) for t in truths], dtype=np.float64)
-    return MatchedDetections(np.concatenate(scores), np.concatenate(hits), np.concatenate(items), counts)
-
-
-def precision_recall(matched: MatchedDetections, item_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return (B, D) precision and recall as the score threshold falls; ``item_weights`` (B, N)."""
-    order = np.argsort(-matched.scores, kind="mergesort")
-    weights = item_weights[:, matched.item[order]]
-    hits = np.cumsum(weights * matched.is_hit[order], axis=1)
-    answers = np.cumsum(weights, axis=1)
-    truths = item_weights @ matched.truths
-    return _ratio(hits, answers), _ratio(hits, np.broadcast_to(truths[:, None], hits.shape))
-
-
-def average_precision(matched: MatchedDetections, item_weights: FloatArray) -> FloatArray:
-    """Return (B,) the 101-point interpolated average precision of COCO; NaN where no truth has weight."""
-    precision, recall = precision_recall(matched, item_weights)
-    envelope = np.maximum.accumulate(np.nan_to_num(precision)[:, ::-1], axis=1)[:, ::-1]
-    levels = np.linspace(0, 1, 101)
-    result = np.full(len(item_weights), np.nan)
-    for b in range(len(item_weights)):
-        if (item_weights[b] @ matched.truths) > 0:
-            at = np.searchsorted(recall[b], levels, side="left")
-            result[b] = np.append(envelope[b], 0.0)[at].mean()
-    return result
-
-
-def average_precision_metric(cohort: Cohort, matched: MatchedDetections, baseline: float | None = None) -> Metric:
-    """Return the average precision with its interval; the items of ``matched`` are those of the cohort."""
-    index = cohort.index
-    return cohort.metric(lambda w: average_precision(matched, w[:, index]), baseline)

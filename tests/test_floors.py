@@ -13,13 +13,13 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics",
+        "preprocess", "predict", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics", "box_metrics",
         "report", "evaluate", "training",
     },
     3: {"host", "viewers"},
     4: {"cli", "__main__"},
 }  # fmt: skip
-SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "loop", "options", "clips"}
+SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "appearance", "loop", "options", "provenance"}
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 
 

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from sklearn import metrics as sk
 
 from echo_plugin.metrics import (
     Cohort,
     auc_metric,
-    average_precision,
-    average_precision_metric,
-    centre_distances_px,
     classification_metrics,
     confusion_matrix,
     expected_calibration_error,
-    match_detections,
 )
 
 
@@ -98,70 +93,3 @@ def test_calibration_error_is_zero_for_a_confidence_that_is_right_that_often():
 
     assert expected_calibration_error(probabilities, [0, 0, 0, 1]) == pytest.approx(0.0)
     assert expected_calibration_error(probabilities, [1, 1, 1, 1]) == pytest.approx(0.75)
-
-
-def test_centre_distance_is_euclidean():
-    assert centre_distances_px(np.array([[0, 0, 2, 2.0]]), np.array([[3, 4, 5, 6.0]])).tolist() == [5.0]
-
-
-def _detections(frames=30, seed=0):
-    rng = np.random.default_rng(seed)
-    detections, truths = [], []
-    for _ in range(frames):
-        corner = rng.uniform(0, 60, (rng.integers(0, 3), 2))
-        truth = np.concatenate([corner, corner + rng.uniform(10, 30, corner.shape)], 1)
-        near = truth + rng.normal(0, 3, truth.shape)
-        stray = np.array([[5, 5, 20, 30.0]])
-        boxes = np.concatenate([near, stray])
-        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 2)
-        truths.append(truth)
-        detections.append((boxes, rng.uniform(size=len(boxes)).round(3)))
-    return detections, truths
-
-
-def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
-    from torchmetrics.detection import MeanAveragePrecision
-
-    detections, truths = _detections()
-    oracle = MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval")
-    for (boxes, scores), truth in zip(detections, truths, strict=True):
-        label = torch.zeros(len(boxes), dtype=torch.int64)
-        oracle.update(
-            [{"boxes": torch.tensor(boxes), "scores": torch.tensor(scores), "labels": label}],
-            [{"boxes": torch.tensor(truth), "labels": torch.zeros(len(truth), dtype=torch.int64)}],
-        )
-
-    ours = average_precision(match_detections(detections, truths), np.ones((1, len(truths))))
-
-    assert ours[0] == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
-
-
-def test_weighting_an_item_twice_equals_having_it_twice():
-    detections, truths = _detections(frames=6)
-    weights = np.array([[2.0, 1, 1, 0, 1, 1]])
-    pick = [0, 0, 1, 2, 4, 5]
-
-    weighted = average_precision(match_detections(detections, truths), weights)
-    repeated = average_precision(
-        match_detections([detections[i] for i in pick], [truths[i] for i in pick]), np.ones((1, 6))
-    )
-
-    assert weighted == pytest.approx(repeated)
-
-
-def test_no_detection_scores_zero_and_no_truth_is_undefined():
-    nothing = (np.zeros((0, 4)), np.zeros(0))
-    truth = np.array([[0, 0, 10, 10.0]])
-
-    assert average_precision(match_detections([nothing], [truth]), np.ones((1, 1)))[0] == 0.0
-    assert np.isnan(average_precision(match_detections([nothing], [np.zeros((0, 4))]), np.ones((1, 1)))[0])
-
-
-def test_average_precision_has_an_interval_by_patient():
-    detections, truths = _detections(frames=30)
-    cohort = Cohort(tuple(str(i // 3) for i in range(30)), split="test")
-
-    metric = average_precision_metric(cohort, match_detections(detections, truths), baseline=0.1)
-
-    assert metric.patients == 10
-    assert metric.low < metric.value < metric.high

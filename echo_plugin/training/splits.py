@@ -64,11 +64,16 @@ class Split:
 
 
 def split_by_patient(
-    defects: Mapping[str, Defect | None], *, seed: int, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    defects: Mapping[str, Defect | None],
+    *,
+    seed: int,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    known: Mapping[str, str] | None = None,
 ) -> Split:
     """Return a seeded split of the patients ``defects`` names, each defect spread over the parts as evenly as can be.
 
-    The patients of one defect after another, shuffled, go each to the part that is furthest below its share.
+    The patients of one defect after another, shuffled, go each to the part that is furthest below its share. Those in
+    ``known`` keep their part: a training that goes on from a model must not measure whom that model learned from.
 
     Raises
     ------
@@ -83,16 +88,27 @@ def split_by_patient(
     for patient in sorted(defects):
         defect = defects[patient]
         strata.setdefault(defect.value if defect else "", []).append(patient)
-    parts: list[list[str]] = [[], [], []]
-    placed = 0
+    known = {patient: part for patient, part in (known or {}).items() if patient in defects}
+    parts: list[list[str]] = [[p for p in sorted(known) if known[p] == part] for part in PARTS]
+    placed = len(known)
     for stratum in sorted(strata):
         for patient in rng.permutation(strata[stratum]):
+            if patient in known:
+                continue
             placed += 1
             shortfalls = [placed * f - len(part) for f, part in zip(fractions, parts, strict=True)]
             parts[int(np.argmax(shortfalls))].append(str(patient))
     for part in parts[1:]:
-        if not part:
-            part.append(parts[0].pop())
+        movable = [patient for patient in parts[0] if patient not in known]
+        if not part and movable:
+            parts[0].remove(movable[-1])
+            part.append(movable[-1])
+    if not all(parts):
+        msg = (
+            f"The {len(defects)} patients leave no one to measure whom the starting model has not learned from;"
+            " annotate new patients or start from scratch."
+        )
+        raise TrainingDataError(msg)
     train, validation, test = (tuple(sorted(part)) for part in parts)
     return Split(train, validation, test, seed)
 
@@ -145,7 +161,10 @@ def _fingerprint(patient: str, salt: str) -> int:
     return int.from_bytes(digest[: FINGERPRINT_BITS // 8], "big")
 
 
-def unseen_patients(patients: Iterable[str], seen: Iterable[int], *, salt: str) -> tuple[str, ...]:
-    """Return, sorted, the patients whose fingerprint is not among ``seen``."""
-    known = frozenset(seen)
-    return tuple(sorted(patient for patient in set(patients) if _fingerprint(patient, salt) not in known))
+def recognised_patients(
+    patients: Iterable[str], fingerprints: Mapping[str, Iterable[int]], *, salt: str
+) -> dict[str, str]:
+    """Return, by patient, the name under which its fingerprint is listed; strangers are left out."""
+    names = {number: name for name, numbers in fingerprints.items() for number in numbers}
+    found = {patient: names.get(_fingerprint(patient, salt)) for patient in sorted(set(patients))}
+    return {patient: name for patient, name in found.items() if name is not None}

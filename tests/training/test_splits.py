@@ -9,9 +9,9 @@ from echo_plugin.training.splits import (
     Split,
     patient_defects,
     patient_fingerprints,
+    recognised_patients,
     require_patient,
     split_by_patient,
-    unseen_patients,
 )
 
 DEFECTS = {f"child-{i:03d}": (Defect.NORMAL, Defect.ASD, Defect.VSD)[i % 3] for i in range(60)}
@@ -79,5 +79,22 @@ def test_patient_with_two_defects_is_refused():
 def test_fingerprints_recognise_the_patients_of_a_card_and_no_others():
     seen = patient_fingerprints(["a", "b"], salt="s1")
 
-    assert unseen_patients(["a", "b", "c", "d"], seen, salt="s1") == ("c", "d")
+    assert recognised_patients(["a", "b", "c", "d"], {"train": seen}, salt="s1") == {"a": "train", "b": "train"}
     assert patient_fingerprints(["a", "b"], salt="s2") != seen
+
+
+def test_known_patients_keep_their_part_and_new_ones_are_dealt():
+    first = split_by_patient(DEFECTS, seed=1)
+    known = {patient: part for part in ("train", "validation", "test") for patient in getattr(first, part)}
+    more = DEFECTS | {f"new-{i}": Defect.ASD for i in range(20)}
+
+    second = split_by_patient(more, seed=9, known=known)
+
+    assert set(first.train) <= set(second.train)
+    assert set(first.test) <= set(second.test)
+    assert second.sizes == {"train": 56, "validation": 12, "test": 12}
+
+
+def test_no_one_left_to_measure_is_refused():
+    with pytest.raises(TrainingDataError, match="leave no one to measure"):
+        split_by_patient(DEFECTS, seed=0, known=dict.fromkeys(DEFECTS, "train"))
