@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import ByteArray, Cine, UltrasoundRegion
+from echo_plugin.io.sector import tissue_region
 
 GREY_MEAN, GREY_STD = 0.15, 0.2
 """Of the 0..1 grey levels in a padded sector; round numbers, since batch normalisation follows."""
@@ -90,7 +91,7 @@ def to_model_input(
         The tissue region; None: found by ``io.sector.tissue_region``.
     """
     if region is None:
-        region = _tissue_region(cine)
+        region = tissue_region(cine)
     frames = cine.read_frames(frame_indices)
     mapping = map_region(region, cine.height, cine.width, size_px)
     return square_frames(frames, mapping, device=device), mapping
@@ -162,7 +163,7 @@ def crop_septa(
     ``boxes`` : by frame index, as `best_boxes` gives them, px of the file; a frame without a box is shown whole.
     """
     if region is None:
-        region = _tissue_region(cine)
+        region = tissue_region(cine)
     frames = cine.read_frames(list(boxes))
     crops = [
         crop_square(
@@ -205,12 +206,6 @@ def best_boxes(boxes: Sequence[SeptalBox]) -> dict[int, list[SeptalBox]]:
     for frame_index, septum in sorted(best):
         frames.setdefault(frame_index, []).append(best[frame_index, septum])
     return frames
-
-
-def _tissue_region(cine: Cine) -> UltrasoundRegion:
-    from echo_plugin.io.sector import tissue_region
-
-    return tissue_region(cine)
 
 
 def _rank(box: SeptalBox) -> float:

@@ -13,7 +13,7 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics", "box_metrics",
+        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics", "box_metrics",
         "report", "evaluate", "training",
     },
     3: {"host", "viewers"},

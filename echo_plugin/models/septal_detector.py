@@ -111,6 +111,13 @@ class PyramidBackbone(nn.Module):
         return features
 
 
+class ExactAnchors(AnchorGenerator):
+    """Anchors in single precision: in bfloat16, the type of the features, 200 px would be off by half a px."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.float32, device)
+
+
 class FramesAsTheyAre(nn.Module):
     """The place of torchvision's resizing transform: frames come prepared, boxes leave in the same pixels."""
 
@@ -137,7 +144,7 @@ class SeptalDetector(RetinaNet):
 
     def __init__(self, config: DetectorConfig) -> None:
         backbone = PyramidBackbone(config.backbone, config.pyramid_channels)
-        anchors = AnchorGenerator(
+        anchors = ExactAnchors(
             tuple(tuple(side * config.input_size_px for side in level) for level in ANCHOR_SIDES),
             (ANCHOR_RATIOS,) * len(ANCHOR_SIDES),
         )
@@ -173,6 +180,14 @@ class SeptalDetector(RetinaNet):
             return []
         answer: dict[str, Tensor] | list[dict[str, Tensor]] = super().forward(images, targets)
         return answer
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Return both losses, computed in single precision whatever the network runs in."""
+        exact = {name: output.float() for name, output in head_outputs.items()}
+        losses: dict[str, Tensor] = super().compute_loss(targets, exact, anchors)
+        return losses
 
     def postprocess_detections(
         self,

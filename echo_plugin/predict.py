@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cine in; its view, septal boxes and defect out: the published models joined to the pixels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Septum, View
+from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.cine import Cine, UltrasoundRegion
+from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.gallery import NearestCase, read_gallery
+from echo_plugin.geometry import clip_boxes
+from echo_plugin.io.sector import tissue_region
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
+from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
+from echo_plugin.models.view_classifier import sample_clips
+from echo_plugin.prediction import CinePrediction, Progress
+from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes, crop_septa, normalise, septal_square, to_model_input
+from echo_plugin.runtime import PublishedNetwork, Runtime
+from echo_plugin.tracks import TrackOptions, choose_frames, link_boxes
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("view", "boxes", "defect")
+VIEW_CLIPS = 3
+DEFECT_FRAMES = 10
+"""At most so many frames are embedded, each the best of its part of the cine: neighbours say the same twice."""
+BATCH_FRAMES = {"cpu": 8, "cuda": 64}
+"""Frames in the detector at once: larger batches leave a CPU's cache (tests/benchmarks/benchmark_pipeline.py)."""
+NEAREST_CASES = 5
+
+
+class EchoPipeline:
+    """The published models of one directory, run on one device; safe to call from several threads.
+
+    Nothing is read before the first prediction; what is published later is used from the next prediction on.
+
+    Parameters
+    ----------
+    models_dir
+        Where models are published.
+    device
+        auto, cpu or cuda.
+    track
+        How boxes are linked over time; ``operating_score`` of a detector's card goes before the one given here.
+    """
+
+    def __init__(self, models_dir: Path, *, device: str = "auto", track: TrackOptions | None = None) -> None:
+        self.models_dir = models_dir
+        self.runtime = Runtime.on(device)
+        self.track = track or TrackOptions()
+        self._detector = PublishedNetwork(models_dir, SEPTAL_DETECTOR, build_detector, self.runtime)
+        self._embedder = PublishedNetwork(models_dir, DEFECT_EMBEDDER, build_embedder, self.runtime)
+        self._views = PublishedNetwork(models_dir, VIEW_CLASSIFIER, build_view_classifier, self.runtime)
+
+    def cards(self) -> dict[str, ModelCard]:
+        """Return the cards of the models that are published now, by published name; reads no weights."""
+        found = {}
+        for name in (SEPTAL_DETECTOR, DEFECT_EMBEDDER, VIEW_CLASSIFIER):
+            with suppress(ModelNotFoundError):
+                found[name] = load_card(self.models_dir, name)
+        return found
+
+    def reload_if_published(self) -> tuple[str, ...]:
+        """Load what was published since the last time, and return its names; models that are not there are left out.
+
+        For a server, before the first request: `predict` follows what is published by itself.
+        """
+        reloaded = []
+        for network in (self._detector, self._embedder, self._views):
+            with suppress(ModelNotFoundError):
+                if network.is_outdated():
+                    network.get()
+                    reloaded.append(network.name)
+        return tuple(reloaded)
+
+    def predict(
+        self, cine: Cine, *, tasks: Sequence[str] = TASKS, frame_indices: Sequence[int] | None = None
+    ) -> CinePrediction:
+        """Return what the models say about a cine.
+
+        Parameters
+        ----------
+        cine
+            Any cine; a single frame will do.
+        tasks
+            Of view, boxes, defect. A defect needs boxes, which are then found without being returned.
+        frame_indices
+            0-based frames for boxes and defect; None: all. The view is that of the whole cine.
+
+        Raises
+        ------
+        ModelNotFoundError, ModelMismatchError
+            If a model that a task needs is not published, or does not fit its card.
+        ValueError, IndexError
+            If a task is unknown, or a frame is not in the cine.
+        """
+        unknown = sorted(set(tasks) - set(TASKS))
+        if unknown:
+            msg = f"Task {unknown[0]!r} is unknown; {', '.join(TASKS)} are accepted."
+            raise ValueError(msg)
+        progress = Progress()
+        with progress.timed("total"), torch.inference_mode():
+            with progress.timed("region"):
+                region = tissue_region(cine)
+            frames = sorted(set(range(cine.frame_count) if frame_indices is None else frame_indices))
+            view = self._predict_view(cine, region, progress) if "view" in tasks else None
+            boxes = self._predict_boxes(cine, region, frames, progress) if {"boxes", "defect"} & set(tasks) else ()
+            defect, nearest = (
+                self._predict_defect(cine, region, frames, boxes, progress) if "defect" in tasks else (None, ())
+            )
+        reported = boxes if "boxes" in tasks else ()
+        return CinePrediction(reported, view, defect, nearest, progress.models, progress.timings_ms)
+
+    def detect_septa(self, cine: Cine, frame_indices: Sequence[int] | None = None) -> tuple[SeptalBox, ...]:
+        """Return every box the detector sees, not linked over time, best score first on each frame."""
+        frames = list(range(cine.frame_count) if frame_indices is None else frame_indices)
+        with torch.inference_mode():
+            return tuple(self._detect(cine, tissue_region(cine), frames, Progress()))
+
+    def _predict_boxes(
+        self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress
+    ) -> tuple[SeptalBox, ...]:
+        candidates = self._detect(cine, region, frames, progress)
+        score = progress.models["detector"].config.get("operating_score")
+        track = replace(self.track, operating_score=score) if isinstance(score, float) else self.track
+        with progress.timed("link"):
+            return link_boxes(candidates, frames, track)
+
+    def _detect(
+        self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress
+    ) -> list[SeptalBox]:
+        found: list[SeptalBox] = []
+        size = BATCH_FRAMES[self.runtime.device.type]
+        with self._detector.lock:
+            with progress.timed("load"):
+                card, detector = self._detector.get()
+            progress.models["detector"] = card
+            for start in range(0, len(frames), size):
+                batch = frames[start : start + size]
+                with progress.timed("read"):
+                    pixels, mapping = to_model_input(
+                        cine, batch, card.input_size_px, region=region, device=self.runtime.device
+                    )
+                with progress.timed("boxes"):
+                    for frame_index, result in zip(batch, detector(self._floats(pixels)), strict=True):
+                        corners = mapping.to_pixels(result["boxes"].double().cpu().numpy())
+                        corners = clip_boxes(corners, cine.width, cine.height)
+                        found += _septal_boxes(frame_index, corners, result)
+        return found
+
+    def _predict_view(self, cine: Cine, region: UltrasoundRegion, progress: Progress) -> ViewPrediction:
+        with self._views.lock:
+            with progress.timed("load"):
+                card, classifier = self._views.get()
+            progress.models["views"] = card
+            clips = sample_clips(classifier.config, cine.frame_count, VIEW_CLIPS)
+            frames, place = np.unique(clips, return_inverse=True)
+            with progress.timed("read"):
+                pixels, _ = to_model_input(
+                    cine, frames.tolist(), card.input_size_px, region=region, device=self.runtime.device
+                )
+            with progress.timed("view"):
+                floats = self._floats(pixels)[torch.as_tensor(place.reshape(clips.shape), device=pixels.device)]
+                probabilities = classifier(floats).softmax(dim=1).mean(dim=0).tolist()
+        named = {View(name): p for name, p in zip(card.classes, probabilities, strict=True)}
+        return ViewPrediction(max(named, key=lambda view: named[view]), named, tuple(frames.tolist()))
+
+    def _predict_defect(
+        self,
+        cine: Cine,
+        region: UltrasoundRegion,
+        frames: Sequence[int],
+        boxes: Sequence[SeptalBox],
+        progress: Progress,
+    ) -> tuple[DefectPrediction, tuple[NearestCase, ...]]:
+        chosen = choose_frames(best_boxes(boxes), frames, DEFECT_FRAMES)
+        weights = torch.tensor([max((box.score or 0.0 for box in on), default=1.0) for on in chosen.values()])
+        with self._embedder.lock:
+            with progress.timed("load"):
+                card, embedder = self._embedder.get()
+            progress.models["defects"] = card
+            margin = float(card.config.get("context_margin", CONTEXT_MARGIN))  # type: ignore[arg-type]
+            with progress.timed("read"):
+                crops = crop_septa(
+                    cine, chosen, card.input_size_px, margin=margin, region=region, device=self.runtime.device
+                )
+            with progress.timed("defect"):
+                each = embedder(self._floats(crops))
+                embedding = (each * weights.to(each)[:, None]).sum(dim=0, keepdim=True)
+                embedding = torch.nn.functional.normalize(embedding, dim=1)
+                angles = np.degrees(embedder.angles(embedding)[0].double().cpu().numpy()).tolist()
+                probabilities = embedder.probabilities(embedding)[0].tolist()
+        named = dict(zip(DEFECTS, probabilities, strict=True))
+        prediction = DefectPrediction(
+            max(named, key=lambda defect: named[defect]),
+            named,
+            dict(zip(DEFECTS, angles, strict=True)),
+            tuple(chosen),
+            crops=tuple(_crop_box(frame, on, margin) for frame, on in chosen.items() if on),
+            is_whole_frame=not boxes,
+        )
+        with progress.timed("nearest"):
+            return prediction, self._nearest(cine, card, embedding)
+
+    def _nearest(self, cine: Cine, card: ModelCard, embedding: Tensor) -> tuple[NearestCase, ...]:
+        gallery = read_gallery(self.models_dir)
+        if gallery is None:
+            return ()
+        if gallery.sha256 != card.sha256:
+            logger.warning(
+                "The gallery in %s is of another %s than is published; make it anew.", self.models_dir, card.name
+            )
+            return ()
+        vector = embedding[0].float().cpu().numpy()
+        return gallery.nearest(vector, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id)
+
+    def _floats(self, pixels: Tensor) -> Tensor:
+        return normalise(pixels, self.runtime.dtype)
+
+
+def _septal_boxes(frame_index: int, corners: NDArray[np.float64], result: dict[str, Tensor]) -> list[SeptalBox]:
+    """Return the boxes of one frame with an area; corners are px of the file."""
+    labels, scores = result["labels"].tolist(), result["scores"].tolist()
+    return [
+        SeptalBox(frame_index, x1, y1, x2, y2, DETECTED_SEPTA[label], min(score, 1.0))
+        for (x1, y1, x2, y2), label, score in zip(corners.tolist(), labels, scores, strict=True)
+        if x1 < x2 and y1 < y2
+    ]
+
+
+def _crop_box(frame_index: int, boxes: Sequence[SeptalBox], margin: float) -> SeptalBox:
+    return SeptalBox(frame_index, *septal_square(boxes, margin), Septum.UNSPECIFIED, max(b.score or 0.0 for b in boxes))

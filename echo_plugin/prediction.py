@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the models say about one cine, and its JSON: the contract of ``predict --json`` and of the host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.cine import Cine
+from echo_plugin.gallery import NearestCase
+from echo_plugin.model_card import ModelCard
+
+
+@dataclass(frozen=True)
+class CinePrediction:
+    """What the models say about one cine; ``view`` and ``defect`` are None when they were not asked for.
+
+    ``models`` : card by task name (detector, defects, views) of those that were run.
+    """
+
+    boxes: tuple[SeptalBox, ...]
+    view: ViewPrediction | None
+    defect: DefectPrediction | None
+    nearest: tuple[NearestCase, ...]
+    models: Mapping[str, ModelCard]
+    timings_ms: Mapping[str, float]
+
+    def to_json(self, cine: Cine, path: Path | str) -> dict[str, Any]:
+        """Return the JSON-ready entry of this cine, read from ``path``."""
+        return {
+            "path": str(path),
+            "image_id": cine.image_id,
+            "frames": cine.frame_count,
+            "height": cine.height,
+            "width": cine.width,
+            "frame_time_ms": cine.frame_time_ms,
+            "view": _view_json(self.view),
+            "boxes": [_box_json(box) for box in self.boxes],
+            "defect": _defect_json(self.defect),
+            "nearest": [
+                {
+                    "image_id": case.image_id,
+                    "patient_id": case.patient_id,
+                    "defect": case.defect.value,
+                    "similarity": case.similarity,
+                }
+                for case in self.nearest
+            ],
+            "models": {
+                task: {"name": card.name, "version": card.version, "trained_on": card.trained_on}
+                for task, card in self.models.items()
+            },
+            "timings_ms": {step: round(ms, 1) for step, ms in self.timings_ms.items()},
+        }
+
+
+@dataclass
+class Progress:
+    """What one prediction has used so far: milliseconds by step, and the cards of the models by task."""
+
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    models: dict[str, ModelCard] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time that the block takes to ``step``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_ms[step] = self.timings_ms.get(step, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+def _view_json(view: ViewPrediction | None) -> dict[str, Any] | None:
+    if view is None:
+        return None
+    return {
+        "view": view.view.value,
+        "probability": view.probability,
+        "probabilities": {v.value: p for v, p in view.probabilities.items()},
+        "frame_indices": list(view.frame_indices),
+    }
+
+
+def _box_json(box: SeptalBox) -> dict[str, Any]:
+    return {
+        "frame_index": int(box.frame_index),
+        "x1": box.x1,
+        "y1": box.y1,
+        "x2": box.x2,
+        "y2": box.y2,
+        "septum": box.septum.value,
+        "score": box.score,
+    }
+
+
+def _defect_json(defect: DefectPrediction | None) -> dict[str, Any] | None:
+    if defect is None:
+        return None
+    return {
+        "defect": defect.defect.value,
+        "probability": defect.probability,
+        "probabilities": {d.value: p for d, p in defect.probabilities.items()},
+        "angles_deg": {d.value: angle for d, angle in defect.angles_deg.items()},
+        "frame_indices": list(defect.frame_indices),
+        "is_whole_frame": defect.is_whole_frame,
+    }
