@@ -43,12 +43,17 @@ class Screen:
     grey_bar: Rectangle | None = None
 
 
-def sector_mask(pixels: ByteArray, *, clearance_px: int = 3) -> Mask:
-    """Return the (H, W) mask of the fan that (T, H, W) frames light up, without holes, ``clearance_px`` wider."""
-    lit = pixels.max(axis=0) > 0
+def sector_mask(cine: PhantomCine, *, clearance_px: int = 3) -> Mask:
+    """Return the (H, W) mask of the fan, ``clearance_px`` wider than what the frames light up.
+
+    Where one flank stays dark the other, mirrored, tells where it runs: the fan fills its region from side to side.
+    """
+    lit = cine.pixels.max(axis=0) > 0
+    x1, x2 = int(cine.region.x1), int(np.ceil(cine.region.x2))
+    lit[:, x1:x2] |= lit[:, x1:x2][:, ::-1]
     across = np.maximum.accumulate(lit, axis=1) & np.maximum.accumulate(lit[:, ::-1], axis=1)[:, ::-1]
-    down = np.maximum.accumulate(lit, axis=0) & np.maximum.accumulate(lit[::-1], axis=0)[::-1]
-    fan: Mask = ndimage.binary_dilation(across | down, iterations=clearance_px) if lit.any() else lit
+    down = np.maximum.accumulate(across, axis=0) & np.maximum.accumulate(across[::-1], axis=0)[::-1]
+    fan: Mask = ndimage.binary_dilation(down, iterations=clearance_px) if lit.any() else lit
     return fan
 
 
@@ -60,7 +65,7 @@ class _Canvas:
         r = cine.region
         self.machine = machine
         self.region = Rectangle(int(r.x1), int(r.y1), int(np.ceil(r.x2)), int(np.ceil(r.y2)))
-        self.sector = sector_mask(cine.pixels)
+        self.sector = sector_mask(cine)
         self.taken = self.sector.copy()
         self.region_mask = np.zeros((H, W), dtype=bool)
         self.region_mask[self.region.y1 : self.region.y2, self.region.x1 : self.region.x2] = True
@@ -77,7 +82,7 @@ class _Canvas:
         x = gap if corner.is_left else W - width - gap
         steps = range(gap, H - height - gap + 1, 2)
         for y in steps if corner.is_top else reversed(steps):
-            if x >= 0 and not blocked[y : y + height, x : x + width].any():
+            if 0 <= x <= W - width and not blocked[y : y + height, x : x + width].any():
                 found = Rectangle(x, y, x + width, y + height)
                 self.take(found)
                 return found

@@ -27,7 +27,7 @@ def test_the_sector_keeps_its_pixels_on_every_machine(fan_cine, child):
 
 
 def test_something_is_drawn_outside_the_sector_on_every_machine(fan_cine, child):
-    outside = ~sector_mask(fan_cine.pixels)
+    outside = ~sector_mask(fan_cine)
 
     for machine in machines(12, background=(0, 0, 0)):
         assert np.count_nonzero(draw(fan_cine, machine, child).pixels[0, outside]) > 100
@@ -104,8 +104,25 @@ def test_a_picture_without_room_keeps_only_the_sector(child, make_cine):
     assert screen.ecg is None
 
 
-def test_a_dark_cine_has_no_sector(make_cine):
-    assert not sector_mask(np.zeros((2, 8, 8), dtype=np.uint8)).any()
+def test_a_dark_cine_has_no_sector(fan_cine):
+    assert not sector_mask(replace(fan_cine, pixels=np.zeros_like(fan_cine.pixels))).any()
+
+
+def test_a_dark_flank_and_a_dark_hole_belong_to_the_sector(fan_cine):
+    pixels = fan_cine.pixels.copy()
+    pixels[:, :, 200:] = 0
+    pixels[:, 80:120, 150:160] = 0
+
+    assert np.array_equal(sector_mask(replace(fan_cine, pixels=pixels)), sector_mask(fan_cine))
+
+
+def test_identity_is_written_whole_or_broken_into_lines(make_cine, child):
+    cine = make_cine(height=480, width=640)
+    (machine,) = machines(1, background=(0, 0, 0), font_px=16, identity_corner=Corner.TOP_LEFT)
+
+    pixels = draw(cine, machine, child).pixels
+
+    assert not pixels[0, :, -1].any()
 
 
 def test_the_ecg_peaks_at_phase_zero():
