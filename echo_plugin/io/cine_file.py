@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from echo_plugin.cine import Cine
 from echo_plugin.io.dicom_cine import read_dicom_cine
 from echo_plugin.io.dicom_header import is_dicom
 from echo_plugin.io.image_id import escape_path, unescape_path
+from echo_plugin.io.still_image import read_still
 from echo_plugin.io.stored_bytes import StoredBytes, unreadable
 
 __all__ = ["CINE_SUFFIXES", "escape_path", "read_cine", "unescape_path"]
 
+_LONGEST_MAGIC = 4096
 _DICOM_SUFFIXES = frozenset({"", ".dcm", ".dicom", ".ima", ".img"})
 _VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 _STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -34,9 +36,19 @@ def read_cine(path: Path, *, image_id: str | None = None) -> Cine:
     """
     stored = StoredBytes.of(path)
     with stored.open() as file:
-        start = file.read(4096)
+        start = file.read(_LONGEST_MAGIC)
+    suffix, own_id = path.suffix.lower(), image_id or escape_path(PurePosixPath(path.name))
     if is_dicom(start):
         cine = read_dicom_cine(path)
-    else:
-        raise unreadable(path, "is none of the formats that are read: DICOM.")
-    return cine if image_id is None else replace(cine, image_id=image_id)
+        return cine if image_id is None else replace(cine, image_id=image_id)
+    if start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return read_still(path, own_id)
+    if start.startswith(b"NRRD") or path.name.lower().endswith((".nii", ".nii.gz")):
+        from echo_plugin.io.volume_cine import read_volume_cine
+
+        return read_volume_cine(path, own_id)
+    if suffix in _VIDEO_SUFFIXES:
+        from echo_plugin.io.video_file import read_video
+
+        return read_video(path, own_id)
+    raise unreadable(path, "is none of the formats that are read: DICOM, MP4, AVI, MOV, PNG, JPEG, NIfTI and NRRD.")
