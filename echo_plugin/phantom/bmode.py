@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
-from echo_plugin.annotations import SeptalBox
-from echo_plugin.cine import ByteArray, UltrasoundRegion
+from echo_plugin.anatomy import PAEDIATRIC, Septum, View
 from echo_plugin.phantom import septa
 from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
 from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
 from echo_plugin.phantom.heart import Heart
+from echo_plugin.phantom.phantom_cine import PhantomCine
 from echo_plugin.phantom.probe import Probe
 from echo_plugin.phantom.scan_planes import WINDOWS, Pose, jittered_pose, moved_pose, off_axis_pose, swept
 from echo_plugin.phantom.scatterers import (
@@ -32,28 +29,9 @@ from echo_plugin.phantom.surroundings import sample_abdomen, sample_lung
 from echo_plugin.phantom.valves import Valve, sample_valves
 
 OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
-LEAFLET_STRENGTH = 1.4
+LEAFLET_STRENGTH = 3.0
 VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
 """A wall is seen where its echo exceeds 1.5 times the background and 6 % grey."""
-
-
-@dataclass(frozen=True)
-class PhantomCine:
-    """A synthetic recording and all that is true of it.
-
-    ``pixels`` (T, H, W) uint8: the sector on black. ``phases`` (T,) 0..1 with 0 = R peak. ``facts``: the settings drawn.
-    """
-
-    pixels: ByteArray = field(repr=False)
-    region: UltrasoundRegion
-    frame_time_ms: float
-    phases: NDArray[np.float64] = field(repr=False)
-    heart_rate_bpm: float
-    view: View
-    boxes: tuple[SeptalBox, ...] = field(repr=False)
-    defect: Defect
-    defect_size_mm: float | None
-    facts: Mapping[str, float | str] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,18 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
         envelope = np.abs(acquisition.disturbances.frame(echoes, haze, rng))
         last = envelope if last is None else (1 - probe.persistence) * envelope + probe.persistence * last
         pictures.append(converter.picture(to_grey(smooth(last, probe), probe)))
-        found = [septa.box_of(w, heart, pose, probe, (frame_index, phase)) for w in acquisition.walls]
+        found = [
+            septa.box_of(
+                wall,
+                heart,
+                pose,
+                probe,
+                phase=phase,
+                frame_index=frame_index,
+                least_extent=septa.least_extent(wall.septum, view),
+            )
+            for wall in acquisition.walls
+        ]
         boxes.extend(box for box in found if box is not None)
         if frame_index % 4 == 0:
             seen.look(echoes, pose, phase)

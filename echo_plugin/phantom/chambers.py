@@ -165,8 +165,8 @@ def _muscles_in_left_ventricle(points: FloatArray, heart: Heart) -> FloatArray:
     distance = np.full(len(points), np.inf, np.float32)
     length, width = heart.lv_length, 2 * heart.lv_radius
     for x, y in PAPILLARY_MUSCLES:
-        tip = (heart.lv_axis_x + 0.66 * x * width, 0.66 * y * width, 0.40 * length, 0.055)
-        root = (heart.lv_axis_x + 0.92 * x * width, 0.92 * y * width, 0.72 * length, 0.10)
+        tip = (heart.lv_axis_x + 0.66 * x * width, 0.66 * y * width, 0.40 * length, 0.085)
+        root = (heart.lv_axis_x + 0.92 * x * width, 0.92 * y * width, 0.72 * length, 0.13)
         np.minimum(distance, vessel(points, (tip, root)), out=distance)
     return distance
 
@@ -235,8 +235,10 @@ def tissue_at(points: FloatArray, heart: Heart, parts: Distances) -> NDArray[np.
     tissue = np.full(len(points), Tissue.CONNECTIVE, np.uint8)
     x, y, z = points.T
     tissue[0.45 * x + 0.85 * y - 0.15 * z < -1.0] = Tissue.LIVER
-    lateral = (x > heart.lv_axis_x + 0.4) & (z > -0.4)
-    tissue[(parts.outside > 0.06) & (lateral | (x < -1.25) & (y > -0.2))] = Tissue.LUNG
+    lateral = (x > heart.lv_axis_x + 0.4) & (z > -0.5 - heart.lung_gap)
+    tissue[(parts.outside > 0.04 + 0.3 * heart.lung_gap) & (lateral | (x < -1.0 - heart.lung_gap) & (y > -0.3))] = (
+        Tissue.LUNG
+    )
     tissue[parts.outside < 0] = Tissue.MYOCARDIUM
     tissue[(parts.vessels < 0.035) & (parts.lv > 0) & (parts.rv > 0)] = Tissue.VESSEL_WALL
     tissue[(parts.atria < 0.05) & (z < 0.04)] = Tissue.ATRIAL_WALL
@@ -251,9 +253,10 @@ def in_interventricular_septum(points: FloatArray, heart: Heart) -> NDArray[np.b
     inner, outer = left_ventricle(points, heart), left_ventricle(points, heart, heart.lv_wall)
     parts = distances(points, heart, with_hole=False)
     x, y, z = points[:, 0] - heart.lv_axis_x, points[:, 1], points[:, 2]
-    apical = (z > 0.8 * heart.lv_length) & (x < -0.4 * np.abs(y)) & (z < heart.lv_length + heart.lv_wall)
-    faces_right = (parts.rv < 1.25 * heart.lv_wall) & (x < 0.2)
-    return (inner > 0) & (outer < 0.01) & (z > -0.02) & (faces_right | apical)
+    apical = (z > 0.8 * heart.lv_length) & (x < -0.1) & (z < heart.lv_length)
+    insertion = np.where(y > 0, 0.3, 0.6) * np.abs(y)
+    faces_right = (parts.rv < 1.25 * heart.lv_wall) | apical
+    return (inner > 0) & (outer < 0.01) & (z > -0.02) & (x < -insertion) & faces_right
 
 
 def in_interatrial_septum(points: FloatArray, heart: Heart) -> NDArray[np.bool_]:

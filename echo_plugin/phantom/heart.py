@@ -34,7 +34,8 @@ class Hole:
 class Heart:
     """One child's heart at end diastole and how it beats.
 
-    ``size_mm`` scales the unit heart; scales of chambers are about 1. ``defect_kind`` is one of
+    ``size_mm`` scales the unit heart; scales of chambers are about 1.
+    ``connective_*``: echo (relative to muscle) and depth of the tissue around the heart; ``lung_gap``: how far the left lung is. ``defect_kind`` is one of
     none, secundum, perimembranous, muscular; ``defect_size_mm`` is None without a defect.
     """
 
@@ -60,6 +61,10 @@ class Heart:
     respiration: float = 0.05
     respiration_period_ms: float = 2500.0
     texture_seed: int = 0
+    connective_echo: float = 0.5
+    connective_reach: float = 0.5
+    posterior_echo: float = 1.1
+    lung_gap: float = 0.3
     defect: Defect = Defect.NORMAL
     defect_kind: str = "none"
     defect_size_mm: float | None = None
@@ -137,6 +142,10 @@ def sample_heart(rng: np.random.Generator, *, defect: Defect | None = None) -> H
         respiration=float(rng.uniform(0.0, 0.1)),
         respiration_period_ms=float(rng.uniform(1600.0, 3200.0)),
         texture_seed=int(rng.integers(2**31)),
+        connective_echo=float(rng.uniform(0.08, 0.8)),
+        connective_reach=float(rng.uniform(0.12, 0.9)),
+        posterior_echo=float(rng.uniform(0.7, 1.6)),
+        lung_gap=float(rng.uniform(0.0, 0.6)),
     )
     if defect is Defect.ASD:
         return _with_atrial_defect(heart, rng)

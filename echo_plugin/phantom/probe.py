@@ -116,10 +116,10 @@ def _place_in_picture(
 def _sample_levels(rng: np.random.Generator, poor: float) -> dict[str, float]:
     """Return gain, grey map and disturbance levels; ``poor`` 0..1 makes the window worse."""
     return {
-        "gain_db": float(rng.normal(-2.0, 6.0)),
+        "gain_db": float(rng.normal(-4.0, 7.0)),
         "dynamic_range_db": float(rng.uniform(42.0, 72.0)),
-        "grey_gamma": float(rng.uniform(0.9, 2.2)),
-        "brightness": float(rng.choice([1.0, rng.uniform(0.45, 1.0)])),
+        "grey_gamma": float(rng.uniform(0.8, 2.6)),
+        "brightness": float(rng.choice([1.0, rng.uniform(0.35, 1.0)])),
         "persistence": float(rng.uniform(0.0, 0.5)),
         "smoothing": float(rng.uniform(0.0, 1.6)),
         "haze_db": float(-40.0 + 22.0 * poor + rng.normal(0, 3)),
@@ -128,5 +128,5 @@ def _sample_levels(rng: np.random.Generator, poor: float) -> dict[str, float]:
         "side_lobe_db": float(rng.uniform(-34.0, -22.0)),
         "specular_db": float(rng.uniform(-4.0, 5.0)),
         "attenuation_db_per_mm": float(rng.uniform(0.0, 0.12)),
-        "edge_db": float(rng.uniform(2.0, 18.0)),
+        "edge_db": float(rng.uniform(2.0, 26.0)),
     }

@@ -35,16 +35,16 @@ class Window:
 
 
 WINDOWS: dict[View, Window] = {
-    View.A4C: Window((0.32, 0.0, 0.38), (0.06, -0.08, -0.3), (1.0, 0.0, 0.0), 3.25, True),
-    View.A5C: Window((0.32, -0.05, 0.38), (0.12, 0.34, -0.2), (1.0, 0.1, 0.0), 3.25, True),
-    View.A2C: Window((0.47, 0.0, 0.38), (0.46, -0.1, -0.4), (0.45, 0.89, 0.0), 3.25, True),
-    View.A3C_LV: Window((0.44, 0.02, 0.38), (0.25, 0.1, -0.3), (-0.45, 0.89, 0.0), 3.25, True),
+    View.A4C: Window((0.32, 0.0, 0.5), (0.06, -0.08, -0.3), (1.0, 0.0, 0.0), 3.6, True),
+    View.A5C: Window((0.32, -0.05, 0.5), (0.12, 0.34, -0.2), (1.0, 0.1, 0.0), 3.6, True),
+    View.A2C: Window((0.47, 0.0, 0.5), (0.46, -0.1, -0.4), (0.3, 0.95, 0.0), 3.6, True),
+    View.A3C_LV: Window((0.46, 0.02, 0.5), (0.33, 0.17, -0.3), (-0.65, 0.76, 0.0), 3.6, True),
     View.A3C_RV: Window((-0.2, 0.12, 0.25), (-0.38, 0.16, -0.1), (-0.1, 1.0, 0.0), 3.1, True),
-    View.PLAX_LV: Window((-0.3, 1.2, 0.2), (0.43, -0.26, 0.2), (0.0, 0.0, -1.0), 2.5),
+    View.PLAX_LV: Window((-0.4, 1.02, 0.2), (0.6, -0.15, 0.2), (0.0, 0.0, -1.0), 2.5),
     View.PLAX_RV_IN: Window((0.0, 1.15, 0.55), (-0.43, -0.1, -0.05), (0.0, -0.2, -1.0), 2.5),
     View.PLAX_RV_OUT: Window((0.0, 1.3, 0.05), (0.4, 0.3, -0.5), (0.25, -0.1, -1.0), 2.4),
     View.PSAX_AV: Window((-0.1, 1.3, -0.04), (0.13, -0.1, -0.22), (1.0, 0.2, 0.0), 2.5),
-    View.PSAX_MV: Window((-0.05, 1.25, 0.44), (0.35, 0.0, 0.38), (1.0, 0.3, 0.0), 2.4),
+    View.PSAX_MV: Window((-0.05, 1.25, 0.46), (0.35, 0.0, 0.40), (1.0, 0.3, 0.0), 2.4),
     View.PSAX_PM: Window((-0.05, 1.2, 0.98), (0.38, 0.0, 0.92), (1.0, 0.3, 0.0), 2.35),
     View.PSAX_APEX: Window((0.1, 1.05, 1.42), (0.42, 0.0, 1.38), (1.0, 0.3, 0.0), 2.1),
     View.SUBCOSTAL_4C: Window((-1.65, -0.75, 0.3), (0.05, -0.04, 0.1), (0.0, 0.1, 1.0), 3.3),
@@ -105,7 +105,7 @@ def jittered_pose(heart: Heart, view: View, rng: np.random.Generator, *, spread:
 
 
 def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
-    slide = rng.normal(0.0, 1.0, 3) * np.array([0.09, 0.13, 0.025]) * spread
+    slide = rng.normal(0.0, 1.0, 3) * np.array([0.12, 0.13, 0.025]) * spread
     apex = pose.apex + slide[0] * pose.beam + slide[1] * pose.lateral + slide[2] * pose.elevation
     rock, tilt, turn = rng.normal(0.0, 1.0, 3) * np.deg2rad([7.0, 2.0, 7.0]) * spread
     # the hand keeps the heart in the picture: half of a slide is steered back

@@ -105,18 +105,27 @@ def heart_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab, rng:
     tissue = tissue[solid]
     points = material_points(positions, heart, outside)
     level = np.array([ECHO_OF_TISSUE[t] for t in Tissue], np.float32)[tissue]
-    fading = {Tissue.CONNECTIVE: 1.1, Tissue.LUNG: 0.22}
-    for kind, reach in fading.items():
-        level = np.where(tissue == kind, level * np.exp(-np.maximum(outside, 0) / reach), level)
+    level = np.where(tissue == Tissue.CONNECTIVE, _connective_level(positions, outside, heart), level)
+    level = np.where(tissue == Tissue.LUNG, level * np.exp(-np.maximum(outside, 0) / 0.22), level)
     level = level * echogenicity(positions, heart)
     wall = (tissue == Tissue.MYOCARDIUM) | (tissue == Tissue.ATRIAL_WALL) | (tissue == Tissue.VESSEL_WALL)
     normals, _ = outward_normals(positions[wall], heart, "blood")
-    level[wall] *= 0.62 + 0.55 * np.square(_cosine_to_beam(positions[wall], normals, pose))
+    # fibres across the beam echo more; the thin atrial walls echo little from within
+    aligned = np.where(tissue[wall] == Tissue.ATRIAL_WALL, 0.22, 0.62)
+    level[wall] *= aligned + (1.15 - aligned) * np.square(_cosine_to_beam(positions[wall], normals, pose))
     # unit mean power per grid cell for muscle: independent signed amplitudes
     scale = np.float32(1.0 / math.sqrt(slab.per_cell))
     amplitude = level.astype(np.float32) * scale * rng.standard_normal(len(level), dtype=np.float32)
     met = _met_by_beam(points, heart, pose, grid.probe.elevation_mm) & (level > 0.01)
     return Scatterers(points.take(met), amplitude[met])
+
+
+def _connective_level(points: FloatArray, outside: FloatArray, heart: Heart) -> FloatArray:
+    """Return the echo (N,) of what surrounds the heart: bright at the pericardium and behind the atria, fading."""
+    distance = np.maximum(outside, 0)
+    behind = np.clip((-points[:, 2] - 0.5) / 0.4, 0, 1)
+    around = heart.connective_echo * np.exp(-distance / heart.connective_reach) + 0.5 * np.exp(-distance / 0.08)
+    return np.maximum(around, behind * heart.posterior_echo * np.exp(-distance / 0.9))
 
 
 def echogenicity(points: FloatArray, heart: Heart) -> FloatArray:
@@ -125,13 +134,13 @@ def echogenicity(points: FloatArray, heart: Heart) -> FloatArray:
     waves = rng.normal(0.0, 9.0, (10, 3)).astype(np.float32)
     offsets = rng.uniform(0, 2 * np.pi, 10).astype(np.float32)
     total = np.cos(points @ waves.T + offsets).sum(axis=1) / math.sqrt(5.0)
-    return np.exp(0.30 * total).astype(np.float32)
+    return np.exp(0.36 * total).astype(np.float32)
 
 
 def interface_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab) -> Scatterers:
     """Return the mirror-like points on endocardium, septal surfaces, vessel walls and pericardium."""
     parts = distances(slab.points, heart)
-    surfaces = (("blood", parts.blood, 0.75), ("outside", parts.outside, 1.6))
+    surfaces = (("blood", parts.blood, 1.6), ("outside", parts.outside, 3.0))
     reach = 0.025
     found, amplitudes = [], []
     for name, value, strength in surfaces:

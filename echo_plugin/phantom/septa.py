@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_plugin.anatomy import Septum
+from echo_plugin.anatomy import SEPTAL_VIEWS, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.phantom.chambers import (
     FloatArray,
@@ -31,6 +31,8 @@ LEAST_SHARE = 0.5
 """The share of the wall in the plane that must lie in the sector."""
 WALLS = {Septum.INTERVENTRICULAR: in_interventricular_septum, Septum.INTERATRIAL: in_interatrial_septum}
 MARGIN_MM = 0.6
+FULLEST_CUT = 0.4
+"""A wall cut lengthwise is a band: the ratio of its spread across and along is below this."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,21 @@ def to_pixels(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
     )
 
 
-def box_of(wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, moment: tuple[int, float]) -> SeptalBox | None:
-    """Return the box of a wall at (frame_index, phase); None when too little of it is in the picture."""
-    frame_index, phase = moment
+def box_of(
+    wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, *, phase: float, frame_index: int, least_extent: float
+) -> SeptalBox | None:
+    """Return the box of a wall at a phase; None when less than ``least_extent`` (unit-heart) of it is in the picture."""
     cut = wall.in_plane(heart, pose, probe, phase)
     if len(cut) < 12:
         return None
     shown = cut[in_sector(cut, probe)]
     if len(shown) < LEAST_SHARE * len(cut):
         return None
+    spread = np.sqrt(np.linalg.eigvalsh(np.cov(shown.T)))
+    if spread[0] > FULLEST_CUT * spread[1]:
+        return None
     low, high = shown.min(axis=0), shown.max(axis=0)
-    if np.hypot(*(high - low)) < LEAST_EXTENT[wall.septum] * heart.size_mm:
+    if np.hypot(*(high - low)) < least_extent * heart.size_mm:
         return None
     corners = to_pixels(np.stack([low - MARGIN_MM, high + MARGIN_MM]), probe)
     region = probe.region
@@ -103,6 +109,12 @@ def box_of(wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, moment: tup
     if x2 - x1 < 2 or y2 - y1 < 2:
         return None
     return SeptalBox(frame_index, float(x1), float(y1), float(x2), float(y2), wall.septum)
+
+
+def least_extent(septum: Septum, view: View) -> float:
+    """Return the imaged length, unit-heart, that counts as shown; more in a view that ordinarily lacks the wall."""
+    is_expected = view is View.OTHER or view in SEPTAL_VIEWS[septum]
+    return LEAST_EXTENT[septum] * (1.0 if is_expected else 2.2)
 
 
 def is_hole_in_plane(heart: Heart, pose: Pose, probe: Probe) -> bool:

@@ -23,10 +23,12 @@ def sample_lung(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Genera
     behind = np.maximum(reach - pleura, 0) / grid.probe.depth_mm
     level = np.where(reach < pleura, 0.6, 0.9 * np.exp(-behind / rng.uniform(0.08, 0.3)))
     amplitude = level * rng.standard_normal(len(level)) / math.sqrt(per_cell)
-    thickness = grid.depth_step_mm
+    # the points near each line are put on it, so that it is a mirror
     for order in range(1, 5):
-        line = np.abs(reach - order * pleura - 0.01 * image[:, 1]) < thickness
-        amplitude = np.where(line, 1.5 * 0.5**order / per_cell, amplitude)
+        place = order * pleura
+        line = np.abs(reach - place) < 2 * grid.depth_step_mm
+        image[line] *= (place / reach[line])[:, None]
+        amplitude = np.where(line, 3.0 * 0.55**order / (4 * per_cell), amplitude)
     return _still(image, amplitude, pose, heart)
 
 
