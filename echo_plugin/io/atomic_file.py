@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are there whole or not at all, whenever the program or the machine stops."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file in one step: temporary file beside it, fsync, rename, fsync of the directory.
+
+    Raises
+    ------
+    OSError
+        If the system refuses any step; the file is as it was before, and nothing else is left. Only where the last
+        step fails is the new content in place already, though not certain to outlive a power cut.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the name tests replace
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, to last; nothing happens if it is there."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory last; Windows keeps them by itself and has no call for it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Delete the temporary files that a killed writer left; only for one who holds the lock of all writers."""
+    for path in directory.glob(f".*{_TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
