@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from echo_plugin.models.arcface_loss import FiniteArcFaceLoss
+from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+
+COSINES = torch.tensor([[0.8, 0.1, -0.3], [-0.95, 0.2, 0.1]], dtype=torch.float64)
+LABELS = torch.tensor([0, 0])
+
+
+@pytest.fixture(scope="module")
+def embedder() -> DefectEmbedder:
+    torch.manual_seed(0)
+    return DefectEmbedder(EmbedderConfig(input_size_px=64, temperature=2.0)).eval()
+
+
+def crops(count: int) -> torch.Tensor:
+    return torch.randn(count, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+class _GivenCosines(FiniteArcFaceLoss):
+    """ArcFace on cosines that a test writes down."""
+
+    def get_cosine(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return embeddings
+
+
+def test_arcface_has_the_published_values() -> None:
+    loss = _GivenCosines(nn.Parameter(torch.zeros(3, 3, dtype=torch.float64)), margin_rad=0.5, scale=64)
+
+    assert loss(COSINES, LABELS).item() == pytest.approx(44.47163870778622, abs=1e-9)
+
+
+def test_arcface_equals_a_second_derivation_by_angles() -> None:
+    torch.manual_seed(3)
+    centres, embeddings = torch.randn(8, 3, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+
+    loss = FiniteArcFaceLoss(nn.Parameter(centres.clone()), margin_rad=0.3, scale=16)(embeddings, labels).item()
+
+    expected = 0.0
+    for embedding, label in zip(embeddings, labels, strict=True):
+        logits = []
+        for k in range(3):
+            cosine = float(embedding @ centres[:, k] / embedding.norm() / centres[:, k].norm())
+            angle = math.acos(cosine)
+            if k == label:
+                cosine = math.cos(angle + 0.3) if angle <= math.pi - 0.3 else cosine - 0.3 * math.sin(0.3)
+            logits.append(16 * cosine)
+        expected += math.log(sum(math.exp(z) for z in logits)) - logits[int(label)]
+    assert loss == pytest.approx(expected / 5, abs=1e-9)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_gradients_are_finite_on_and_opposite_a_centre(sign: float) -> None:
+    centres = nn.Parameter(torch.eye(4, 3))
+    embeddings = (sign * torch.eye(4, 3).T).clone().requires_grad_()
+
+    FiniteArcFaceLoss(centres, margin_rad=0.5, scale=64)(embeddings, torch.tensor([0, 1, 2])).backward()
+
+    assert embeddings.grad is not None
+    assert embeddings.grad.isfinite().all()
+    assert centres.grad is not None
+    assert centres.grad.isfinite().all()
+
+
+def test_loss_trains_centres_and_backbone() -> None:
+    network = DefectEmbedder(EmbedderConfig(input_size_px=64))
+
+    network.loss(network(crops(4)), torch.tensor([0, 1, 2, 0])).backward()
+
+    assert network.centres.grad is not None
+    assert network.centres.grad.abs().sum() > 0
+    assert network.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+def test_centres_are_published_with_the_model(embedder: DefectEmbedder) -> None:
+    assert embedder.state_dict()["centres"].shape == (512, 3)
+
+
+def test_embeddings_are_of_unit_length_and_batch_equals_single(embedder: DefectEmbedder) -> None:
+    with torch.inference_mode():
+        together = embedder(crops(3))
+        alone = torch.cat([embedder(crop[None]) for crop in crops(3)])
+
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_no_crops_in_no_embeddings_out(embedder: DefectEmbedder) -> None:
+    assert embedder(torch.zeros(0, 1, 64, 64)).shape == (0, 512)
+
+
+def test_angle_of_a_centre_to_itself_is_zero(embedder: DefectEmbedder) -> None:
+    angles = embedder.angles(embedder.centres.detach().T)
+
+    assert angles.diagonal().abs().max() < 2e-3
+    assert (angles >= 0).all()
+    assert (angles <= math.pi).all()
+
+
+def test_probabilities_are_the_softmax_of_scaled_cosines_over_the_temperature(embedder: DefectEmbedder) -> None:
+    embeddings = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
+
+    probabilities = embedder.probabilities(embeddings)
+
+    weights = torch.exp(torch.cos(embedder.angles(embeddings)) * 16.0 / 2.0)
+    torch.testing.assert_close(probabilities, weights / weights.sum(dim=1, keepdim=True), rtol=1e-3, atol=1e-5)
+
+
+def test_margin_in_degrees_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"margin_rad 28\.6; .* 0 to 1\.6 rad"):
+        EmbedderConfig(margin_rad=28.6)

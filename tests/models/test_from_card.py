@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from echo_plugin.errors import ModelMismatchError
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.defect_embedder import EmbedderConfig
+from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
+from echo_plugin.models.septal_detector import DetectorConfig
+from echo_plugin.models.view_classifier import ViewConfig
+
+MakeCard = Callable[..., ModelCard]
+
+
+def test_networks_are_rebuilt_as_their_cards_say(make_card: MakeCard) -> None:
+    detector = DetectorConfig(input_size_px=96, backbone="resnet18")
+    embedder = EmbedderConfig(embedding_size=64)
+    views = ViewConfig(classes=len(make_card(ViewConfig(classes=2)).classes), gru_size=32)
+
+    assert build_detector(make_card(detector)).config == detector
+    assert build_embedder(make_card(embedder)).config == embedder
+    assert build_view_classifier(make_card(views)).config == views
+
+
+def test_building_leaves_the_callers_seed_alone(make_card: MakeCard) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+
+    build_embedder(make_card(EmbedderConfig()))
+
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_classes_in_another_order_are_refused(make_card: MakeCard) -> None:
+    card = dataclasses.replace(make_card(EmbedderConfig()), classes=("ASD", "Normal", "VSD"))
+
+    with pytest.raises(ModelMismatchError, match=r"tells apart \['ASD', 'Normal', 'VSD'\]; \['Normal', 'ASD', 'VSD'\]"):
+        build_embedder(card)
+
+
+def test_unknown_view_is_refused(make_card: MakeCard) -> None:
+    card = dataclasses.replace(make_card(ViewConfig(classes=2)), classes=("A4C", "A9C"))
+
+    with pytest.raises(ModelMismatchError, match="tells apart view 'A9C'"):
+        build_view_classifier(card)
+
+
+def test_number_of_views_and_outputs_must_agree(make_card: MakeCard) -> None:
+    card = dataclasses.replace(make_card(ViewConfig(classes=3)), classes=("A4C", "OTHER"))
+
+    with pytest.raises(ModelMismatchError, match="names 2 views but its network has 3"):
+        build_view_classifier(card)
+
+
+def test_networks_are_imported_without_the_compiler() -> None:
+    """It costs seconds of every command; torchvision's one question to it is still answered by it."""
+    code = (
+        "import sys, types, echo_plugin.models.from_card\n"
+        "strays = {'torch._dynamo', 'monai', 'pytorch_metric_learning', 'pydicom'} & set(sys.modules)\n"
+        "assert not strays, strays\n"
+        "from torchvision.ops.roi_align import is_compile_supported\n"
+        "sys.modules['torch._dynamo'] = types.ModuleType('torch._dynamo')\n"
+        "sys.modules['torch._dynamo.utils'] = types.SimpleNamespace(is_compile_supported=lambda d: d == 'mars')\n"
+        "assert is_compile_supported('mars') and not is_compile_supported('cpu')\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
