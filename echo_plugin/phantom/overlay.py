@@ -220,7 +220,7 @@ def draw_overlay(
     _draw_marks(canvas)
     still = np.array(canvas.image)
     still[canvas.sector] = 0
-    pixels = np.where(canvas.sector[None, :, :, None], cine.pixels[..., None], still[None])
+    pixels = still[None] | cine.pixels[..., None]  # everywhere one of the two is black
     seconds_per_px = None
     if ecg is not None:
         strip = pixels[:, ecg.y1 : ecg.y2, ecg.x1 : ecg.x2]
