@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import adaptive_avg_pool2d, grid_sample, interpolate
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,25 @@ def visible_boxes(boxes: Tensor, side_px: float, *, least: float = 0.4) -> Tenso
     area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
     inside = (cut[..., 2:] - cut[..., :2]).prod(dim=-1)
     return torch.where((inside >= least * area)[..., None] & (inside > 0)[..., None], cut, torch.nan)
+
+
+def spoil(frames: Tensor, generator: torch.Generator, cells: int = 4) -> Tensor:
+    """Return (B, C, S, S) frames that hold no anatomy any more: tiles shuffled or blurred beyond recognition, by turns.
+
+    A detector learns from them that brightness and speckle are not enough.
+    """
+    B, C, S, _ = frames.shape
+    tile = S // cells
+    spoiled = frames.clone()
+    for item in range(B):
+        if item % 2:
+            coarse = adaptive_avg_pool2d(frames[item : item + 1], 2 * cells)
+            spoiled[item] = interpolate(coarse, size=(S, S), mode="bilinear", align_corners=False)[0]
+            continue
+        tiles = frames[item, :, : tile * cells, : tile * cells].unfold(1, tile, tile).unfold(2, tile, tile)
+        order = torch.randperm(cells * cells, generator=generator)
+        shuffled = tiles.reshape(C, cells * cells, tile, tile)[:, order].reshape(C, cells, cells, tile, tile)
+        spoiled[item, :, : tile * cells, : tile * cells] = shuffled.permute(0, 1, 3, 2, 4).reshape(
+            C, tile * cells, tile * cells
+        )
+    return spoiled

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training the septal detector: focal loss and Smooth L1 on annotated frames, published with its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.box_metrics import FrameBoxes, average_precision, constant_boxes, detection_metrics, match_detections
+from echo_plugin.geometry import FloatArray
+from echo_plugin.metrics import Cohort
+from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, publish
+from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.preprocess import normalise
+from echo_plugin.runtime import choose_device
+from echo_plugin.training.appearance import change_appearance
+from echo_plugin.training.augment import DETECTOR_MOTION, move_boxes, random_affines, spoil, visible_boxes, warp
+from echo_plugin.training.datasets import (
+    BOX_SLOTS,
+    PreparedFrames,
+    Progress,
+    detection_frames,
+    open_labelled_folder,
+    prepare_detection,
+    prepare_frames,
+)
+from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, run_epochs
+from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
+
+logger = logging.getLogger(__name__)
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 30, 16, 1e-3, 8
+SPOILED = 0.06
+"""Part of the training frames whose anatomy is destroyed and that then have no box."""
+PLAIN = 0.1
+"""Part of the training frames whose look is left as it is."""
+
+
+def train_detector(
+    studies: Path,
+    models: Path,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+    progress: Progress | None = None,
+) -> ModelCard:
+    """Train the septal detector on the annotated frames of ``studies`` and publish it to ``models``.
+
+    Frames listed as annotated without a box teach what no septum looks like. Frames with a box of an unnamed septum
+    are left out.
+
+    Raises
+    ------
+    TrainingDataError
+        If fewer than three patients have annotated frames, or a part of the split has none.
+    """
+    torch.manual_seed(options.seed)
+    labelled = open_labelled_folder(studies)
+    most = options.frames_per_cine or FRAMES_PER_CINE
+    cines = [cine for cine in labelled.cines if detection_frames(cine, most)]
+    config = DetectorConfig(
+        backbone=options.backbone or DetectorConfig.backbone,
+        input_size_px=options.image_size or DetectorConfig.input_size_px,
+    )
+    model = SeptalDetector(config)
+    start = load_start(model, SEPTAL_DETECTOR, models, options)
+    split = split_for(cines, labelled.defects, start, models, options.seed)
+    parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
+    frames = prepare_frames(
+        labelled,
+        [(cine, detection_frames(cine, most)) for cine in cines],
+        prepare_detection(config.input_size_px),
+        name=f"detector-{config.input_size_px}",
+        cache_dir=options.cache_dir,
+        progress=progress,
+    )
+    device = choose_device(options.device)
+    model.to(device, memory_format=torch.channels_last)
+    items = {part: frames.of(members) for part, members in parts.items()}
+    kinds = _kinds(frames)[items["train"]]
+    learned = run_epochs(
+        model,
+        Recipe(
+            epochs=options.epochs or EPOCHS,
+            learning_rate=options.learning_rate or LEARNING_RATE,
+            weight_decay=0.02,
+            max_minutes=options.max_minutes,
+        ),
+        batches=lambda g: balanced_batches(items["train"], kinds, options.batch_size or BATCH_SIZE, g),
+        loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g),
+        validate=lambda m: _validate(m, frames, items["validation"]),
+        seed=options.seed,
+        on_epoch=on_epoch,
+        should_stop=options.should_stop,
+        state_path=options.cache_dir / f"{SEPTAL_DETECTOR}.last.safetensors" if options.cache_dir else None,
+    )
+    medians = constant_boxes(true_boxes(frames, items["train"]))
+    metrics = _measure(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
+    card = build_card(
+        name=SEPTAL_DETECTOR,
+        task="detection",
+        architecture=f"RetinaNet, {config.backbone} FPN",
+        classes=tuple(septum.value for septum in DETECTED_SEPTA),
+        config=dataclasses.asdict(config)
+        | {"constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()]}
+        | {"validation_AP": learned.best_metric, "epochs": learned.epochs, "training_frames": len(items["train"])},
+        labelled=labelled,
+        cines=cines,
+        split=split,
+        learned=learned,
+        metrics=metrics,
+        options=options,
+        start=start,
+    )
+    return publish(models, learned.state, card)
+
+
+def detection_loss(model: nn.Module, frames: PreparedFrames, items: Tensor, generator: torch.Generator) -> Tensor:
+    """Return focal loss + Smooth L1 of the frames ``items``, moved and changed at random."""
+    device = next(model.parameters()).device
+    size = frames.pixels.shape[-1]
+    pixels = frames.pixels[items].to(device).float().div_(255)[:, None]
+    targets = frames.targets[items].reshape(len(items), BOX_SLOTS, 5)
+    looks = torch.rand(len(items), generator=generator)
+    changed = change_appearance(pixels, generator)
+    pixels = torch.where((looks < PLAIN).to(device)[:, None, None, None], pixels, changed)
+    affines = random_affines(len(items), size, DETECTOR_MOTION, generator)
+    pixels = warp(pixels, affines, size)
+    boxes = visible_boxes(move_boxes(targets[:, :, :4], affines), size)
+    spoiled = torch.where(looks > 1 - SPOILED)[0]
+    if len(spoiled):
+        pixels[spoiled.to(device)] = spoil(pixels[spoiled.to(device)], generator)
+        boxes[spoiled] = torch.nan
+    wanted = []
+    for frame_boxes, labels in zip(boxes, targets[:, :, 4], strict=True):
+        there = torch.isfinite(frame_boxes).all(dim=1) & ((frame_boxes[:, 2:] - frame_boxes[:, :2]) > 2).all(dim=1)
+        wanted.append({"boxes": frame_boxes[there].to(device), "labels": labels[there].long().to(device)})
+    inputs = normalise(pixels[:, 0] * 255).contiguous(memory_format=torch.channels_last)
+    return _loss(model, inputs, wanted)
+
+
+def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]]) -> Tensor:
+    """Return the sum of both losses; network in lower precision, boxes and losses in float32."""
+    assert isinstance(model, SeptalDetector)
+    with lower_precision(inputs.device):
+        features = list(model.backbone(inputs).values())
+        outputs = model.head(features)
+    outputs = {key: value.float() for key, value in outputs.items()}
+    sizes = [(inputs.shape[2], inputs.shape[3])] * len(inputs)
+    anchors = model.anchor_generator(ImageList(inputs, sizes), features)
+    losses: dict[str, Tensor] = model.compute_loss(wanted, outputs, anchors)
+    return losses["classification"] + losses["bbox_regression"]
+
+
+def _kinds(frames: PreparedFrames) -> Tensor:
+    """Return (N,) 0..3: which septa a frame shows (bit 0 interatrial, bit 1 interventricular); to draw all as often."""
+    labels = frames.targets.reshape(len(frames.targets), BOX_SLOTS, 5)[:, :, 4]
+    return ((labels == 0).any(dim=1).long() + 2 * (labels == 1).any(dim=1).long()).clone()
+
+
+def true_boxes(frames: PreparedFrames, items: Tensor) -> list[FrameBoxes]:
+    """Return the annotated boxes of the frames ``items``, px of the input."""
+    truths = []
+    for target in frames.targets[items].reshape(len(items), BOX_SLOTS, 5).double().numpy():
+        known = target[np.isfinite(target).all(axis=1)]
+        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known))))
+    return truths
+
+
+@torch.no_grad()
+def detect(model: nn.Module, pixels: Tensor, *, batch_size: int = 32) -> list[FrameBoxes]:
+    """Return the detections on (N, S, S) uint8 frames, px of the input."""
+    device = next(model.parameters()).device
+    answers: list[FrameBoxes] = []
+    for first in range(0, len(pixels), batch_size):
+        inputs = normalise(pixels[first : first + batch_size].to(device)).contiguous(memory_format=torch.channels_last)
+        with lower_precision(device):
+            found = model.eval()(inputs)
+        answers += [
+            FrameBoxes(f["boxes"].double().cpu().numpy(), f["labels"].cpu().numpy(), f["scores"].double().cpu().numpy())
+            for f in found
+        ]
+    return answers
+
+
+def _validate(model: nn.Module, frames: PreparedFrames, items: Tensor) -> float:
+    """Return the mean of AP50 and AP75 over the septa that the validation frames show."""
+    answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
+    values = []
+    for label in range(len(DETECTED_SEPTA)):
+        wanted = [truth.of(label)[0] for truth in truths]
+        for iou in (0.5, 0.75):
+            matched = match_detections([answer.of(label) for answer in answers], wanted, iou=iou)
+            values.append(average_precision(matched, np.ones((1, len(truths))))[0])
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _measure(
+    model: nn.Module, frames: PreparedFrames, items: Tensor, medians: FloatArray, split: str, seed: int
+) -> dict[str, Metric]:
+    patients = tuple(frames.cines[int(cine)].patient_id for cine in frames.cine[items])
+    return detection_metrics(
+        Cohort(patients, split, seed), detect(model, frames.pixels[items]), true_boxes(frames, items), medians
+    )

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training begins with and what its card says: starting weights, who is in which part, the figures.
+
+A card lists the patients of its parts as fingerprints. A training that goes on from a model, or stands beside others in
+one folder, leaves every patient in the part where those cards have it; so nobody is measured who was learned from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from echo_plugin.anatomy import Defect
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
+from echo_plugin.model_card import Metric, ModelCard, TrainingData
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import load_published, load_state
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
+from echo_plugin.training.loop import Learned
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
+
+logger = logging.getLogger(__name__)
+
+MODEL_NAMES = ("septal_detector", "defect_embedder", "view_classifier")
+
+PHANTOM_LIMITS = (
+    "Trained on phantoms only: synthetic children imaged by a convolution model."
+    " Figures are figures on phantoms and say nothing about patients."
+)
+FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights a training goes on from: ``card`` is theirs; None: random weights."""
+
+    card: ModelCard | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
+    """Load the starting weights into ``model``, where the options want some that fit; the log says what was done."""
+    if options.start == "scratch":
+        return Start()
+    folder = options.starter or models
+    try:
+        card, state = load_published(folder, name)
+        load_state(model, state, card)
+    except ModelNotFoundError:
+        logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
+        return Start()
+    except ModelMismatchError as exc:
+        logger.info("Training starts from random weights: %s", exc)
+        return Start()
+    logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
+    return Start(card, state)
+
+
+def split_for(
+    cines: Sequence[LabelledCine], defects: Mapping[str, Defect | None], start: Start, models: Path, seed: int
+) -> Split:
+    """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part."""
+    patients = {cine.patient_id for cine in cines}
+    cards = [start.card] if start.card else []
+    for name in MODEL_NAMES:
+        try:
+            card = load_card(models, name)
+        except (ModelNotFoundError, ModelMismatchError):
+            continue
+        if start.card is None or card.name != start.card.name:
+            cards.append(card)
+    known: dict[str, str] = {}
+    for card in reversed(cards):
+        known |= known_patients(card, sorted(patients))
+    return split_by_patient({p: defects.get(p) for p in patients}, seed=seed, known=known)
+
+
+def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
+    """Return, by patient, the part in which a card has it."""
+    lists = {part: card.config.get(f"patients_{part}", []) for part in PARTS}
+    numbers = {part: [int(n) for n in entry] for part, entry in lists.items() if isinstance(entry, list)}
+    salt = card.config.get("patient_salt")
+    return recognised_patients(patients, numbers, salt=salt) if isinstance(salt, str) else {}
+
+
+def cines_in(part: str, split: Split, cines: Sequence[LabelledCine], what: str) -> list[LabelledCine]:
+    """Return the cines of one part.
+
+    Raises
+    ------
+    TrainingDataError
+        If there is none.
+    """
+    wanted = frozenset(getattr(split, part))
+    chosen = [cine for cine in cines if cine.patient_id in wanted]
+    if not chosen:
+        msg = f"No cine of the {part} patients has {what}; annotate more patients ({split.sizes} are split)."
+        raise TrainingDataError(msg)
+    return chosen
+
+
+def build_card(
+    *,
+    name: str,
+    task: str,
+    architecture: str,
+    classes: tuple[str, ...],
+    config: Mapping[str, float | int | str | bool | list[float] | list[int]],
+    labelled: LabelledFolder,
+    cines: Sequence[LabelledCine],
+    split: Split,
+    learned: Learned,
+    metrics: Mapping[str, Metric],
+    options: TrainOptions,
+    start: Start,
+) -> ModelCard:
+    """Return the card of a finished training; ``config`` holds ``input_size_px``."""
+    provenance = "phantoms only" if labelled.is_phantom else "annotations of a study folder"
+    if start.card is not None:
+        provenance += f", going on from {start.card.name} {start.card.version} ({start.card.trained_on})"
+    data = TrainingData(provenance, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes)
+    size = config["input_size_px"]
+    return ModelCard(
+        name=name,
+        version=_next_version(start),
+        task=task,
+        architecture=architecture,
+        classes=classes,
+        input_size_px=int(size) if isinstance(size, int | float) else 0,
+        config={**config, **_fingerprints(split, start, data.digest), "split_digest": split.digest},
+        training_data=data,
+        metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
+        command=options.command,
+        wall_time_s=round(learned.wall_time_s, 1),
+        seed=options.seed,
+        limits=PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS,
+    )
+
+
+def _fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
+    """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen."""
+    before = start.card.config if start.card else {}
+    salt = before.get("patient_salt")
+    if not isinstance(salt, str):
+        salt = hashlib.sha256(f"{digest}{split.digest}".encode()).hexdigest()[:16]
+    lists: dict[str, str | list[int]] = {"patient_salt": salt}
+    for part in PARTS:
+        earlier = before.get(f"patients_{part}", [])
+        numbers = set(patient_fingerprints(getattr(split, part), salt=salt))
+        numbers |= {int(n) for n in earlier} if isinstance(earlier, list) else set()
+        lists[f"patients_{part}"] = sorted(numbers)
+    return lists
+
+
+def _next_version(start: Start) -> str:
+    if start.card is None:
+        return "1"
+    return str(int(start.card.version) + 1) if start.card.version.isdecimal() else f"{start.card.version}+1"
+
+
+def words_for_test(labelled: LabelledFolder) -> str:
+    """Return how a figure on the test patients is to be called."""
+    return "test patients (phantoms)" if labelled.is_phantom else "test patients"
