@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of the image files of a study folder, in SQLite: a copy that can always be made again from the files.
+
+One connection for each thread; several programs may use one index. A file of another version or a damaged one is
+dropped and begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+INDEX_FILE = ".echo_index.sqlite"
+_VERSION = 1
+_BUSY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """One image file as it was when it was read.
+
+    ``path`` : relative to the study folder, as the system's bytes. ``mtime_ns, size`` : when it was looked at.
+    ``sop_instance_uid`` and the rest: None where not known. ``error`` : why it cannot be read; None: it can.
+    """
+
+    path: bytes
+    mtime_ns: int
+    size: int
+    image_id: str
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    patient_id: str | None = field(default=None, repr=False)
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    frame_time_ms: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CineEntry:
+    """One image file of a study folder.
+
+    ``frames, height, width`` : None where the file cannot be read. ``patient_id``, the UIDs, ``frame_time_ms`` : None
+    where not known. ``error`` : why the file is not used, one sentence; None: it is.
+    """
+
+    image_id: str
+    path: Path
+    patient_id: str | None = field(default=None, repr=False)
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    frame_time_ms: float | None = None
+    error: str | None = None
+
+
+def cine_entry(root: Path, file: IndexedFile, first: IndexedFile, patient_id: str | None) -> CineEntry:
+    """Return the entry of ``file`` in the folder ``root``; ``first`` is the file that is used for its image id."""
+    path, error = root / os.fsdecode(file.path), file.error
+    if file is not first:
+        name = os.fsdecode(first.path)
+        error = f"File {path.name!r} holds the SOP instance {file.image_id} once more; {name!r} is used."
+    return CineEntry(
+        image_id=file.image_id,
+        path=path,
+        patient_id=file.patient_id or patient_id,
+        study_instance_uid=file.study_instance_uid,
+        series_instance_uid=file.series_instance_uid,
+        frames=file.frames,
+        height=file.height,
+        width=file.width,
+        frame_time_ms=file.frame_time_ms,
+        error=error,
+    )
+
+
+_COLUMNS = [column.name for column in fields(IndexedFile)]
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"
+
+
+class StudyIndex:
+    """The table of image files at ``path``.
+
+    Raises
+    ------
+    sqlite3.Error, OSError
+        If the file can be neither opened nor made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._thread = threading.local()
+        try:
+            self._prepare()
+        except sqlite3.OperationalError:  # locked for too long, read-only, no such directory: not damage
+            raise
+        except sqlite3.DatabaseError:
+            self._thread = threading.local()
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._prepare()
+
+    def stamps(self) -> dict[bytes, tuple[int, int]]:
+        """Return (mtime_ns, size) by path."""
+        rows = self._connection().execute("SELECT path, mtime_ns, size FROM files")
+        return {path: (mtime_ns, size) for path, mtime_ns, size in rows}
+
+    def put(self, files: Iterable[IndexedFile]) -> None:
+        """Add files, or replace what was known of them."""
+        places = ", ".join("?" * len(_COLUMNS))
+        with self._connection() as connection:
+            connection.executemany(f"INSERT OR REPLACE INTO files VALUES ({places})", [astuple(f) for f in files])
+
+    def remove(self, paths: Iterable[bytes]) -> None:
+        """Forget files."""
+        with self._connection() as connection:
+            connection.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
+
+    def files(self) -> list[IndexedFile]:
+        """Return all files in the order of their paths."""
+        return [IndexedFile(*row) for row in self._connection().execute(f"{_SELECT} ORDER BY path")]
+
+    def files_of(self, image_id: str) -> list[IndexedFile]:
+        """Return the files that have an image id, in the order of their paths."""
+        rows = self._connection().execute(f"{_SELECT} WHERE image_id = ? ORDER BY path", (image_id,))
+        return [IndexedFile(*row) for row in rows]
+
+    def _connection(self) -> sqlite3.Connection:
+        """Return the connection of this thread; a forked process begins its own."""
+        if getattr(self._thread, "pid", None) != os.getpid():
+            self._thread.connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S)
+            self._thread.pid = os.getpid()
+            self._thread.connection.execute("PRAGMA synchronous = NORMAL")  # the files are the truth
+        connection: sqlite3.Connection = self._thread.connection
+        return connection
+
+    def _prepare(self) -> None:
+        """Make the table if it is not there; raise if it cannot be written to."""
+        connection = self._connection()
+        with contextlib.suppress(sqlite3.OperationalError):  # another program is doing it, or the drive cannot
+            connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                connection.execute("DROP TABLE IF EXISTS files")
+                connection.execute(f"CREATE TABLE files ({', '.join(_COLUMNS)}, PRIMARY KEY (path))")
+                connection.execute("CREATE INDEX files_by_image_id ON files (image_id)")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("SELECT image_id FROM files LIMIT 1").fetchone()
+
+
+def open_index(root: Path, index_path: Path | None = None) -> StudyIndex:
+    """Return the index of the study folder ``root``: at ``index_path``, in the folder, or in the user's cache.
+
+    Raises
+    ------
+    sqlite3.Error
+        If an ``index_path`` is given and cannot be used, or no place can be written to.
+    """
+    if index_path is not None:
+        return StudyIndex(index_path)
+    try:
+        return StudyIndex(root / INDEX_FILE)
+    except (sqlite3.Error, OSError) as exc:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
+        name = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.sqlite"
+        logger.warning("Study folder cannot be written to (%s); its index is kept in the user's cache: %s", exc, name)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return StudyIndex(cache / name)
+    except (sqlite3.Error, OSError) as exc:
+        logger.warning("The user's cache cannot be written to (%s); the index is made anew at every start", exc)
+        return StudyIndex(Path(tempfile.mkdtemp(prefix="monailabel-echo-")) / name)
