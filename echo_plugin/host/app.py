@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MONAI Label app: a study folder, three predictions, their trainers and the choice of the next cine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from echo_plugin import __version__
+from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.cine import Cine
+from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
+from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
+from echo_plugin.host.infer_task import CineInferTask
+from echo_plugin.host.tasks.batch import CineBatchInfer
+from echo_plugin.host.tasks.defects import DEFECT
+from echo_plugin.host.tasks.next_cine import strategies
+from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
+from echo_plugin.host.tasks.train import trainers
+from echo_plugin.host.tasks.views import VIEW
+from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
+from echo_plugin.io.cine_file import read_cine
+from echo_plugin.predict import EchoPipeline
+
+logger = logging.getLogger(__name__)
+
+INFER_TASKS = {"septal_boxes": SEPTAL_BOXES, "defects": DEFECT, "views": VIEW}
+
+
+class EchoApp(MONAILabelApp):
+    """What MONAI Label serves.
+
+    Parameters
+    ----------
+    app_dir
+        The app folder; published models are in its ``model`` folder unless ``conf["models"]`` names another.
+    studies
+        The study folder.
+    conf
+        ``models``: folder of published models. ``device``: auto, cpu or cuda. ``cache``: where renditions are kept.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        end_with_server()
+        conf = dict(conf or {})
+        self.models_dir = Path(conf.get("models") or Path(app_dir) / "model")
+        self.device = conf.get("device") or "auto"
+        self.cache_base = Path(conf["cache"]) if conf.get("cache") else None
+        self.pipeline = EchoPipeline(self.models_dir, device=self.device)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Paediatric echo",
+            description="Septal boxes, defects and views. Research only: not for clinical use.",
+            version=__version__,
+            # 3D Slicer predicts by itself, on each next sample, with the model of the first of these labels
+            labels=[septum.value for septum in DETECTED_SEPTA],
+        )
+
+    def init_datastore(self) -> EchoDatastore:
+        if self.studies.startswith(("http://", "https://")):
+            msg = f"Studies {self.studies} is a DICOMweb address, which is not supported yet; name a study folder."
+            raise EchoError(msg)
+        return EchoDatastore(Path(self.studies), self.cache_base)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {name: CineInferTask(about, self.pipeline, self._read_cine) for name, about in INFER_TASKS.items()}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return trainers(self.models_dir, self.datastore().cache, self.device)
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return strategies()
+
+    def init_batch_infer(self) -> CineBatchInfer:
+        return CineBatchInfer()
+
+    def datastore(self) -> EchoDatastore:
+        store = self._datastore
+        assert isinstance(store, EchoDatastore)
+        return store
+
+    def on_init_complete(self) -> None:
+        # MONAI Label would start a clock for its sessions here, which are not offered.
+        os.environ[SERVER_PID_VARIABLE] = str(os.getpid())
+        if "echo_plugin.host.server" not in sys.modules:
+            logger.warning(
+                "MONAI Label's own server answers other web pages too and waits while it predicts;"
+                " `monailabel-echo serve`, or --uvicorn_app echo_plugin.host.server:app, does not."
+            )
+        logger.info("%d cines in the study folder", len(self.datastore().list_images()))
+
+    def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
+        if isinstance(image, Path):  # uploaded with the request; never text of a request
+            return read_cine(image), image
+        entry = self.datastore().images.entry(image)
+        return self.datastore().images.read(entry.image_id), entry.path
+
+    def infer(self, request: Mapping[str, Any], datastore: EchoDatastore | None = None) -> dict[str, Any]:
+        """Predict one cine: ``request`` holds ``model``, ``image`` and the task's own parameters.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is no such task, or it has no weights.
+        UnknownImageError
+            If the image is not in the study folder; a path is no image.
+        """
+        datastore = datastore or self.datastore()
+        task = self._infers.get(request.get("model"))
+        if task is None:
+            msg = f"Model {str(request.get('model'))[:80]!r} is unknown; {', '.join(self._infers)} are offered."
+            raise ModelNotFoundError(msg)
+        image = request.get("image")
+        if not isinstance(image, Path):
+            image = datastore.images.resolve(str(image or ""))
+        file, answer = task({**request, "image": image})
+        if request.get("save_label") and isinstance(image, str):
+            datastore.save_label(image, file, ORIGINAL, {"model": request["model"], "params": answer})
+        return {"label": file, "tag": ORIGINAL, "file": file, "params": answer}
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Choose the next cine and make its rendition; a cine that turns out to be unreadable is passed over.
+
+        Raises
+        ------
+        UnknownImageError
+            If there is no such strategy.
+        """
+        strategy = self._strategies.get(request.get("strategy") or "random")
+        if strategy is None:
+            msg = (
+                f"Strategy {str(request.get('strategy'))[:80]!r} is unknown; {', '.join(self._strategies)} are offered."
+            )
+            raise UnknownImageError(msg)
+        datastore = self.datastore()
+        while (chosen := strategy(request, datastore)) is not None:
+            try:
+                path = Path(datastore.get_image_uri(chosen["id"]))
+            except UnreadableCineError as exc:
+                datastore.images.set_aside(chosen["id"], str(exc))
+                continue
+            # The checksum keeps 3D Slicer from showing an older download of the same name.
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return {**chosen, "path": str(path), "checksum": f"SHA256:{digest}"}
+        return {}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host keeps beside a study folder: renditions, predictions, notes about images, training progress.
+
+Nothing here is a label, and all of it may be deleted: renditions are made again from the cines. The folder is readable
+by its owner only, because a rendition shows what the cine shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.cine import Cine
+from echo_plugin.io.volume import write_rendition
+
+RENDITION_FORMAT = "1"
+"""Part of a rendition's key: raise it when ``io.volume`` writes something else for the same cine."""
+
+RENDITION_LIMIT_BYTES = 8 << 30
+"""The oldest renditions go when all of them together exceed this."""
+
+
+def cache_folder(studies: Path, base: Path | None = None) -> Path:
+    """Return the (created) cache folder of a study folder, below ``base`` or the user's cache folder."""
+    if base is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
+    folder = base / hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part, whoever is killed when."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file; empty when there is none or it cannot be read (it is only a cache)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class RenditionCache:
+    """Volumes that a viewer can load, one per content of a cine file.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept, ``<folder>/<key>/<image_id>.nrrd``.
+    limit_bytes
+        The oldest go when all together exceed this; the newest is always kept.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int = RENDITION_LIMIT_BYTES) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._digests: dict[tuple[Path, int, int], str] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def path(self, image_id: str, source: Path, read: Callable[[], Cine]) -> Path:
+        """Return the rendition of a cine file, made with ``read`` if this content was not rendered yet."""
+        key = self._digest(source)
+        path = self.folder / key[:24] / f"{image_id}.nrrd"
+        with self._locks[key]:  # two viewers asking at once get one rendering
+            if path.is_file():
+                path.touch()
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_rendition(read(), path)
+        self._drop_oldest(keep=path)
+        return path
+
+    def _digest(self, source: Path) -> str:
+        status = source.stat()
+        key = (source, status.st_mtime_ns, status.st_size)
+        if key not in self._digests:
+            with source.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._digests[key] = hashlib.sha256(f"{content} {RENDITION_FORMAT}".encode()).hexdigest()
+        return self._digests[key]
+
+    def _drop_oldest(self, keep: Path) -> None:
+        files = sorted(
+            ((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self.folder.glob("*/*.nrrd") if p != keep),
+            reverse=True,
+        )
+        total = keep.stat().st_size
+        for _, size, path in files:
+            total += size
+            if total > self.limit_bytes:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the three prediction tasks share: cine in, markups file for 3D Slicer and JSON for everybody else out.
+
+A task is typed ``detection`` whatever it predicts, because that is the one type of MONAI Label whose result 3D Slicer's
+module loads as markups; a ``classification`` is counted there, but cannot be selected.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.batch import parse_frames
+from echo_plugin.cine import Cine
+from echo_plugin.errors import EchoError, UnreadableCineError
+from echo_plugin.io.markups import PointLabel, boxes_to_markups
+from echo_plugin.io.sector import tissue_region
+from echo_plugin.io.volume import rendition_geometry
+from echo_plugin.models.card_file import load_card
+from echo_plugin.predict import CinePrediction, EchoPipeline
+
+logger = logging.getLogger(__name__)
+
+ReadCine = Callable[[str | Path], tuple[Cine, Path]]
+"""Return the cine of an image id, or of a file just uploaded, with the path it came from."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What 3D Slicer draws of a prediction: boxes, and one line of text in the corner of every frame."""
+
+    boxes: tuple[SeptalBox, ...] = ()
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """Identity of a task: ``model`` is the published name, ``predicts`` what the pipeline is asked for."""
+
+    title: str
+    model: str
+    labels: Sequence[str]
+    predicts: tuple[str, ...]
+    show: Callable[[CinePrediction], Shown]
+
+
+class CineInferTask(InferTask):
+    """One prediction of a cine, as MONAI Label calls it.
+
+    The request is ``{"image": image id, "frames": "all" | "0,5,9"}``; other entries are the host's.
+    """
+
+    def __init__(self, about: TaskDescription, pipeline: EchoPipeline, read_cine: ReadCine) -> None:
+        super().__init__(
+            type=InferType.DETECTION,
+            labels=list(about.labels),
+            dimension=2,
+            description=about.title,
+            config={"frames": "all"},
+        )
+        self.about = about
+        self.pipeline = pipeline
+        self._read_cine = read_cine
+
+    def is_valid(self) -> bool:
+        # Always listed: without weights the answer names them, and boxes can still be submitted from 3D Slicer.
+        return True
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Return the path of the published weights; None when there are none."""
+        path = self.pipeline.models_dir / f"{self.about.model}.safetensors"
+        return str(path) if path.is_file() or not validate else None
+
+    def info(self) -> dict[str, Any]:
+        facts = super().info()
+        facts["type"] = InferType.DETECTION.value
+        try:
+            card = load_card(self.pipeline.models_dir, self.about.model)
+        except EchoError as exc:
+            facts["description"] = f"{self.about.title}. {exc}"
+        else:
+            facts["description"] = f"{self.about.title}. Learned from: {card.trained_on}. {card.intended_use}"
+        return facts
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the path of a markups file, which is the caller's to delete, and the JSON of the prediction.
+
+        Raises
+        ------
+        UnknownImageError, UnreadableCineError
+            If there is no such cine or it cannot be decoded.
+        ModelNotFoundError, ModelMismatchError
+            If no usable weights are published.
+        ValueError
+            If ``frames`` is malformed.
+        """
+        image = request["image"]
+        frame_indices = parse_frames(str(request.get("frames") or "all"))
+        cine, path = self._read_cine(image)
+        try:
+            prediction = self.pipeline.predict(cine, tasks=self.about.predicts, frame_indices=frame_indices)
+        except (EchoError, ValueError, IndexError):
+            raise  # these name the cine already
+        except Exception as exc:
+            msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
+            logger.exception(msg)
+            raise UnreadableCineError(msg) from exc
+        answer = prediction.to_json(cine, path)
+        logger.info("%s of %s in %s ms", self.about.model, cine.image_id, answer["timings_ms"])
+        return self._write_markups(prediction, cine), answer
+
+    def _write_markups(self, prediction: CinePrediction, cine: Cine) -> str:
+        shown = self.about.show(prediction)
+        labels = _on_every_frame(shown.caption, cine) if shown.caption else ()
+        text = boxes_to_markups(shown.boxes, rendition_geometry(cine), point_labels=labels)
+        with tempfile.NamedTemporaryFile("w", suffix=".mrk.json", encoding="utf-8", delete=False) as stream:
+            stream.write(text)
+        return stream.name
+
+
+def _on_every_frame(caption: str, cine: Cine) -> tuple[PointLabel, ...]:
+    """Return the caption for each frame: a slice view shows a point on its own frame only."""
+    region = tissue_region(cine)
+    x = region.x1 + 0.04 * (region.x2 - region.x1)
+    y = region.y1 + 0.08 * (region.y2 - region.y1)
+    return tuple(PointLabel(caption, frame_index, x, y) for frame_index in range(cine.frame_count))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of work in processes of their own: /train and /batch."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, HTTPException
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.host.request_parts import echo_app, require_no_override
+from echo_plugin.host.tasks.train import CineTrainer
+
+router = APIRouter()
+Params = Annotated[dict[str, Any] | None, Body()]
+
+STARTING = threading.Lock()
+"""Held while a job is started: of two requests at once, one starts it and the other is told so."""
+
+
+@router.get("/train/", summary="State of the training")
+def train_status(all: bool = False, check_if_running: bool = False) -> Any:
+    """Return the latest training (or all) with its last lines and its progress; 404 when there is none."""
+    state, sentence = AsyncTask.status("train", all, check_if_running)
+    if state is None:
+        raise HTTPException(404, sentence)
+    return [_with_progress(job) for job in state] if all else _with_progress(state)
+
+
+def _with_progress(job: dict[str, Any]) -> dict[str, Any]:
+    trainer = echo_app()._trainers.get(job["request"].get("model"))
+    progress = trainer.stats() if trainer else {}
+    return {**job, "details": list(job.get("details", [])), "progress": progress}
+
+
+@router.post("/train/{model}", summary="Start a training")
+def train(model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False) -> Any:
+    """Start training in a process of its own; refused in one sentence when it cannot succeed."""
+    app = echo_app()
+    trainer = app._trainers.get(model)
+    if not isinstance(trainer, CineTrainer):
+        msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app._trainers)} are offered."
+        raise ModelNotFoundError(msg)
+    request = require_no_override(params or {}, "model")
+    trainer.require_trainable(app.datastore(), request)
+    return _start("train", {"model": model}, request, run_sync=run_sync, enqueue=enqueue)
+
+
+@router.delete("/train/", summary="Stop the training")
+def stop_training() -> Any:
+    """Stop the training that runs; the published model stays as it is."""
+    return _stop("train")
+
+
+@router.get("/batch/infer", summary="State of the batch inference")
+def batch_status(all: bool = False, check_if_running: bool = False) -> Any:
+    """Return the latest batch inference (or all); 404 when there is none."""
+    state, sentence = AsyncTask.status("batch_infer", all, check_if_running)
+    if state is None:
+        raise HTTPException(404, sentence)
+    return state
+
+
+@router.post("/batch/infer/{model}", summary="Predict many cines")
+def batch_infer(
+    model: str,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: Params = None,
+    run_sync: bool = False,
+) -> Any:
+    """Predict all, labelled or unlabelled cines in a process of its own; predictions are kept as label ``original``."""
+    app = echo_app()
+    if model not in app._infers:
+        msg = f"Model {model[:80]!r} is unknown; {', '.join(app._infers)} are offered."
+        raise ModelNotFoundError(msg)
+    request = require_no_override(params or {}, "model", "images", "image")
+    return _start("batch_infer", {"model": model, "images": images}, request, run_sync=run_sync, enqueue=False)
+
+
+@router.delete("/batch/infer", summary="Stop the batch inference")
+def stop_batch() -> Any:
+    """Stop the batch inference that runs; what is predicted stays."""
+    return _stop("batch_infer")
+
+
+def _start(method: str, request: dict[str, Any], params: dict[str, Any], *, run_sync: bool, enqueue: bool) -> Any:
+    with STARTING:
+        latest, _ = AsyncTask.status(method)
+        if latest and latest["status"] in ("SUBMITTED", "RUNNING") and not enqueue:
+            raise HTTPException(429, f"A {method} job is running already; wait for it or stop it.")
+        job, sentence = AsyncTask.run(method, request=request, params=params, force_sync=run_sync, enqueue=enqueue)
+    if job is None:
+        raise HTTPException(429, sentence)
+    return job
+
+
+def _stop(method: str) -> dict[str, Any]:
+    job = AsyncTask.stop(method)
+    if job is None:
+        raise HTTPException(404, f"No {method} job is running.")
+    # 3D Slicer shows the last of the lines, and fails if there is none
+    return {**job, "details": [*job.get("details", []), "Stopped on request."]}

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``monailabel-echo serve``: check first, set what MONAI Label must be told, then serve until interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from echo_plugin.errors import EchoError
+
+APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
+"""The app folder of a checkout; MONAI Label loads its ``main.py``."""
+
+
+def serve(studies: Path, models: Path, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> int:
+    """Serve a study folder until interrupted; return the exit code.
+
+    Parameters
+    ----------
+    studies
+        The study folder.
+    models
+        Folder of published models; trainings publish there.
+    host, port
+        Where to listen. There is no sign-in: any other host than loopback serves patients' data to the network.
+    device
+        auto, cpu or cuda.
+
+    Raises
+    ------
+    EchoError
+        If the folders or the port cannot be used; the message says which and what to do.
+    """
+    _require_folders(studies, models)
+    listener = _listen(host, port)
+    bound_port = listener.getsockname()[1]
+    os.environ.update(server_environment(studies, models, device=device, port=bound_port))
+    _say("Starting; the libraries take about half a minute to load.")
+    import uvicorn
+    from monailabel.utils.others.generic import init_log_config
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _say(ready_text(host, bound_port, studies))
+
+    log_config = init_log_config(None, str(APP_DIR), "app.log", "INFO")
+    config = uvicorn.Config("echo_plugin.host.server:app", log_config=log_config, access_log=False)
+    server = Server(config)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def server_environment(studies: Path, models: Path, *, device: str, port: int) -> dict[str, str]:
+    """Return the environment that the server, and the processes it starts, need.
+
+    MONAI Label reads its settings when it is imported, and hands them to its training process this way.
+    """
+    python_path = [os.environ.get("PYTHONPATH", ""), str(APP_DIR)]
+    return {
+        "MONAI_LABEL_APP_DIR": str(APP_DIR),
+        "MONAI_LABEL_STUDIES": str(studies.resolve()),
+        "MONAI_LABEL_APP_CONF": json.dumps({"models": str(models.resolve()), "device": device}),
+        "MONAI_LABEL_SERVER_PORT": str(port),
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",  # it starts a process at each next sample
+        "MONAI_LABEL_TRACKING_ENABLED": "false",
+        "MONAI_LABEL_SESSIONS": "false",
+        "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
+        "PYTHONPATH": os.pathsep.join(part for part in python_path if part),  # it must exist for a training to start
+    }
+
+
+def ready_text(host: str, port: int, studies: Path) -> str:
+    """Return what to open and what to do, for a person."""
+    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    url = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
+    return f"""
+READY. Serving {studies} at {url}
+
+  In 3D Slicer  module MONAI Label, server {url}, press the arrow, then Next Sample.
+                Boxes: Markups > ROI on the frame you see; Submit Label stores them.
+  In a browser  {url}/docs (the API), {url}/info/ (what is offered)
+
+Research only: not for clinical use. Ctrl+C ends the server."""
+
+
+def _require_folders(studies: Path, models: Path) -> None:
+    if str(studies).startswith(("http:", "https:")):
+        msg = f"Studies {studies} is a DICOMweb address, which is not supported yet; name a study folder."
+        raise EchoError(msg)
+    if not (APP_DIR / "main.py").is_file():
+        msg = f"App folder {APP_DIR} has no main.py; run from a checkout of the repository."
+        raise EchoError(msg)
+    if not studies.is_dir():
+        msg = f"Study folder {studies} does not exist; `monailabel-echo phantom {studies} --patients 4` makes one."
+        raise EchoError(msg)
+    from echo_plugin.io.study_folder import StudyFolder
+
+    folder = StudyFolder(studies)
+    folder.refresh()
+    if not folder.image_ids():
+        msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
+        raise EchoError(msg)
+    if not models.is_dir():
+        msg = f"Model folder {models} does not exist; create it, or leave --models out for the starter weights."
+        raise EchoError(msg)
+    if not list(models.glob("*.safetensors")):
+        _say(f"No model is published in {models}: cines can be annotated, and predicted after a training.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        msg = f"Host {host} is no address of this machine ({exc.strerror}); 127.0.0.1 is."
+        raise EchoError(msg) from exc
+    if os.name == "posix":  # elsewhere it would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as exc:
+        listener.close()
+        msg = f"Port {port} of {host} cannot be used ({exc.strerror}); choose another with --port."
+        raise EchoError(msg) from exc
+    return listener
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

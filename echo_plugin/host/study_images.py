@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cines of a study folder as viewers ask for them: by an id, as a volume, with notes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.annotations import require_image_id
+from echo_plugin.cine import Cine
+from echo_plugin.errors import UnknownImageError, UnreadableCineError
+from echo_plugin.host.cache import RenditionCache, read_json, write_atomically
+from echo_plugin.io.study_folder import CineEntry, StudyFolder
+
+logger = logging.getLogger(__name__)
+
+VOLUME_SUFFIXES = frozenset({".nrrd", ".nii", ".gz"})
+"""What a viewer saves: it has the viewer's geometry, in which boxes drawn on our rendition would lie elsewhere."""
+
+RESCAN_AFTER_S = 5.0
+"""A file dropped into the folder is listed at the latest after this long."""
+
+
+class StudyImages:
+    """The readable cines of a study folder.
+
+    Parameters
+    ----------
+    studies
+        The folder.
+    cache
+        Where renditions and notes are kept.
+    """
+
+    def __init__(self, studies: StudyFolder, cache: Path) -> None:
+        self.studies = studies
+        self.renditions = RenditionCache(cache / "renditions")
+        self._notes = cache / "notes"
+        self._set_aside: dict[str, str] = {}
+        self._scan_lock = threading.Lock()
+        self._notes_lock = threading.Lock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for new, changed and vanished files now."""
+        with self._scan_lock:
+            self.studies.refresh()
+            self._scanned_at = time.monotonic()
+
+    def ids(self) -> list[str]:
+        """Return the ids of the cines that can be read."""
+        return [i for i in self._known_ids() if i not in self._set_aside]
+
+    def _known_ids(self) -> list[str]:
+        if time.monotonic() - self._scanned_at > RESCAN_AFTER_S:
+            self.refresh()
+        return self.studies.image_ids()
+
+    def set_aside(self, image_id: str, reason: str) -> None:
+        """Offer an image no more, because it turned out to be unreadable; until the server restarts."""
+        logger.warning("Image %s is set aside: %s", image_id, reason)
+        self._set_aside[image_id] = reason
+
+    def resolve(self, image_id: str) -> str:
+        """Return the id of the one cine that ``image_id`` means.
+
+        A viewer that knows only the series (OHIF) or only the file's name (an upload from 3D Slicer) is served as long
+        as that names one cine.
+
+        Raises
+        ------
+        UnknownImageError
+            If it is malformed, names no cine, or names several.
+        """
+        known = self._known_ids()
+        if require_image_id(image_id) in known:
+            return image_id
+        entries = [self.studies.entry(one) for one in known]
+        named = [e for e in entries if image_id in (e.series_instance_uid, e.path.name.removesuffix(e.path.suffix))]
+        if len(named) == 1:
+            return named[0].image_id
+        if named:
+            msg = (
+                f"Image id {image_id} names {len(named)} cines; ask for one by its SOP instance UID,"
+                f" such as {named[0].image_id}."
+            )
+            raise UnknownImageError(msg)
+        msg = f"Image {image_id} is not in the study folder; /datastore/?output=all lists those that are."
+        raise UnknownImageError(msg)
+
+    def entry(self, image_id: str) -> CineEntry:
+        """Return the index entry of a cine."""
+        return self.studies.entry(self.resolve(image_id))
+
+    def read(self, image_id: str) -> Cine:
+        """Return a cine; frames are decoded when they are looked at."""
+        return self.studies.read_cine(self.resolve(image_id))
+
+    def rendition(self, image_id: str) -> Path:
+        """Return the volume that a viewer loads, made when it is asked for the first time."""
+        entry = self.entry(image_id)
+        return self.renditions.path(entry.image_id, entry.path, lambda: self.studies.read_cine(entry.image_id))
+
+    def facts(self, image_id: str) -> dict[str, Any]:
+        """Return what a viewer may know of a cine, with its notes: no identity of a person."""
+        entry = self.entry(image_id)
+        return {
+            **read_json(self._notes_path(entry.image_id)),
+            "name": f"{entry.image_id}.nrrd",
+            "frames": entry.frames,
+            "height": entry.height,
+            "width": entry.width,
+            "frame_time_ms": entry.frame_time_ms,
+        }
+
+    def add_notes(self, image_id: str, notes: Mapping[str, Any]) -> None:
+        """Keep notes; those of the same name are replaced."""
+        path = self._notes_path(self.resolve(image_id))
+        with self._notes_lock:
+            write_atomically(path, json.dumps({**read_json(path), **notes}).encode())
+
+    def _notes_path(self, image_id: str) -> Path:
+        return self._notes / f"{image_id}.json"
+
+    def add(self, name: str, upload: Path) -> str:
+        """Put a cine into the study folder and return its id (for DICOM its SOP instance UID).
+
+        Raises
+        ------
+        UnknownImageError
+            If the name is malformed.
+        UnreadableCineError
+            If the file is no cine, was saved by a viewer, or another image has the name.
+        """
+        suffix = upload.suffix.lower()
+        if suffix in VOLUME_SUFFIXES:
+            msg = f"Image {name}: a {suffix} volume from a viewer has lost its calibration; upload the DICOM or video."
+            raise UnreadableCineError(msg)
+        return self.studies.add_image(upload, f"{require_image_id(name)}{suffix}")
+
+    def remove(self, image_id: str) -> None:
+        """Take a cine out of the study folder; its file and its annotations are kept aside there."""
+        self.studies.remove_image(self.resolve(image_id))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an annotator submits becomes the next revision of the cine's annotation, or one sentence on why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from echo_plugin.annotations import Annotation
+from echo_plugin.cine import Cine
+from echo_plugin.errors import AnnotationConflictError, AnnotationError
+from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.markups import annotated_frames, boxes_from_markups
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.volume import rendition_geometry
+
+logger = logging.getLogger(__name__)
+
+SAVE_ATTEMPTS = 10
+_NOT_IN_A_NAME = re.compile(r"[^\w .@+-]")
+
+
+def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: Mapping[str, Any]) -> Annotation:
+    """Store a markups file or an annotation JSON and return the annotation as saved.
+
+    Parameters
+    ----------
+    studies
+        Where it is stored.
+    image_id
+        The cine it is about.
+    content
+        The file as it came; kept verbatim in the history.
+    info
+        ``user`` or ``client_id``: the author. ``annotated_frames``: 0-based frames that were looked at.
+        ``revision``: the one the change was based on; a newer one is then a conflict. 3D Slicer names none, and its
+        submission follows whatever is there.
+
+    Raises
+    ------
+    AnnotationError
+        If the content cannot be a label; nothing has been stored.
+    AnnotationConflictError
+        If ``revision`` is given and not the stored one.
+    """
+    author = _NOT_IN_A_NAME.sub("", str(info.get("user") or info.get("client_id") or ""))[:64].strip() or None
+    based_on = _revision(image_id, info.get("revision"))
+    for attempt in range(SAVE_ATTEMPTS):
+        current = studies.annotation(image_id) or Annotation(image_id)
+        annotation = _parse(content, current, studies.read_cine(image_id), info)
+        base = current.revision if based_on is None else based_on
+        try:
+            saved = studies.save_annotation(annotation, author=author, based_on_revision=base, upload=content)
+        except AnnotationConflictError:
+            if based_on is not None or attempt == SAVE_ATTEMPTS - 1:
+                raise
+            continue  # another annotator saved in between: what markups cannot say is taken from that revision
+        logger.info("Label of %s: revision %d with %d boxes", image_id, saved.revision, len(saved.boxes))
+        return saved
+    msg = f"Label of {image_id}: others saved {SAVE_ATTEMPTS} revisions meanwhile; submit again."
+    raise AnnotationConflictError(msg)
+
+
+def _parse(content: bytes, current: Annotation, cine: Cine, info: Mapping[str, Any]) -> Annotation:
+    image_id = current.image_id
+    try:
+        text = content.decode("utf-8-sig")
+        is_markups = "markups" in json.loads(text)
+    except (ValueError, TypeError, RecursionError) as exc:
+        msg = f"Label of {image_id} is no JSON object; a Slicer markups file or an annotation is accepted."
+        raise AnnotationError(msg) from exc
+    if not is_markups:
+        annotation = annotation_from_json(text, source=f"Label of {image_id}")
+        if annotation.image_id != image_id:
+            msg = f"Label of {image_id} is an annotation of {annotation.image_id}; submit it for that image."
+            raise AnnotationError(msg)
+        return annotation
+    boxes = boxes_from_markups(text, rendition_geometry(cine))
+    frames = annotated_frames(boxes, cine.frame_count, _asked_frames(image_id, info.get("annotated_frames")))
+    return dataclasses.replace(current, boxes=boxes, annotated_frames=frames)
+
+
+def _asked_frames(image_id: str, frames: object) -> list[int] | None:
+    if frames is None:
+        return None
+    if isinstance(frames, list) and all(isinstance(f, int) and not isinstance(f, bool) for f in frames):
+        return frames
+    msg = f"Label of {image_id}: annotated_frames is {str(frames)[:40]!r}; a list of 0-based frames is accepted."
+    raise AnnotationError(msg)
+
+
+def _revision(image_id: str, revision: object) -> int | None:
+    if revision is None or (isinstance(revision, int) and not isinstance(revision, bool)):
+        return revision
+    msg = f"Label of {image_id}: revision is {str(revision)[:40]!r}; the number of the one it is based on is accepted."
+    raise AnnotationError(msg)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch inference: keep a prediction of every cine, with or without a GPU; one bad cine does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+
+from echo_plugin.errors import EchoError
+from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
+
+logger = logging.getLogger(__name__)
+
+
+class CineBatchInfer(BatchInferTask):
+    """Predict many cines, one after the other.
+
+    MONAI Label sends ``device``, ``multi_gpu``, ``gpus`` and ``max_workers`` with every request and divides by the
+    number of GPUs. The pipeline was told its device when the server started and holds one model, so these have no say.
+    """
+
+    def __call__(
+        self, request: Mapping[str, Any], datastore: EchoDatastore, infer: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return per image id the JSON of its prediction, or ``{"error": sentence}``."""
+        image_ids = sorted(self.get_images(request, datastore))
+        image_ids = image_ids[: int(request.get("max_batch_size") or 0) or None]
+        results: dict[str, Any] = {}
+        for number, image_id in enumerate(image_ids, start=1):
+            asked = {**request, "image": image_id, "save_label": True, "label_tag": ORIGINAL}
+            try:
+                result = infer(asked, datastore)
+            except (EchoError, ValueError) as exc:
+                logger.warning("Cine %d of %d failed: %s", number, len(image_ids), exc)
+                results[image_id] = {"error": str(exc)}
+                continue
+            Path(result["file"]).unlink(missing_ok=True)
+            results[image_id] = result["params"]
+            logger.info("Cine %d of %d predicted", number, len(image_ids))
+        return results

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strategies: which cine an annotator sees next."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from echo_plugin.host.datastore import EchoDatastore
+
+Choose = Callable[[EchoDatastore, Sequence[str], Mapping[str, Any]], str]
+
+
+class NextCine(Strategy):
+    """Choose one of the cines without a label."""
+
+    def __init__(self, description: str, choose: Choose) -> None:
+        super().__init__(description)
+        self._choose = choose
+
+    def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, str] | None:
+        """Return ``{"id": image id}``; None when every cine has a label."""
+        unlabelled = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
+        return {"id": self._choose(datastore, unlabelled, request)} if unlabelled else None
+
+
+def choose_first(_datastore: EchoDatastore, unlabelled: Sequence[str], _request: Mapping[str, Any]) -> str:
+    """Return the first in the order of ids."""
+    return unlabelled[0]
+
+
+def choose_at_random(datastore: EchoDatastore, unlabelled: Sequence[str], request: Mapping[str, Any]) -> str:
+    """Return any, one shown lately less often; ``request["seed"]`` repeats a choice."""
+    strategy = str(request.get("strategy") or "random")
+    now = time.time()
+    shown = [datastore.get_image_info(i).get("strategy", {}).get(strategy, {}).get("ts", 0) for i in unlabelled]
+    weights = np.array([max(now - ts, 1.0) for ts in shown])
+    chosen = np.random.default_rng(request.get("seed")).choice(len(unlabelled), p=weights / weights.sum())
+    return unlabelled[int(chosen)]
+
+
+def choose_least_labelled_patient(
+    datastore: EchoDatastore, unlabelled: Sequence[str], _request: Mapping[str, Any]
+) -> str:
+    """Return a cine of the patient with the fewest labelled cines: many patients teach more than many cines of one.
+
+    A cine of an unknown patient counts as a patient of its own.
+    """
+    patients = {
+        image_id: datastore.images.entry(image_id).patient_id or image_id for image_id in datastore.list_images()
+    }
+    labelled = Counter(patients[image_id] for image_id in datastore.get_labeled_images())
+    return min(unlabelled, key=lambda image_id: (labelled[patients[image_id]], image_id))
+
+
+def strategies() -> dict[str, Strategy]:
+    """Return the strategies by the names viewers show; the first is preselected."""
+    return {
+        "random": NextCine("Any cine without a label", choose_at_random),
+        "first": NextCine("The first cine without a label", choose_first),
+        "fewest_labels": NextCine("A cine of the patient with the fewest labels", choose_least_labelled_patient),
+    }

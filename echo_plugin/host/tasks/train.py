@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainers: learn from the labels of the study folder, publish, and let the next prediction use it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.train import TrainTask
+
+from echo_plugin.annotations import Annotation
+from echo_plugin.errors import EchoError, TrainingDataError
+from echo_plugin.host.cache import read_json
+from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.training_job import TrainingProgress
+from echo_plugin.model_card import ModelCard
+from echo_plugin.training.options import TrainOptions
+
+logger = logging.getLogger(__name__)
+
+MINIMAL_PATIENTS = 3
+"""One each to learn from, to choose the checkpoint with and to measure on."""
+
+Train = Callable[..., ModelCard]
+
+
+def _train_detector() -> Train:
+    from echo_plugin.training.detector import train_detector
+
+    return train_detector
+
+
+def _train_defects() -> Train:
+    from echo_plugin.training.defects import train_defects
+
+    return train_defects
+
+
+def _train_views() -> Train:
+    from echo_plugin.training.views import train_views
+
+    return train_views
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a trainer learns.
+
+    ``label`` : what a cine must say, for messages. ``load`` : imports the training function, which the server, whose
+    trainings run in another process, never needs. ``teaches`` : whether an annotation is a label for it.
+    """
+
+    title: str
+    label: str
+    load: Callable[[], Train]
+    teaches: Callable[[Annotation], bool]
+
+
+TRAINABLES = {
+    "septal_boxes": Trainable("Septal detector", "septal boxes", _train_detector, lambda a: bool(a.annotated_frames)),
+    "defects": Trainable("Defect embedder", "a defect", _train_defects, lambda a: a.defect is not None),
+    "views": Trainable("View classifier", "a view", _train_views, lambda a: a.view is not None),
+}
+
+
+class CineTrainer(TrainTask):
+    """Train one model on the study folder, in a process that MONAI Label starts for it.
+
+    Parameters
+    ----------
+    name
+        A key of ``TRAINABLES``.
+    models
+        Where the model is published.
+    progress
+        The file through which the server sees how far the training is.
+    device
+        auto, cpu or cuda, unless the request names one.
+    """
+
+    def __init__(self, name: str, models: Path, progress: Path, device: str) -> None:
+        self.about = TRAINABLES[name]
+        super().__init__(f"{self.about.title}: learns from every cine that says {self.about.label}")
+        self.name = name
+        self.models = models
+        self.device = device
+        self.progress = progress
+
+    def config(self) -> dict[str, Any]:
+        """Return what a viewer may set; 0 epochs: as many as the recipe takes."""
+        return {"epochs": 0, "seed": 0}
+
+    def stats(self) -> dict[str, Any]:
+        """Return epoch, total_epochs, best_metric, eta_s and status of the latest training; empty before the first."""
+        return read_json(self.progress)
+
+    def require_trainable(self, datastore: EchoDatastore, request: Mapping[str, Any]) -> TrainOptions:
+        """Return the options of a training that can start.
+
+        Raises
+        ------
+        TrainingDataError
+            If too few patients are labelled, or models cannot be published.
+        ValueError
+            If a parameter of the request is malformed.
+        """
+        options = self._options(request)
+        patients = set()
+        for image_id in datastore.get_labeled_images():
+            annotation = datastore.studies.annotation(image_id)
+            if annotation is not None and self.about.teaches(annotation):
+                patients.add(datastore.images.entry(image_id).patient_id or image_id)
+        if len(patients) < MINIMAL_PATIENTS:
+            msg = (
+                f"Training {self.name} needs cines that say {self.about.label} of at least {MINIMAL_PATIENTS} patients;"
+                f" the study folder has {len(patients)}."
+            )
+            raise TrainingDataError(msg)
+        if not os.access(self.models, os.W_OK):
+            msg = f"Model folder {self.models} cannot be written; start the server with --models and a folder that can."
+            raise TrainingDataError(msg)
+        return options
+
+    def _options(self, request: Mapping[str, Any]) -> TrainOptions:
+        numbers: dict[str, int] = {}
+        for key in ("epochs", "seed"):
+            text = request.get(key) or 0
+            if isinstance(text, bool) or not str(text).isdigit():
+                msg = f"Training {self.name}: {key} is {text!r}; a whole number of 0 or more is accepted."
+                raise ValueError(msg)
+            numbers[key] = int(text)
+        device = str(request.get("device") or self.device)
+        # MONAI Label's clients ask for "cuda" whether there is a GPU or not; the server knows
+        device = self.device if device == "cuda" else device
+        return TrainOptions(
+            epochs=numbers["epochs"] or None,
+            seed=numbers["seed"],
+            device=device,
+            cache_dir=self.progress.parent / "frames",
+            command=f"MONAI Label: train {self.name}",
+        )
+
+    def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, Any]:
+        """Train, publish, and return the card's name, version and metrics."""
+        progress = TrainingProgress(self.progress)
+
+        progress.start()
+        try:
+            options = self.require_trainable(datastore, request)
+            train = self.about.load()
+            card = train(datastore.root, self.models, options, on_epoch=progress.epoch_done)
+        except (EchoError, ValueError) as exc:
+            progress.failed(str(exc))
+            raise
+        except Exception as exc:
+            progress.failed(f"Training {self.name} failed ({type(exc).__name__}: {exc}).")
+            raise
+        message = f"Published {card.name} {card.version}."
+        progress.done(message)
+        logger.info(message)
+        return {"model": card.name, "version": card.version, "metrics": {k: m.value for k, m in card.metrics.items()}}
+
+
+def trainers(models: Path, cache: Path, device: str) -> dict[str, TrainTask]:
+    """Return the trainers by name; the first one's progress is what 3D Slicer's bar shows."""
+    folder = cache / "training"
+    return {name: CineTrainer(name, models, folder / f"{name}.json", device) for name in TRAINABLES}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The task ``views``: which standard view the cine shows."""
+
+from __future__ import annotations
+
+from echo_plugin.anatomy import PAEDIATRIC
+from echo_plugin.host.infer_task import Shown, TaskDescription
+from echo_plugin.predict import CinePrediction
+
+
+def show_view(prediction: CinePrediction) -> Shown:
+    """Return the view with its probability as text, such as ``A4C 0.97``."""
+    view = prediction.view
+    return Shown() if view is None else Shown(caption=f"{view.view.value} {view.probability:.2f}")
+
+
+VIEW = TaskDescription(
+    title="Echocardiographic view",
+    model="view_classifier",
+    labels=[view.value for view in PAEDIATRIC],
+    predicts=("view",),
+    show=show_view,
+)

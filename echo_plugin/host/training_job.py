@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training that runs as a child of the server: its progress on disk, and its end with the server's.
+
+MONAI Label trains in a process of its own, remembers its last lines and kills it on request, but leaves it running when
+the server ends, and knows neither percentage nor time left. Publishing is atomic, so a kill at any moment is safe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from echo_plugin.host.cache import write_atomically
+from echo_plugin.training.options import EpochStatus
+
+logger = logging.getLogger(__name__)
+
+SERVER_PID_VARIABLE = "MONAILABEL_ECHO_SERVER_PID"
+"""Set by the server for its children."""
+
+
+def end_with_server(environment: dict[str, str] | os._Environ[str] = os.environ, poll_s: float = 1.0) -> None:
+    """End this process, and what it started, as soon as the server that started it is gone.
+
+    Does nothing in the server itself or where no server is named. A thread looks at the server's process: that works on
+    every system and also when the server was killed without a chance to clean up.
+    """
+    pid = environment.get(SERVER_PID_VARIABLE, "")
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return
+    try:
+        server = psutil.Process(int(pid))
+    except psutil.NoSuchProcess:
+        _end_now()
+    threading.Thread(target=_watch, args=(server, poll_s), name="end-with-server", daemon=True).start()
+
+
+def _watch(server: psutil.Process, poll_s: float) -> None:
+    while _is_alive(server):
+        time.sleep(poll_s)
+    _end_now()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end_now() -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)
+
+
+class TrainingProgress:
+    """How far a training is, in a file that the server reads while another process writes it.
+
+    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show.
+
+    Parameters
+    ----------
+    path
+        The JSON file; replaced as a whole at each epoch.
+    clock
+        Seconds, ascending.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._clock = clock
+        self._started = clock()
+        self._reached: dict[str, Any] = {"epoch": 0, "total_epochs": 1, "best_metric": 0.0}
+
+    def start(self) -> None:
+        """Say that training begins."""
+        self._write(status="RUNNING")
+
+    def epoch_done(self, epoch: EpochStatus) -> None:
+        """Say that an epoch is over."""
+        self._reached = {
+            "epoch": epoch.epoch,
+            "total_epochs": epoch.total_epochs,
+            "best_metric": epoch.best_metric or 0.0,
+            "metric": epoch.metric,
+            "train_loss": epoch.train_loss,
+        }
+        self._write(status="RUNNING", eta_s=round(epoch.eta_s, 1), message=epoch.note)
+        metric = "" if epoch.metric is None else f", metric {epoch.metric:.3f} (best {epoch.best_metric or 0:.3f})"
+        logger.info("Epoch %d of %d, about %.0f s left%s", epoch.epoch, epoch.total_epochs, epoch.eta_s, metric)
+
+    def done(self, message: str) -> None:
+        """Say that the model is published."""
+        self._write(status="DONE", eta_s=0.0, total_time=round(self._clock() - self._started, 1), message=message)
+
+    def failed(self, message: str) -> None:
+        """Say in one sentence why there is no model."""
+        logger.error(message)
+        self._write(status="ERROR", message=message)
+
+    def _write(self, **facts: Any) -> None:
+        elapsed = round(self._clock() - self._started, 1)
+        write_atomically(self.path, json.dumps({**self._reached, "elapsed_s": elapsed, **facts}).encode())

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server under several hands at once, and while it trains."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from echo_plugin.io.markups import boxes_to_markups
+from echo_plugin.io.volume import rendition_geometry
+
+pytestmark = pytest.mark.server
+
+TRAIN_LIMIT_S = 400
+
+
+def test_info_is_answered_while_predictions_are_still_at_work(server, new_image):
+    finished = []
+
+    def predict(number):
+        answer = requests.post(f"{server.url}/infer/defects?image={new_image}&output=json", timeout=300)
+        finished.append(f"prediction {number}")
+        return answer.status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        predictions = [pool.submit(predict, number) for number in range(12)]
+        status, _ = server.ask("GET", "/info/")
+        finished.append("info")
+        statuses = [prediction.result() for prediction in predictions]
+
+    assert status == 200
+    assert statuses == [200] * 12
+    assert finished.index("info") < 11
+
+
+def test_annotators_who_submit_at_once_lose_nothing(server, new_image):
+    cine = server.studies.read_cine(new_image)
+    markups = boxes_to_markups((), rendition_geometry(cine))
+    before = len(server.studies.history(new_image))
+    barrier = threading.Barrier(8)
+
+    def submit(reader):
+        barrier.wait(60)
+        return requests.put(
+            f"{server.url}/datastore/label?image={new_image}",
+            data={"params": json.dumps({"client_id": f"reader-{reader}"})},
+            files={"label": ("tmp.json", markups, "application/json")},
+            timeout=120,
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(submit, range(8)))
+
+    history = server.studies.history(new_image)
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert len(history) == before + 8
+    assert {annotation.author for annotation in history[-8:]} == {f"reader-{reader}" for reader in range(8)}
+    assert [annotation.revision for annotation in history] == list(range(1, before + 9))
+
+
+def test_a_batch_without_a_gpu_keeps_a_prediction_of_each_cine(server, slicer_client, new_image):
+    status, answer = server.ask(
+        "POST",
+        "/batch/infer/septal_boxes?images=all&run_sync=true",
+        b'{"device": "cuda", "multi_gpu": true, "max_batch_size": 0}',
+        Content_Type="application/json",
+    )
+
+    assert status == 200
+    assert set(answer) == set(server.studies.image_ids())
+    assert all("boxes" in prediction for prediction in answer.values())
+    kept = json.loads(Path(slicer_client.download_label(new_image, "original")).read_text())
+    assert len(kept["markups"]) == len(answer[new_image]["boxes"])
+    # listed, Slicer would draw it beside the prediction that it makes itself
+    assert "original" not in slicer_client.datastore()["objects"][new_image]["labels"]
+
+
+def wait_for(server, states, limit_s=TRAIN_LIMIT_S):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        job = server.ask("GET", "/train/")[1]
+        if job["status"] in states:
+            return job
+        time.sleep(0.5)
+    pytest.fail(f"training is still {job['status']} after {limit_s} s: {job}")
+
+
+@pytest.mark.heavy
+def test_training_reports_its_epochs_and_the_next_prediction_uses_its_model(server, slicer_client, new_image):
+    before = slicer_client.infer("septal_boxes", new_image, {})[1]["models"]["detector"]["version"]
+
+    started = slicer_client.train_start("septal_boxes", {"epochs": 1})
+    status, sentence = server.ask("POST", "/train/views", b"{}", Content_Type="application/json")
+    job = wait_for(server, {"DONE", "ERROR", "STOPPED"})
+
+    assert started["status"] in ("SUBMITTED", "RUNNING")
+    assert (status, sentence["detail"]) == (429, "A train job is running already; wait for it or stop it.")
+    assert job["status"] == "DONE", job
+    assert (job["progress"]["epoch"], job["progress"]["total_epochs"]) == (1, 1)
+    assert job["progress"]["message"].startswith("Published septal_detector")
+    assert slicer_client.info()["train_stats"]["septal_boxes"]["total_time"] > 0
+    after = slicer_client.infer("septal_boxes", new_image, {})[1]["models"]["detector"]["version"]
+    assert after != before
+
+
+@pytest.mark.heavy
+def test_a_training_is_stopped_on_request_and_leaves_the_model_as_it_was(server, slicer_client):
+    published = {path.name: path.read_bytes() for path in server.models.glob("*.json")}
+
+    slicer_client.train_start("septal_boxes", {"epochs": 50})
+    wait_for(server, {"RUNNING"})
+    trainings = psutil.Process(server.process.pid).children(recursive=True)
+    stopped = slicer_client.train_stop()
+
+    assert stopped["status"] == "STOPPED"
+    assert stopped["details"][-1] == "Stopped on request."  # Slicer shows the last line
+    assert not slicer_client.train_status(check_if_running=True)
+    _, alive = psutil.wait_procs(trainings, timeout=10)
+    assert [process for process in alive if "train" in " ".join(process.cmdline())] == []
+    assert {path.name: path.read_bytes() for path in server.models.glob("*.json")} == published
+    assert server.ask("DELETE", "/train/")[0] == 404
