@@ -138,6 +138,11 @@ def train(
     models: Models = DEFAULT_MODELS,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="starter: go on from the published model; scratch: random weights.")
+    ] = "starter",
+    max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep decoded frames there for the next training.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -145,7 +150,7 @@ def train(
 
     Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
     """
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import EpochStatus, TrainOptions
 
     if what is Trainable.DETECTOR:
         from echo_plugin.training.detector import train_detector as run
@@ -153,14 +158,23 @@ def train(
         from echo_plugin.training.defects import train_defects as run
     else:
         from echo_plugin.training.views import train_views as run
-    options = TrainOptions(epochs=epochs, backbone=backbone, seed=seed, device=device)
+    options = TrainOptions(
+        epochs=epochs,
+        backbone=backbone,
+        start=start,
+        max_minutes=max_minutes,
+        cache_dir=cache,
+        seed=seed,
+        device=device,
+        command=" ".join(["monailabel-echo", *sys.argv[1:]]),
+    )
     with _progress(f"Training {what}") as report:
-        card = run(
-            studies,
-            models,
-            options,
-            on_epoch=lambda s: report(s.epoch, s.total_epochs, f"best {s.best_metric or 0:.3f}"),
-        )
+
+        def on_epoch(status: EpochStatus) -> None:
+            metric = "" if status.best_metric is None else f"best {status.best_metric:.3f}"
+            report(status.epoch, status.total_epochs, metric)
+
+        card = run(studies, models, options, on_epoch=on_epoch, progress=report)
     _say(f"Published {card.name} {card.version} to {models}.")
 
 
