@@ -20,6 +20,10 @@ from echo_plugin.annotations import SeptalBox
 from echo_plugin.geometry import box_iou
 
 
+FREE_IOU = 0.5
+"""Steps between boxes that overlap so much cost nothing: that is how far a wall moves between frames."""
+
+
 @dataclass(frozen=True)
 class TrackOptions:
     """How boxes of one septum are joined.
@@ -95,9 +99,9 @@ def _best_course(candidates: list[SeptalBox], options: TrackOptions) -> list[Sep
         before = np.flatnonzero(frames[:i] < frames[i])
         if len(before):
             is_near = frames[i] - frames[before] <= options.longest_gap + 1
-            jumps = options.jump_cost * (1.0 - box_iou(corners[i], corners[before[is_near]])[0])
+            iou = box_iou(corners[i], corners[before[is_near]])[0]
             through = gain[before]
-            through[is_near] -= jumps
+            through[is_near] -= options.jump_cost * np.clip(1.0 - iou / FREE_IOU, 0.0, None)
             best = int(np.argmax(through))
             if through[best] > 0:
                 gain[i], previous[i] = scores[i] + through[best], before[best]

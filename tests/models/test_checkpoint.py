@@ -141,7 +141,7 @@ def test_threads_publish_one_after_the_other(tmp_path: Path, card: ModelCard) ->
 def test_missing_model_names_what_is_there(tmp_path: Path, card: ModelCard) -> None:
     publish(tmp_path, state_of(1.0), card)
 
-    with pytest.raises(ModelNotFoundError, match="Model other is not published in .*; found there: model"):
+    with pytest.raises(ModelNotFoundError, match=r"Model other is not published in .*; found there: model"):
         load_card(tmp_path, "other")
     with pytest.raises(ModelNotFoundError, match="found there: nothing"):
         load_card(tmp_path / "absent", "other")
@@ -153,7 +153,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, card: ModelCard, monkeypatc
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
 
-    with pytest.raises(ModelMismatchError, match="Model model: weights have SHA-256 .* but the card says"):
+    with pytest.raises(ModelMismatchError, match=r"Model model: weights have SHA-256 .* but the card says"):
         load_published(tmp_path, "model")
 
 

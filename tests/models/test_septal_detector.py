@@ -122,7 +122,7 @@ def test_colour_frames_are_refused_with_their_shape(detector: SeptalDetector) ->
 
 
 def test_unknown_backbone_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'vgg' is unknown; .*mobilenet_v3_large"):
+    with pytest.raises(ValueError, match=r"'vgg' is unknown; .*mobilenet_v3_large"):
         DetectorConfig(backbone="vgg")
 
 

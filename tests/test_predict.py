@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, View
+from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.gallery import Gallery, write_gallery
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.tracks import TrackOptions
+
+torch.set_num_threads(1)
+VIEWS = (View.A4C, View.PSAX_AV, View.OTHER)
+
+
+def publish_network(directory: Path, name: str, network: torch.nn.Module, classes: tuple[str, ...]) -> ModelCard:
+    config = network.config
+    card = ModelCard(
+        name, "1", name, config.backbone, classes, config.input_size_px, dataclasses.asdict(config),
+        TrainingData("random weights", 1, 1, "0" * 64),
+    )  # fmt: skip
+    return publish(directory, network.state_dict(), card)
+
+
+def publish_detector(directory: Path, seed: int = 0) -> ModelCard:
+    torch.manual_seed(seed)
+    detector = SeptalDetector(DetectorConfig(input_size_px=64, score_threshold=0.0, boxes_per_frame=5))
+    torch.nn.init.normal_(detector.head.classification_head.cls_logits.weight, std=0.2)
+    return publish_network(directory, "septal_detector", detector, tuple(s.value for s in DETECTED_SEPTA))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    publish_detector(directory)
+    torch.manual_seed(1)
+    embedder = DefectEmbedder(EmbedderConfig(input_size_px=64))
+    publish_network(directory, "defect_embedder", embedder, tuple(d.value for d in DEFECTS))
+    views = ViewClassifier(ViewConfig(classes=len(VIEWS), input_size_px=64))
+    publish_network(directory, "view_classifier", views, tuple(v.value for v in VIEWS))
+    return directory
+
+
+@pytest.fixture
+def cine() -> Cine:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 60, 80, 1), dtype=np.uint8)
+    return Cine("a4c_007", FramesInMemory(pixels), np.arange(9) * 40.0, (UltrasoundRegion(10, 5, 75, 55),), "p1")
+
+
+@pytest.fixture(scope="session")
+def pipeline(models: Path) -> EchoPipeline:
+    return EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=0.0, jump_cost=0.0))
+
+
+def test_prediction_has_the_json_of_the_contract(pipeline: EchoPipeline, cine: Cine) -> None:
+    entry = json.loads(json.dumps(pipeline.predict(cine).to_json(cine, Path("x.dcm")), allow_nan=False))
+
+    assert list(entry) == [
+        "path", "image_id", "frames", "height", "width", "frame_time_ms", "view", "boxes", "defect", "nearest",
+        "models", "timings_ms",
+    ]  # fmt: skip
+    assert (entry["path"], entry["image_id"], entry["frames"]) == ("x.dcm", "a4c_007", 9)
+    assert (entry["height"], entry["width"], entry["frame_time_ms"]) == (60, 80, 40.0)
+    assert set(entry["view"]) == {"view", "probability", "probabilities", "frame_indices"}
+    assert set(entry["view"]["probabilities"]) == {"A4C", "PSAX-AV", "OTHER"}
+    assert set(entry["boxes"][0]) == {"frame_index", "x1", "y1", "x2", "y2", "septum", "score"}
+    assert set(entry["defect"]["angles_deg"]) == set(entry["defect"]["probabilities"]) == {"Normal", "ASD", "VSD"}
+    assert entry["nearest"] == []
+    assert entry["models"]["detector"] == {"name": "septal_detector", "version": "1", "trained_on": "random weights"}
+    assert set(entry["models"]) == {"detector", "defects", "views"}
+    assert entry["timings_ms"]["total"] > 0
+
+
+def test_each_frame_has_at_most_one_box_per_septum_inside_the_picture(pipeline: EchoPipeline, cine: Cine) -> None:
+    boxes = pipeline.predict(cine, tasks=("boxes",)).boxes
+
+    keys = [(b.frame_index, b.septum) for b in boxes]
+    assert {b.frame_index for b in boxes} == set(range(9))
+    assert len(set(keys)) == len(keys)
+    assert all(0 <= b.x1 < b.x2 <= 80 and 0 <= b.y1 < b.y2 <= 60 for b in boxes)
+
+
+def test_unlinked_boxes_are_there_for_who_wants_them(pipeline: EchoPipeline, cine: Cine) -> None:
+    candidates = pipeline.detect_septa(cine, [2, 4])
+
+    assert {b.frame_index for b in candidates} == {2, 4}
+    assert len(candidates) > 4
+
+
+def test_same_cine_twice_gives_the_same_answer(pipeline: EchoPipeline, cine: Cine) -> None:
+    first, second = (pipeline.predict(cine) for _ in range(2))
+
+    assert (first.boxes, first.view, first.defect) == (second.boxes, second.view, second.defect)
+
+
+def test_asked_frames_are_predicted_alone(pipeline: EchoPipeline, cine: Cine) -> None:
+    prediction = pipeline.predict(cine, tasks=("boxes", "defect"), frame_indices=(5, 0))
+
+    assert {b.frame_index for b in prediction.boxes} == {0, 5}
+    assert prediction.defect is not None
+    assert set(prediction.defect.frame_indices) <= {0, 5}
+    assert prediction.view is None
+
+
+def test_defect_alone_uses_boxes_without_returning_them(pipeline: EchoPipeline, cine: Cine) -> None:
+    prediction = pipeline.predict(cine, tasks=("defect",))
+
+    assert prediction.boxes == ()
+    assert prediction.defect is not None
+    assert not prediction.defect.is_whole_frame
+    assert len(prediction.defect.crops) == 9
+    assert set(prediction.models) == {"detector", "defects"}
+
+
+def test_whole_frames_are_compared_when_no_septum_is_found(models: Path, cine: Cine) -> None:
+    blind = EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=1.0))
+
+    prediction = blind.predict(cine)
+
+    assert prediction.boxes == ()
+    assert prediction.defect is not None
+    assert prediction.defect.is_whole_frame
+    assert prediction.defect.crops == ()
+
+
+def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
+    still = Cine("still", FramesInMemory(np.full((1, 50, 50, 3), 80, dtype=np.uint8)))
+
+    prediction = pipeline.predict(still)
+
+    assert prediction.view is not None
+    assert prediction.view.frame_indices == (0,)
+    assert prediction.defect is not None
+
+
+def test_nothing_that_was_not_asked_needs_its_model(tmp_path: Path, models: Path, cine: Cine) -> None:
+    for suffix in ("json", "safetensors"):
+        (tmp_path / f"view_classifier.{suffix}").symlink_to(models / f"view_classifier.{suffix}")
+    lone = EchoPipeline(tmp_path, device="cpu")
+
+    assert lone.predict(cine, tasks=("view",)).view is not None
+    assert set(lone.cards()) == {"view_classifier"}
+    with pytest.raises(
+        ModelNotFoundError, match=r"septal_detector is not published .* `monailabel-echo train detector"
+    ):
+        lone.predict(cine, tasks=("boxes",))
+
+
+def test_what_is_published_later_is_used_from_the_next_prediction_on(tmp_path: Path, cine: Cine) -> None:
+    first = publish_detector(tmp_path, seed=0)
+    pipeline = EchoPipeline(tmp_path, device="cpu")
+    before = pipeline.predict(cine, tasks=("boxes",))
+    second = publish_detector(tmp_path, seed=8)
+
+    after = pipeline.predict(cine, tasks=("boxes",))
+
+    assert before.models["detector"].sha256 == first.sha256
+    assert after.models["detector"].sha256 == second.sha256 != first.sha256
+    assert pipeline.reload_if_published() == ()
+
+
+def test_models_are_loaded_before_the_first_request_if_wished(models: Path) -> None:
+    pipeline = EchoPipeline(models, device="cpu")
+
+    assert pipeline.reload_if_published() == ("septal_detector", "defect_embedder", "view_classifier")
+    assert pipeline.reload_if_published() == ()
+
+
+def test_threads_get_the_answer_of_one(pipeline: EchoPipeline, cine: Cine) -> None:
+    alone = pipeline.predict(cine)
+    answers: list[object] = []
+    threads = [threading.Thread(target=lambda: answers.append(pipeline.predict(cine).boxes)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == [alone.boxes] * 3
+
+
+def test_nearest_cases_come_from_the_gallery_of_the_same_embedder(tmp_path: Path, models: Path, cine: Cine) -> None:
+    for path in models.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    pipeline = EchoPipeline(tmp_path, device="cpu")
+    sha256 = pipeline.cards()["defect_embedder"].sha256
+    embeddings = np.eye(3, 512, dtype=np.float32)
+
+    write_gallery(tmp_path, Gallery(sha256, embeddings, ("a", "b", "c"), ("p1", "p2", "p3"), (Defect.VSD,) * 3))
+    found = pipeline.predict(cine, tasks=("defect",)).nearest
+    write_gallery(tmp_path, Gallery("other", embeddings, ("a", "b", "c"), ("p1", "p2", "p3"), (Defect.VSD,) * 3))
+
+    assert {case.image_id for case in found} == {"b", "c"}
+    assert pipeline.predict(cine, tasks=("defect",)).nearest == ()
+
+
+def test_weights_that_do_not_fit_their_card_are_refused(tmp_path: Path, cine: Cine) -> None:
+    torch.manual_seed(0)
+    detector = SeptalDetector(DetectorConfig(input_size_px=64, pyramid_channels=48))
+    detector.config = DetectorConfig(input_size_px=64)
+    publish_network(tmp_path, "septal_detector", detector, tuple(s.value for s in DETECTED_SEPTA))
+
+    with pytest.raises(ModelMismatchError, match=r"weight 'backbone\.fpn\.inner_blocks\.0\.0\.weight' is"):
+        EchoPipeline(tmp_path, device="cpu").predict(cine, tasks=("boxes",))
+
+
+def test_unknown_task_and_frame_are_refused(pipeline: EchoPipeline, cine: Cine) -> None:
+    with pytest.raises(ValueError, match="Task 'mood' is unknown; view, boxes, defect"):
+        pipeline.predict(cine, tasks=("mood",))
+    with pytest.raises(IndexError, match="a4c_007 has no frame 9"):
+        pipeline.predict(cine, tasks=("boxes",), frame_indices=(9,))
