@@ -24,7 +24,8 @@ from echo_plugin.io.markups import PointLabel, boxes_to_markups
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.volume import rendition_geometry
 from echo_plugin.models.card_file import load_card
-from echo_plugin.predict import CinePrediction, EchoPipeline
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.prediction import CinePrediction
 
 logger = logging.getLogger(__name__)
 

@@ -78,6 +78,9 @@ def test_a_batch_without_a_gpu_keeps_a_prediction_of_each_cine(server, slicer_cl
     assert len(kept["markups"]) == len(answer[new_image]["boxes"])
     # listed, Slicer would draw it beside the prediction that it makes itself
     assert "original" not in slicer_client.datastore()["objects"][new_image]["labels"]
+    assert server.ask("DELETE", f"/datastore/label?id={new_image}&tag=original")[0] == 200
+    status, answer = server.ask("GET", f"/datastore/label?label={new_image}&tag=original")
+    assert (status, "has no kept prediction" in answer["detail"]) == (404, True)
 
 
 def wait_for(server, states, limit_s=TRAIN_LIMIT_S):

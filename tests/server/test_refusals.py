@@ -48,7 +48,6 @@ def form(**fields: str) -> bytes:
         ("DELETE", "/batch/infer", None, 404, "No batch_infer job is running"),
         ("GET", f"/datastore/image?image={UNKNOWN_ID}", None, 404, "is not in the study folder"),
         ("GET", f"/datastore/label?label={UNKNOWN_ID}&tag=final", None, 404, "is not in the study folder"),
-        ("GET", "/datastore/label?label=NEW&tag=original", None, 404, "has no kept prediction"),
         ("GET", "/datastore/label?label=NEW&tag=draft", None, 422, "Label tag 'draft' is unknown"),
         ("GET", "/model/liver", None, 404, "No weights are published for 'liver'"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from echo_plugin.anatomy import DEFECTS
 from echo_plugin.host.infer_task import Shown, TaskDescription
-from echo_plugin.predict import CinePrediction
+from echo_plugin.prediction import CinePrediction
 
 
 def show_defect(prediction: CinePrediction) -> Shown:
