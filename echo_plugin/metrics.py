@@ -111,7 +111,7 @@ def _mean_over_present(values: FloatArray, confusion: FloatArray) -> FloatArray:
 
 
 def classification_metrics(
-    cohort: Cohort, true_ids: Sequence[int], probabilities: FloatArray, *, classes: Sequence[str], majority_id: int
+    cohort: Cohort, true_ids: Ids, probabilities: FloatArray, *, classes: Sequence[str], majority_id: int
 ) -> dict[str, Metric]:
     """Return accuracy, balanced accuracy, macro and per-class precision, recall, F1, AUC and the Brier score.
 
@@ -172,7 +172,7 @@ def auc_metric(cohort: Cohort, positive: NDArray[np.bool_], scores: FloatArray) 
     return cohort.metric(measure, baseline=0.5)
 
 
-def expected_calibration_error(probabilities: FloatArray, true_ids: Sequence[int], bins: int = 15) -> float:
+def expected_calibration_error(probabilities: FloatArray, true_ids: Ids, bins: int = 15) -> float:
     """Return ECE (Guo 2017): the mean gap between confidence and accuracy over ``bins`` equal bins of confidence."""
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == np.asarray(true_ids)

@@ -19,7 +19,7 @@ FLOORS = {
     3: {"host", "viewers"},
     4: {"cli", "__main__"},
 }  # fmt: skip
-SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "appearance", "loop", "options", "provenance"}
+SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "appearance", "loop", "options", "provenance", "clips"}
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 
 

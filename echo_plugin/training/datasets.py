@@ -26,7 +26,6 @@ from echo_plugin.cine import Cine
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.view_classifier import consecutive_frames
 from echo_plugin.preprocess import CONTEXT_MARGIN, crop_square, septal_square, to_model_input
 from echo_plugin.training.splits import patient_defects, require_patient
 
@@ -220,11 +219,6 @@ def prepare_crops(size_px: int, room: float) -> Prepare:
         return torch.stack(crops), np.zeros((len(crops), 0))
 
     return prepare
-
-
-def clip_frames(cine: LabelledCine, clips: int, length: int) -> tuple[int, ...]:
-    """Return clips * length frame indices: clips of neighbouring frames spread over the cine, clip after clip."""
-    return tuple(int(f) for f in consecutive_frames(cine.frame_count, clips, length).reshape(-1))
 
 
 def prepare_whole(size_px: int) -> Prepare:

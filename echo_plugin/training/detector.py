@@ -32,7 +32,7 @@ from echo_plugin.training.datasets import (
     prepare_detection,
     prepare_frames,
 )
-from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, run_epochs
+from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
 
@@ -83,7 +83,7 @@ def train_detector(
         progress=progress,
     )
     device = choose_device(options.device)
-    model.to(device, memory_format=torch.channels_last)
+    place(model, device)
     items = {part: frames.of(members) for part, members in parts.items()}
     kinds = _kinds(frames)[items["train"]]
     learned = run_epochs(
@@ -111,6 +111,7 @@ def train_detector(
         classes=tuple(septum.value for septum in DETECTED_SEPTA),
         config=dataclasses.asdict(config)
         | {"constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()]}
+        | {"operating_score": _operating_score(model, frames, items["validation"])}
         | {"validation_AP": learned.best_metric, "epochs": learned.epochs, "training_frames": len(items["train"])},
         labelled=labelled,
         cines=cines,
@@ -201,6 +202,20 @@ def _validate(model: nn.Module, frames: PreparedFrames, items: Tensor) -> float:
             matched = match_detections([answer.of(label) for answer in answers], wanted, iou=iou)
             values.append(average_precision(matched, np.ones((1, len(truths))))[0])
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _operating_score(model: nn.Module, frames: PreparedFrames, items: Tensor) -> float:
+    """Return the score from which validation boxes have the best F1 at IoU 0.5; 0.3 where none is right."""
+    answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
+    best = []
+    for label in range(len(DETECTED_SEPTA)):
+        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+        order = np.argsort(-matched.scores)
+        hits, total = np.cumsum(matched.is_hit[order]), matched.truths.sum()
+        f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)
+        if len(order) and hits[-1]:
+            best.append(matched.scores[order][int(f1.argmax())])
+    return float(np.clip(np.mean(best), 0.1, 0.6)) if best else 0.3
 
 
 def _measure(

@@ -191,6 +191,11 @@ def lower_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_quick)
 
 
+def place(model: nn.Module, device: torch.device) -> None:
+    """Move the model to ``device``, channels last in memory: the layout in which convolutions are fastest."""
+    model.to(device).to(memory_format=torch.channels_last)
+
+
 def schedule(progress: float, warm_up: float) -> float:
     """Return the factor of the learning rate at ``progress`` 0..1: straight up, then half a cosine down to 1 %.
 
