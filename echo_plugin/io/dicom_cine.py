@@ -7,7 +7,9 @@ The header is in ``dicom_header``, the place of the frames in ``pixel_fragments`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +21,7 @@ from echo_plugin.io import frame_codecs, jpeg_frames, pixel_display
 from echo_plugin.io.dicom_header import DicomHeader, read_dicom_header, read_header_and_bytes
 from echo_plugin.io.frame_codecs import Samples
 from echo_plugin.io.image_id import escape_path
-from echo_plugin.io.pixel_fragments import Span, encapsulated_spans, native_spans
+from echo_plugin.io.pixel_fragments import Span, encapsulated_spans, frame_bytes, native_spans
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
 
 __all__ = ["DicomFrames", "DicomHeader", "read_dicom_cine", "read_dicom_header"]
@@ -42,6 +44,8 @@ _JPEG_2000 = frozenset(
 )
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+_THREADS = min(4, os.cpu_count() or 1)
+_FRAMES_WORTH_A_THREAD = 12
 _BYTES_PER_STORED_BYTE = 1000
 """More decoded bytes a stored byte than any lossy JPEG (512) or RLE (64) stream can have."""
 
@@ -96,12 +100,22 @@ class DicomFrames:
             If the file has been changed or a frame is damaged; the message names both.
         """
         frames = np.empty((len(frame_indices), *self.shape[1:]), dtype=np.uint8)
+        share = max(_FRAMES_WORTH_A_THREAD, -(-len(frames) // _THREADS))
+        shares = [slice(start, start + share) for start in range(0, len(frames), share)]
+        if len(shares) <= 1:
+            self._read_into(frames, frame_indices)
+            return frames
+        with ThreadPoolExecutor(len(shares)) as pool:  # the JPEG decoder lets other threads run
+            for done in [pool.submit(self._read_into, frames[part], frame_indices[part]) for part in shares]:
+                done.result()
+        return frames
+
+    def _read_into(self, frames: ByteArray, frame_indices: Sequence[int]) -> None:
         with self.stored.open() as file:
             for frame_index, frame in zip(frame_indices, frames, strict=True):
-                raw = b"".join(self.stored.exactly(file, *span) for span in self.spans[frame_index])
+                raw = frame_bytes(self.header, self.stored, file, self.spans[frame_index])
                 with damage_named(self.stored.path, f"a frame at index {frame_index} that cannot be decoded"):
                     self._decode(raw, frame)
-        return frames
 
     def _decode(self, raw: bytes, frame: ByteArray) -> None:
         header = self.header
@@ -182,9 +196,9 @@ def _native_frame_bytes(path: Path, header: DicomHeader) -> int:
 
 
 def _refuse_bombs(header: DicomHeader, path: Path, spans: Sequence[tuple[Span, ...]]) -> None:
-    frame_bytes = header.height * header.width * header.samples_per_pixel
+    frame_length = header.height * header.width * header.samples_per_pixel
     for index, pieces in enumerate(spans):
-        if frame_bytes > _BYTES_PER_STORED_BYTE * sum(length for _, length in pieces):
+        if frame_length > _BYTES_PER_STORED_BYTE * sum(length for _, length in pieces):
             raise unreadable(
                 path, f"states {header.height} x {header.width} px for a frame (index {index}) of too few bytes."
             )

@@ -28,7 +28,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from echo_plugin.cine import UltrasoundRegion
 from echo_plugin.io.dicom_regions import valid_regions
 from echo_plugin.io.dicom_tags import TAGS_READ
-from echo_plugin.io.dicom_times import age_days, frame_times_ms, positive_number
+from echo_plugin.io.dicom_times import age_days, frame_times_ms, positive_number, stated
 from echo_plugin.io.image_id import is_uid
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
 
@@ -170,14 +170,14 @@ def _checked(path: Path, dataset: Dataset, place: dict[str, str | int]) -> Dicom
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
         series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
-        patient_id=str(dataset.get("PatientID") or "").strip() or None,
+        patient_id=str(stated(dataset, "PatientID") or "").strip() or None,
         patient_age_days=age_days(dataset),
-        heart_rate_bpm=positive_number(dataset.get("HeartRate")),
+        heart_rate_bpm=positive_number(stated(dataset, "HeartRate")),
         frames=frames,
         height=height,
         width=width,
         frame_times_ms=frame_times_ms(dataset, frames),
-        regions=valid_regions(dataset.get("SequenceOfUltrasoundRegions") or (), height, width),
+        regions=valid_regions(stated(dataset, "SequenceOfUltrasoundRegions") or (), height, width),
         transfer_syntax_uid=syntax,
         photometric_interpretation=str(dataset.get("PhotometricInterpretation") or "").strip().upper(),
         samples_per_pixel=samples,
@@ -208,5 +208,5 @@ def _number(path: Path, dataset: Dataset, keyword: str, accepted: Container[int]
 
 
 def _uid(dataset: Dataset, keyword: str) -> str | None:
-    text = str(dataset.get(keyword) or "").strip()
+    text = str(stated(dataset, keyword) or "").strip()
     return text if is_uid(text) else None

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pydicom.dataset import Dataset
 
 from echo_plugin.cine import RegionDataType, UltrasoundRegion
-from echo_plugin.io.dicom_times import positive_number
+from echo_plugin.io.dicom_times import positive_number, stated
 
 _CENTIMETRES = 3
 """(0018,6024), (0018,6026) *Physical Units X/Y Direction*, C.8.5.5.1.15."""
@@ -25,12 +25,15 @@ def valid_regions(items: Iterable[Dataset], height: int, width: int) -> tuple[Ul
     """Return the regions of (0018,6011) *Sequence of Ultrasound Regions*, in order; empty: none that can be trusted.
 
     One region that leaves the pixel matrix shows that the whole sequence was written for another matrix (a resized
-    copy), so none is returned then. A maximum equal to the matrix, one px too many, is common and is cut.
+    copy), so none is returned then. A maximum equal to the matrix, one px too many, is common and is cut. An item
+    without corners is passed over.
     """
     regions = []
     for item in items:
-        x1, y1 = int(item.RegionLocationMinX0), int(item.RegionLocationMinY0)
-        x2, y2 = int(item.RegionLocationMaxX1) + 1, int(item.RegionLocationMaxY1) + 1
+        corners = [stated(item, f"RegionLocation{corner}") for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+        if not all(isinstance(corner, int) for corner in corners):
+            continue
+        x1, y1, x2, y2 = corners[0], corners[1], corners[2] + 1, corners[3] + 1
         if not (0 <= x1 < x2 <= width + 1 and 0 <= y1 < y2 <= height + 1):
             return ()
         x2, y2 = min(x2, width), min(y2, height)
@@ -41,17 +44,17 @@ def valid_regions(items: Iterable[Dataset], height: int, width: int) -> tuple[Ul
 
 
 def _spacing_mm(item: Dataset, direction: str) -> float | None:
-    if item.get(f"PhysicalUnits{direction}Direction") != _CENTIMETRES:
+    if stated(item, f"PhysicalUnits{direction}Direction") != _CENTIMETRES:
         return None
-    delta_cm = item.get(f"PhysicalDelta{direction}")  # negative where the axis points the other way
-    return None if delta_cm is None else positive_number(abs(float(delta_cm)) * 10.0)
+    delta_cm = stated(item, f"PhysicalDelta{direction}")  # negative where the axis points the other way
+    return positive_number(abs(delta_cm) * 10.0) if isinstance(delta_cm, float | int) else None
 
 
 def _data_type(item: Dataset) -> RegionDataType:
-    number = item.get("RegionDataType")
-    if number == RegionDataType.TISSUE and item.get("RegionSpatialFormat", _TWO_DIMENSIONAL) != _TWO_DIMENSIONAL:
+    number = stated(item, "RegionDataType")
+    if number == RegionDataType.TISSUE and stated(item, "RegionSpatialFormat") not in (None, _TWO_DIMENSIONAL):
         return RegionDataType.OTHER  # M-mode of tissue: its columns are times
     try:
-        return RegionDataType(int(number))
-    except (TypeError, ValueError):
+        return RegionDataType(number)
+    except ValueError:
         return RegionDataType.OTHER

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ _FRAME_TIME = 0x00181063
 _FRAME_TIME_VECTOR = 0x00181065
 _DAYS_IN = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 _OLDEST_DAYS = 130 * 366
+
+
+def stated(header: Dataset, keyword: str) -> Any:
+    """Return the value of an element that a cine can be read without; None: absent, empty, or not of its VR."""
+    try:
+        value = header.get(keyword)
+    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError):
+        return None
+    return None if value == "" else value
 
 
 def positive_number(value: object) -> float | None:
@@ -40,14 +50,16 @@ def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
     """
     if frames < 2:
         return None
-    vector = _times_of_vector(header.get("FrameTimeVector"), frames)
-    step_ms = positive_number(header.get("FrameTime"))
-    pointer = header.get("FrameIncrementPointer")
+    vector = _times_of_vector(stated(header, "FrameTimeVector"), frames)
+    step_ms = positive_number(stated(header, "FrameTime"))
+    pointer = stated(header, "FrameIncrementPointer")
     pointers = {int(tag) for tag in pointer} if isinstance(pointer, Sequence) else {int(pointer or 0)}
     if vector is not None and (step_ms is None or (_FRAME_TIME_VECTOR in pointers and _FRAME_TIME not in pointers)):
         return vector
     if step_ms is None:
-        rate = positive_number(header.get("CineRate")) or positive_number(header.get("RecommendedDisplayFrameRate"))
+        rate = positive_number(stated(header, "CineRate")) or positive_number(
+            stated(header, "RecommendedDisplayFrameRate")
+        )
         step_ms = None if rate is None else 1000.0 / rate
     return None if step_ms is None else np.arange(frames, dtype=np.float64) * step_ms
 
@@ -69,15 +81,15 @@ def age_days(header: Dataset) -> int | None:
     From birth and study date where these do not contradict (0010,1010) *Patient's Age* by more than one of its
     units (a de-identified date does), else from the age as it is stated.
     """
-    stated = re.fullmatch(r"([0-9]{3})([DWMY])", str(header.get("PatientAge") or "").strip())
-    born, examined = _day(header.get("PatientBirthDate")), _day(header.get("StudyDate"))
+    age = re.fullmatch(r"([0-9]{3})([DWMY])", str(stated(header, "PatientAge") or "").strip())
+    born, examined = _day(stated(header, "PatientBirthDate")), _day(stated(header, "StudyDate"))
     counted = (examined - born).days if born and examined else None
     if counted is not None and not 0 <= counted <= _OLDEST_DAYS:
         counted = None
-    if stated is None:
+    if age is None:
         return counted
-    unit = _DAYS_IN[stated[2]]
-    stated_days = int(stated[1]) * unit
+    unit = _DAYS_IN[age[2]]
+    stated_days = int(age[1]) * unit
     if counted is not None and stated_days - unit <= counted <= stated_days + 2 * unit:
         return counted
     return round(stated_days)

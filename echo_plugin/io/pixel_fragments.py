@@ -17,6 +17,8 @@ import struct
 from collections.abc import Sequence
 from typing import BinaryIO
 
+import numpy as np
+
 from echo_plugin.io.dicom_header import UNDEFINED_LENGTH, DicomHeader
 from echo_plugin.io.stored_bytes import StoredBytes, unreadable
 
@@ -28,7 +30,7 @@ _STREAM_STARTS = (b"\xff\xd8", b"\xff\x4f", b"\x00\x00\x00\x0c")
 """JPEG and JPEG-LS SOI, JPEG 2000 SOC, JP2 signature box."""
 
 
-def native_spans(header: DicomHeader, stored: StoredBytes, frame_bytes: int) -> list[tuple[Span, ...]]:
+def native_spans(header: DicomHeader, stored: StoredBytes, frame_length: int) -> list[tuple[Span, ...]]:
     """Return the one span of each of T frames of uncompressed pixel data.
 
     Raises
@@ -38,17 +40,17 @@ def native_spans(header: DicomHeader, stored: StoredBytes, frame_bytes: int) -> 
     """
     if header.pixel_length == UNDEFINED_LENGTH:
         raise unreadable(stored.path, "is uncompressed by its transfer syntax but has encapsulated pixel data.")
-    needed = frame_bytes * header.frames
-    if not needed <= header.pixel_length < needed + frame_bytes + (frame_bytes == 1):
+    needed = frame_length * header.frames
+    if not needed <= header.pixel_length < needed + frame_length + (frame_length == 1):
         raise unreadable(
             stored.path,
-            f"states {header.frames} frames of {frame_bytes} bytes but has {header.pixel_length} bytes of pixel data.",
+            f"states {header.frames} frames of {frame_length} bytes but has {header.pixel_length} bytes of pixel data.",
         )
     if header.pixel_offset + needed > stored.length:
         raise unreadable(
             stored.path, f"is truncated: it ends at byte {stored.length}, pixels at {header.pixel_offset + needed}."
         )
-    return [((header.pixel_offset + index * frame_bytes, frame_bytes),) for index in range(header.frames)]
+    return [((header.pixel_offset + index * frame_length, frame_length),) for index in range(header.frames)]
 
 
 def encapsulated_spans(header: DicomHeader, stored: StoredBytes) -> list[tuple[Span, ...]]:
@@ -81,6 +83,17 @@ def encapsulated_spans(header: DicomHeader, stored: StoredBytes) -> list[tuple[S
         raise unreadable(stored.path, f"states {header.frames} frames but its pixel data hold {len(starts)}.")
     ends = [*starts[1:], len(fragments)]
     return [tuple(fragments[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def frame_bytes(header: DicomHeader, stored: StoredBytes, file: BinaryIO, spans: Sequence[Span]) -> bytes:
+    """Return the stored bytes of one frame, its fragments joined, in the order of its samples."""
+    if header.is_little_endian or header.bits_allocated != 8 or header.pixel_vr != "OW":
+        return b"".join(stored.exactly(file, *span) for span in spans)
+    # 8-bit samples in big endian 16-bit words, PS3.5 annex D: whole words are read, then their bytes swapped
+    ((offset, length),) = spans
+    lead = (offset - header.pixel_offset) % 2
+    words = stored.exactly(file, offset - lead, lead + length + (lead + length) % 2)
+    return np.frombuffer(words, dtype=np.uint16).byteswap().tobytes()[lead : lead + length]
 
 
 def _items(offset: int, stored: StoredBytes, file: BinaryIO) -> list[Span]:

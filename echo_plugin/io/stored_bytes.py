@@ -8,6 +8,7 @@ leaves no handle behind, and refuses a file that has been changed since it was l
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,14 +58,14 @@ class StoredBytes:
             If it is missing, not a file, not permitted to read, or empty.
         """
         with damage_named(path, "no bytes"):
-            if path.is_dir():
-                raise unreadable(path, "is a directory; a file is accepted.")
+            if not path.is_file():  # before it is opened: a pipe would wait for ever
+                path.stat()
+                raise unreadable(path, "is no regular file; a directory or a device holds no cine.")
             with path.open("rb") as file:
-                size = file.seek(0, io.SEEK_END)
-            status = path.stat()
-        if size == 0:
+                status = os.fstat(file.fileno())
+        if status.st_size == 0:
             raise unreadable(path, "is empty.")
-        return cls(path, size, status.st_mtime_ns)
+        return cls(path, status.st_size, status.st_mtime_ns)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -79,11 +80,12 @@ class StoredBytes:
             yield io.BytesIO(self.unpacked)
             return
         with damage_named(self.path, "unreadable bytes"):
-            status = self.path.stat()
+            file = self.path.open("rb")
+        with file:
+            status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != (self.size, self.changed_ns):
                 raise unreadable(self.path, "was changed while it was in use; read it again.")
-            with self.path.open("rb") as file:
-                yield file
+            yield file
 
     def exactly(self, file: BinaryIO, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``.

@@ -13,7 +13,7 @@ https://teem.sourceforge.net/nrrd/format.html
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +70,18 @@ def write_rendition(cine: Cine, path: Path) -> RenditionGeometry:
         If a frame cannot be decoded; nothing is left behind then.
     """
     geometry = rendition_geometry(cine)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=".part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(_nrrd_header(geometry))
             for start in range(0, cine.frame_count, _FRAMES_AT_ONCE):
                 frames = cine.read_frames(range(start, min(start + _FRAMES_AT_ONCE, cine.frame_count)))
                 file.write(np.ascontiguousarray(to_grey(frames)).data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return geometry
 
 

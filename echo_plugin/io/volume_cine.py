@@ -15,7 +15,7 @@ import gzip
 import math
 import struct
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ def _refuse_cut_off_nifti(stored: StoredBytes) -> None:
     with stored.open() as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        voxels: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file
+        voxels = gzip.GzipFile(fileobj=file) if packed else file
         needed = _nifti_bytes(stored.path, voxels.read(540))
         if needed > LARGEST_VOLUME_BYTES:
             raise unreadable(stored.path, f"promises {needed} bytes; up to {LARGEST_VOLUME_BYTES} are accepted.")
