@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from echo_plugin.anatomy import PAEDIATRIC, Septum, View
+from echo_plugin.anatomy import PAEDIATRIC, SEPTAL_VIEWS, Septum, View
 from echo_plugin.phantom import septa
 from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
@@ -15,7 +15,7 @@ from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.phantom_cine import PhantomCine
 from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import WINDOWS, Pose, jittered_pose, moved_pose, off_axis_pose, swept
+from echo_plugin.phantom.scan_planes import WINDOWS, Pose, aimed_pose, jittered_pose, moved_pose, off_axis_pose, swept
 from echo_plugin.phantom.scatterers import (
     SPECULAR_POWER,
     Scatterers,
@@ -30,6 +30,8 @@ from echo_plugin.phantom.valves import Valve, sample_valves
 
 OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
 LEAFLET_STRENGTH = 3.0
+AIMED_SHARE = 0.7
+"""How often the hand tilts a septal view so that the defect is seen."""
 VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
 """A wall is seen where its echo exceeds 1.5 times the background and 6 % grey."""
 
@@ -102,7 +104,9 @@ def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Ac
     sweep = 0.0
     if view is View.OTHER:
         shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]
-    pose = jittered_pose(heart, shown, rng)
+    pose = jittered_pose(heart, shown, rng, spread=float(rng.choice([0.6, 1.0, 1.0, 1.6])))
+    if heart.hole is not None and view in SEPTAL_VIEWS[heart.hole.septum] and rng.random() < AIMED_SHARE:
+        pose = aimed_pose(pose, np.asarray(heart.hole.centre), rng)
     if kind == "off_axis":
         pose = off_axis_pose(heart, rng)
     if kind == "sweep":
@@ -212,7 +216,7 @@ def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, flo
         "rv_scale": heart.rv_scale,
         "lv_scale": heart.lv_scale,
         "defect_kind": heart.defect_kind,
-        "defect_in_plane": float(has_heart and septa.is_hole_in_plane(heart, acquisition.pose, probe)),
+        "defect_in_plane": float(has_heart and septa.hole_in_plane_share(heart, acquisition.pose, probe) >= 0.5),
         "septal_dropout": dropout,
         "respiration_mm": heart.respiration * heart.size_mm,
         "image_quality": probe.image_quality,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.speckle import ComplexArray, PolarGrid
@@ -114,12 +115,12 @@ def _shadows_db(grid: PolarGrid, rng: np.random.Generator, poor: float) -> Float
             continue
         edge, softness = rng.uniform(0.25, 0.95), rng.uniform(0.04, 0.25)
         begins = rng.uniform(0.05, 0.6)
-        wedge = 1 / (1 + np.exp(-(side * angle - edge) / softness * 2))
-        onset = 1 / (1 + np.exp(-(depth - begins) / 0.03))
+        wedge = expit((side * angle - edge) / softness * 2)
+        onset = expit((depth - begins) / 0.03)
         loss += rng.uniform(6, 35) * wedge * onset
     if rng.random() < 0.12 + 0.2 * poor:
         centre, width = rng.uniform(-0.7, 0.7), rng.uniform(0.03, 0.1)
-        loss += rng.uniform(4, 16) * np.exp(-(((angle - centre) / width) ** 2)) / (1 + np.exp(-(depth - 0.1) / 0.02))
+        loss += rng.uniform(4, 16) * np.exp(-(((angle - centre) / width) ** 2)) * expit((depth - 0.1) / 0.02)
     return loss
 
 

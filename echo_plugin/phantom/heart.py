@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from echo_plugin.anatomy import Defect
+from echo_plugin.anatomy import Defect, Septum
 
 DAYS_PER_YEAR = 365.25
 ASD_SIZES_MM = (3.0, 15.0)
@@ -27,7 +27,7 @@ class Hole:
     centre: tuple[float, float, float]
     axis: tuple[float, float, float]
     radius: float
-    is_interatrial: bool
+    septum: Septum
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _with_atrial_defect(heart: Heart, rng: np.random.Generator) -> Heart:
         defect=Defect.ASD,
         defect_kind="secundum",
         defect_size_mm=size,
-        hole=Hole(centre, (1.0, 0.0, 0.0), 0.5 * relative, is_interatrial=True),
+        hole=Hole(centre, (1.0, 0.0, 0.0), 0.5 * relative, Septum.INTERATRIAL),
     )
 
 
@@ -183,7 +183,7 @@ def _with_ventricular_defect(heart: Heart, rng: np.random.Generator) -> Heart:
     if is_membranous:
         turn, height = float(rng.normal(0.3, 0.15)), 0.1 + 0.5 * relative + float(rng.uniform(0.0, 0.08))
     else:
-        turn, height = float(rng.normal(0.0, 0.35)), heart.lv_length * float(rng.uniform(0.25, 0.72))
+        turn, height = float(rng.normal(-0.05, 0.25)), heart.lv_length * float(rng.uniform(0.25, 0.72))
     half_length = heart.lv_length - heart.lv_centre_z
     radius = heart.lv_radius * math.sqrt(1.0 - ((height - heart.lv_centre_z) / half_length) ** 2) + 0.5 * heart.lv_wall
     axis = (-math.cos(turn), math.sin(turn), 0.0)
@@ -193,5 +193,5 @@ def _with_ventricular_defect(heart: Heart, rng: np.random.Generator) -> Heart:
         defect=Defect.VSD,
         defect_kind="perimembranous" if is_membranous else "muscular",
         defect_size_mm=size,
-        hole=Hole(centre, axis, 0.5 * relative, is_interatrial=False),
+        hole=Hole(centre, axis, 0.5 * relative, Septum.INTERVENTRICULAR),
     )

@@ -91,7 +91,7 @@ class Probe:
             axial_fwhm_mm=blur * 0.0075 * depth * float(rng.uniform(0.7, 1.3)),
             lateral_fwhm_rad=math.radians(blur * float(rng.uniform(1.1, 2.4))),
             focus_mm=depth * float(rng.uniform(0.35, 0.8)),
-            elevation_mm=depth * float(rng.uniform(0.012, 0.02)),
+            elevation_mm=depth * float(rng.uniform(0.007, 0.014)),
             frame_time_ms=float(rng.uniform(18.0, 34.0)),
             image_quality=quality,
             **_place_in_picture(rng, height, width, depth, half_angle),
@@ -116,7 +116,7 @@ def _place_in_picture(
 def _sample_levels(rng: np.random.Generator, poor: float) -> dict[str, float]:
     """Return gain, grey map and disturbance levels; ``poor`` 0..1 makes the window worse."""
     return {
-        "gain_db": float(rng.normal(-4.0, 7.0)),
+        "gain_db": float(np.clip(rng.normal(-6.0, 6.5), -17.0, 12.0)),
         "dynamic_range_db": float(rng.uniform(42.0, 72.0)),
         "grey_gamma": float(rng.uniform(0.8, 2.6)),
         "brightness": float(rng.choice([1.0, rng.uniform(0.35, 1.0)])),
@@ -126,7 +126,7 @@ def _sample_levels(rng: np.random.Generator, poor: float) -> dict[str, float]:
         "noise_db": float(-50.0 + 14.0 * poor + rng.normal(0, 3)),
         "blood_db": float(rng.uniform(-38.0, -28.0)),
         "side_lobe_db": float(rng.uniform(-34.0, -22.0)),
-        "specular_db": float(rng.uniform(-4.0, 5.0)),
+        "specular_db": float(rng.uniform(-6.0, 7.0)),
         "attenuation_db_per_mm": float(rng.uniform(0.0, 0.12)),
         "edge_db": float(rng.uniform(2.0, 26.0)),
     }

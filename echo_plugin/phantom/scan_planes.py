@@ -114,6 +114,14 @@ def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
     return replace(pose, apex=apex).turned(Rotation.from_rotvec(axes), apex)
 
 
+def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float = 0.08) -> Pose:
+    """Return the pose tilted, by ``most_rad`` at most, so that the plane passes near a point of the unit heart."""
+    offset = point - pose.apex
+    tilt = math.atan2(offset @ pose.elevation, offset @ pose.beam) + float(rng.normal(0.0, 0.01))
+    # beam x elevation = -lateral: a positive turn about it carries the beam to positive elevation
+    return pose.turned(Rotation.from_rotvec(-np.clip(tilt, -most_rad, most_rad) * pose.lateral), pose.apex)
+
+
 def off_axis_pose(heart: Heart, rng: np.random.Generator) -> Pose:
     """Return a plane through the heart that is no standard view: a standard one tilted and turned far."""
     view = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]

@@ -113,9 +113,9 @@ def heart_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab, rng:
     # fibres across the beam echo more; the thin atrial walls echo little from within
     aligned = np.where(tissue[wall] == Tissue.ATRIAL_WALL, 0.22, 0.62)
     level[wall] *= aligned + (1.15 - aligned) * np.square(_cosine_to_beam(positions[wall], normals, pose))
-    # unit mean power per grid cell for muscle: independent signed amplitudes
+    # unit mean power per grid cell for muscle; equal strengths give full speckle with the fewest points
     scale = np.float32(1.0 / math.sqrt(slab.per_cell))
-    amplitude = level.astype(np.float32) * scale * rng.standard_normal(len(level), dtype=np.float32)
+    amplitude = level.astype(np.float32) * scale * random_signs(len(level), rng)
     met = _met_by_beam(points, heart, pose, grid.probe.elevation_mm) & (level > 0.01)
     return Scatterers(points.take(met), amplitude[met])
 
@@ -128,13 +128,19 @@ def _connective_level(points: FloatArray, outside: FloatArray, heart: Heart) -> 
     return np.maximum(around, behind * heart.posterior_echo * np.exp(-distance / 0.9))
 
 
+def random_signs(count: int, rng: np.random.Generator) -> FloatArray:
+    """Return (count,) of -1 and 1."""
+    return rng.integers(0, 2, count).astype(np.float32) * 2 - 1
+
+
 def echogenicity(points: FloatArray, heart: Heart) -> FloatArray:
     """Return a smooth random factor (N,) about 1: fibre bundles and fat make tissue patchy."""
     rng = np.random.default_rng(heart.texture_seed)
-    waves = rng.normal(0.0, 9.0, (10, 3)).astype(np.float32)
-    offsets = rng.uniform(0, 2 * np.pi, 10).astype(np.float32)
-    total = np.cos(points @ waves.T + offsets).sum(axis=1) / math.sqrt(5.0)
-    return np.exp(0.36 * total).astype(np.float32)
+    coarse = np.repeat([[8.0], [22.0]], 6, axis=0)
+    waves = (rng.normal(0.0, 1.0, (12, 3)) * coarse).astype(np.float32)
+    offsets = rng.uniform(0, 2 * np.pi, 12).astype(np.float32)
+    total = np.cos(points @ waves.T + offsets).sum(axis=1) / math.sqrt(6.0)
+    return np.exp(0.4 * total).astype(np.float32)
 
 
 def interface_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab) -> Scatterers:

@@ -16,14 +16,13 @@ from echo_plugin.anatomy import SEPTAL_VIEWS, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.phantom.chambers import (
     FloatArray,
-    hole_distance,
     in_interatrial_septum,
     in_interventricular_septum,
 )
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import MaterialPoints, material_points
 from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import Pose
+from echo_plugin.phantom.scan_planes import Pose, moved_pose
 
 LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
 """The imaged length, unit-heart, from which a wall counts as shown."""
@@ -117,16 +116,15 @@ def least_extent(septum: Septum, view: View) -> float:
     return LEAST_EXTENT[septum] * (1.0 if is_expected else 2.2)
 
 
-def is_hole_in_plane(heart: Heart, pose: Pose, probe: Probe) -> bool:
-    """Return whether the plane cuts the hole of the defect inside the sector at end diastole."""
+def hole_in_plane_share(heart: Heart, pose: Pose, probe: Probe) -> float:
+    """Return the share 0..1 of the beat in which the plane cuts the hole near its middle, inside the sector."""
     if heart.hole is None:
-        return False
-    rng = np.random.default_rng(0)
-    around = np.asarray(heart.hole.centre) + rng.uniform(-1, 1, (2000, 3)) * (heart.hole.radius + 0.02)
-    around = around[hole_distance(around.astype(np.float32), heart.hole, 0.03) < 0].astype(np.float32)
-    image = pose.to_image(around, heart.size_mm)
-    cut = image[np.abs(image[:, 2]) < 0.5 * probe.elevation_mm]
-    return bool(len(cut) > 0 and np.any(in_sector(cut[:, :2], probe)))
+        return 0.0
+    point = material_points(np.asarray([heart.hole.centre], np.float32), heart)
+    reach = max(0.7 * heart.hole.radius * heart.size_mm, 0.3 * probe.elevation_mm)
+    phases = np.arange(8) / 8
+    images = [moved_pose(pose, heart, p, 0.0).to_image(point.at(heart, p), heart.size_mm) for p in phases]
+    return float(np.mean([abs(i[0, 2]) < reach and in_sector(i[:, :2], probe)[0] for i in images]))
 
 
 def invisible_share(levels: Mapping[int, list[float]]) -> float:

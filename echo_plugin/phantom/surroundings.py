@@ -11,7 +11,7 @@ from echo_plugin.phantom.chambers import FloatArray, ellipsoid, vessel
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import MaterialPoints
 from echo_plugin.phantom.scan_planes import Pose
-from echo_plugin.phantom.scatterers import SCATTERERS_PER_CELL, Scatterers
+from echo_plugin.phantom.scatterers import SCATTERERS_PER_CELL, Scatterers, random_signs
 from echo_plugin.phantom.speckle import PolarGrid
 
 
@@ -22,7 +22,7 @@ def sample_lung(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Genera
     pleura = grid.probe.near_mm + grid.probe.depth_mm * float(rng.uniform(0.10, 0.2))
     behind = np.maximum(reach - pleura, 0) / grid.probe.depth_mm
     level = np.where(reach < pleura, 0.6, 0.9 * np.exp(-behind / rng.uniform(0.08, 0.3)))
-    amplitude = level * rng.standard_normal(len(level)) / math.sqrt(per_cell)
+    amplitude = level * random_signs(len(level), rng) / math.sqrt(per_cell)
     # the points near each line are put on it, so that it is a mirror
     for order in range(1, 5):
         place = order * pleura
@@ -46,7 +46,7 @@ def sample_abdomen(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Gen
     centre = tuple(rng.uniform((0.35, -0.35, -0.02), (0.7, 0.35, 0.02)))
     organ = ellipsoid(points, centre, tuple(rng.uniform((0.06, 0.08, 0.2), (0.16, 0.2, 0.3))))
     level = np.where(organ < 0, rng.choice([0.0, 0.35]), np.where(organ < 0.01, 1.4, level))
-    amplitude = level * rng.standard_normal(len(level)) / math.sqrt(per_cell)
+    amplitude = level * random_signs(len(level), rng) / math.sqrt(per_cell)
     return _still(image, amplitude, pose, heart)
 
 
