@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from echo_plugin.anatomy import DEFECTS, PAEDIATRIC
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.models.checkpoint import load_published
+from echo_plugin.training import defects as defects_module
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.defects import fit_temperature, train_defects
+from echo_plugin.training.detector import train_detector
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.views import train_views
+
+torch.set_num_threads(1)
+
+
+def _assert_same_weights(first: Path, second: Path) -> None:
+    (_, ours), (_, theirs) = (load_published(folder, "defect_embedder") for folder in (first, second))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_detector_learns_publishes_and_says_on_whom(easy_studies, tmp_path):
+    told = []
+    options = TrainOptions(epochs=3, batch_size=6, image_size=64, seed=1, device="cpu", command="train detector")
+
+    card = train_detector(easy_studies, tmp_path, options, on_epoch=told.append)
+
+    published, state = load_published(tmp_path, "septal_detector")
+    assert published == card
+    assert "head.classification_head.cls_logits.weight" in state
+    assert [status.epoch for status in told] == [1, 2, 3]
+    assert told[-1].train_loss < told[0].train_loss
+    assert card.training_data.split == {"train": 8, "validation": 2, "test": 2}
+    assert card.metrics["AP50 interatrial"].patients == 2
+    assert card.metrics["AP50 interatrial"].baseline is not None
+    assert (card.command, card.seed) == ("train detector", 1)
+    assert "child" not in Path(tmp_path / "septal_detector.json").read_text()
+
+
+def test_same_seed_gives_the_same_weights(easy_studies, tmp_path):
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+
+    for name in ("one", "two"):
+        train_defects(easy_studies, tmp_path / name, options)
+
+    _assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_going_on_keeps_every_patient_in_its_part(easy_studies, tmp_path):
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    first = train_defects(easy_studies, tmp_path, options)
+    second = train_defects(easy_studies, tmp_path, TrainOptions(**(vars(options) | {"seed": 99})))
+
+    patients = list(open_labelled_folder(easy_studies).defects)
+    assert (first.version, second.version) == ("1", "2")
+    assert known_patients(first, patients) == known_patients(second, patients)
+    assert "going on from defect_embedder 1" in second.trained_on
+
+
+def test_models_of_one_folder_share_their_test_patients(easy_studies, tmp_path):
+    options = TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu")
+    defects = train_defects(easy_studies, tmp_path, options)
+    views = train_views(easy_studies, tmp_path, TrainOptions(**(vars(options) | {"seed": 5})))
+
+    assert views.config["split_digest"] != ""
+    patients = list(open_labelled_folder(easy_studies).defects)
+    assert known_patients(defects, patients) == known_patients(views, patients)
+    assert views.classes == tuple(view.value for view in PAEDIATRIC)
+    assert defects.classes == tuple(defect.value for defect in DEFECTS)
+
+
+def test_stopping_publishes_what_is_best_so_far(easy_studies, tmp_path):
+    told = []
+    options = TrainOptions(epochs=50, batch_size=8, image_size=64, device="cpu", should_stop=lambda: True)
+
+    card = train_defects(easy_studies, tmp_path, options, on_epoch=told.append)
+
+    assert card.config["epochs"] == 1
+    assert [status.epoch for status in told] == [1]
+
+
+def test_cached_frames_are_read_instead_of_the_cines(easy_studies, tmp_path, monkeypatch):
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=tmp_path / "cache")
+    train_defects(easy_studies, tmp_path / "one", options)
+    monkeypatch.setattr(defects_module, "prepare_crops", lambda *_: pytest.fail)
+
+    train_defects(easy_studies, tmp_path / "two", options)
+
+    _assert_same_weights(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "cache" / "defect_embedder.last.safetensors").is_file()
+
+
+def test_cine_without_patient_is_refused(easy_studies, tmp_path):
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    (studies / "patients.csv").unlink()
+
+    with pytest.raises(TrainingDataError, match="has no patient id, so it cannot be split by patient"):
+        train_defects(studies, tmp_path / "models", TrainOptions(epochs=1))
+
+
+def test_folder_without_annotations_is_refused(tmp_path):
+    with pytest.raises(TrainingDataError, match="holds no annotated cine"):
+        train_detector(tmp_path, tmp_path / "models", TrainOptions(epochs=1))
+
+
+def test_temperature_recovers_that_by_which_logits_were_inflated():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 3, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.12)
+
+
+def test_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="Training start is 'imagenet'"):
+        TrainOptions(start="imagenet")
