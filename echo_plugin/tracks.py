@@ -19,7 +19,6 @@ from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.geometry import box_iou
 
-
 FREE_IOU = 0.5
 """Steps between boxes that overlap so much cost nothing: that is how far a wall moves between frames."""
 

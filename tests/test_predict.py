@@ -151,9 +151,7 @@ def test_nothing_that_was_not_asked_needs_its_model(tmp_path: Path, models: Path
 
     assert lone.predict(cine, tasks=("view",)).view is not None
     assert set(lone.cards()) == {"view_classifier"}
-    with pytest.raises(
-        ModelNotFoundError, match=r"septal_detector is not published .* `monailabel-echo train detector"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"detector is not published .* `monailabel-echo train detector"):
         lone.predict(cine, tasks=("boxes",))
 
 

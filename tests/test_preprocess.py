@@ -179,7 +179,9 @@ def test_normalised_frames_have_their_channel_and_scale() -> None:
     floats = normalise(frames)
 
     assert floats.shape == (1, 1, 1, 2)
-    torch.testing.assert_close(floats.flatten(), torch.tensor([-GREY_MEAN, 1 - GREY_MEAN]) / GREY_STD)
+    np.testing.assert_allclose(
+        floats.flatten(), torch.tensor([-GREY_MEAN, 1 - GREY_MEAN]) / GREY_STD, rtol=1e-5, atol=1e-5
+    )
     assert normalise(frames, torch.bfloat16).dtype == torch.bfloat16
 
 

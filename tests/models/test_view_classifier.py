@@ -76,8 +76,7 @@ def test_features_that_do_not_divide_are_refused() -> None:
 
 
 def test_paper_configuration_has_the_published_number_of_parameters() -> None:
-    with torch.device("meta"):
-        network = ViewClassifier(ViewConfig(classes=12, backbone="resnet50"))
+    network = ViewClassifier(ViewConfig(classes=12, backbone="resnet50"))
 
     own_frame_head = sum(p.numel() for p in network.frame_head.parameters())
     frame_head_of_24_classes = 2048 * 24 + 24  # the authors' network carries one that it never uses
@@ -95,7 +94,7 @@ def test_clip_batch_equals_single_clips(temporal: str) -> None:
         alone = torch.cat([network(clip[None]) for clip in clips])
 
     assert together.shape == (2, 5)
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
 
 
 def test_weaving_knows_the_order_of_frames_and_mean_does_not() -> None:
@@ -106,7 +105,7 @@ def test_weaving_knows_the_order_of_frames_and_mean_does_not() -> None:
 
     with torch.inference_mode():
         assert not torch.allclose(woven(clip), woven(clip.flip(1)), atol=1e-6)
-        torch.testing.assert_close(mean(clip), mean(clip.flip(1)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mean(clip), mean(clip.flip(1)), rtol=1e-4, atol=1e-5)
 
 
 def test_first_stage_trains_the_backbone_that_the_second_uses() -> None:
