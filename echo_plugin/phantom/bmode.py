@@ -8,32 +8,41 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from echo_plugin.anatomy import PAEDIATRIC, SEPTAL_VIEWS, Septum, View
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.cine import ByteArray
 from echo_plugin.phantom import septa
-from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
 from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.phantom_cine import PhantomCine
 from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import WINDOWS, Pose, aimed_pose, jittered_pose, moved_pose, off_axis_pose, swept
+from echo_plugin.phantom.scan_planes import (
+    WINDOWS,
+    Pose,
+    aimed_pose,
+    jittered_pose,
+    moved_pose,
+    off_axis_pose,
+    swept_pose,
+)
 from echo_plugin.phantom.scatterers import (
     SPECULAR_POWER,
     Scatterers,
-    elevation_weight,
     heart_scatterers,
     interface_scatterers,
-    sample_slab,
 )
+from echo_plugin.phantom.slab import Moment, elevation_weight, sample_slab
 from echo_plugin.phantom.speckle import ComplexArray, PolarGrid
 from echo_plugin.phantom.surroundings import sample_abdomen, sample_lung
 from echo_plugin.phantom.valves import Valve, sample_valves
+from echo_plugin.phantom.vessels import FloatArray
+from echo_plugin.phantom.visibility import Visibility
 
 OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
+KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 LEAFLET_STRENGTH = 3.0
 AIMED_SHARE = 0.7
 """How often the hand tilts a septal view so that the defect is seen."""
-VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
-"""A wall is seen where its echo exceeds 1.5 times the background and 6 % grey."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,11 @@ class Acquisition:
     valves: tuple[Valve, ...]
     walls: tuple[septa.SeptalWall, ...]
     disturbances: Disturbances
-    sweep: float = 0.0
+    sweep_rad: float = 0.0
 
     def pose_at(self, phase: float, time_ms: float, share: float) -> Pose:
         """Return the pose relative to the heart; ``share`` 0..1 of the recording is over."""
-        pose = swept(self.pose, self.sweep, share) if self.sweep else self.pose
-        return moved_pose(pose, self.heart, phase, time_ms)
+        return moved_pose(swept_pose(self.pose, self.sweep_rad, share), self.heart, phase, time_ms)
 
     def echoes(self, pose: Pose, phase: float) -> ComplexArray:
         """Return the (R, B) blurred echoes of all tissue, undisturbed."""
@@ -101,7 +109,7 @@ def acquire_cine(heart: Heart, view: View, rng: np.random.Generator, *, frames: 
 
 def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Acquisition:
     shown = view
-    sweep = 0.0
+    sweep_rad = 0.0
     if view is View.OTHER:
         shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]
     pose = jittered_pose(heart, shown, rng, spread=float(rng.choice([0.6, 1.0, 1.0, 1.6])))
@@ -110,13 +118,13 @@ def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Ac
     if kind == "off_axis":
         pose = off_axis_pose(heart, rng)
     if kind == "sweep":
-        sweep = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.8, 1.2))
+        sweep_rad = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.25, 0.4))
     probe = Probe.sample(rng, depth_mm=WINDOWS[shown].depth * heart.size_mm, age_days=heart.age_days)
-    return set_up(heart, pose, probe, rng, kind=kind, sweep=sweep)
+    return set_up(heart, pose, probe, rng, kind=kind, sweep_rad=sweep_rad)
 
 
 def set_up(
-    heart: Heart, pose: Pose, probe: Probe, rng: np.random.Generator, *, kind: str = "standard", sweep: float = 0.0
+    heart: Heart, pose: Pose, probe: Probe, rng: np.random.Generator, *, kind: str = "standard", sweep_rad: float = 0.0
 ) -> Acquisition:
     """Return the acquisition of a heart with a given pose and given settings."""
     grid = PolarGrid(probe)
@@ -125,10 +133,22 @@ def set_up(
         still = replace(heart, respiration=0.12)
         sample = sample_lung if kind == "lung" else sample_abdomen
         return Acquisition(still, probe, grid, pose, (sample(still, pose, grid, rng),), (), (), disturbances)
-    slab = sample_slab(heart, pose, grid, rng)
-    tissue = (heart_scatterers(heart, pose, grid, slab, rng), interface_scatterers(heart, pose, grid, slab))
-    walls = septa.septal_walls(heart, slab.points, rng)
-    return Acquisition(heart, probe, grid, pose, tissue, sample_valves(heart, rng), walls, disturbances, sweep)
+    slab = sample_slab(heart, _moments(heart, pose, sweep_rad), grid, rng)
+    middle = swept_pose(pose, sweep_rad, 0.5)
+    tissue = (heart_scatterers(heart, middle, slab, rng), interface_scatterers(heart, middle, grid, slab))
+    walls = septa.septal_walls(heart, slab.points.rest, rng)
+    return Acquisition(heart, probe, grid, pose, tissue, sample_valves(heart, rng), walls, disturbances, sweep_rad)
+
+
+def _moments(heart: Heart, pose: Pose, sweep_rad: float) -> list[Moment]:
+    """Return phases and poses that span what a recording can meet: beats, both ends of the breath and of a sweep."""
+    ends = (0.0, 1.0) if sweep_rad else (0.0,)
+    breaths = (0.25 * heart.respiration_period_ms, 0.75 * heart.respiration_period_ms)
+    moments = [(0.0, swept_pose(pose, sweep_rad, 0.5 if sweep_rad else 0.0))]
+    for phase in KEY_PHASES:
+        for share in ends:
+            moments += [(phase, moved_pose(swept_pose(pose, sweep_rad, share), heart, phase, t)) for t in breaths]
+    return moments
 
 
 def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Generator, frames: int) -> PhantomCine:
@@ -138,7 +158,9 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
     times = probe.frame_time_ms * np.arange(frames)
     phases = (start + times / heart.beat_ms) % 1.0
     converter = scan_converter(acquisition.grid)
-    pictures, boxes, seen = [], [], _Visibility(acquisition)
+    pictures: list[ByteArray] = []
+    boxes: list[SeptalBox] = []
+    seen = Visibility(heart, probe, acquisition.grid, acquisition.disturbances)
     haze, last = None, None
     for frame_index, (phase, time_ms) in enumerate(zip(phases, times, strict=True)):
         pose = acquisition.pose_at(phase, time_ms, frame_index / frames)
@@ -161,7 +183,9 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
         ]
         boxes.extend(box for box in found if box is not None)
         if frame_index % 4 == 0:
-            seen.look(echoes, pose, phase)
+            for wall in acquisition.walls:
+                if wall.septum is Septum.INTERATRIAL:
+                    seen.look(wall, echoes, pose, phase)
     return PhantomCine(
         pixels=np.stack(pictures),
         region=probe.region,
@@ -174,33 +198,6 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
         defect_size_mm=heart.defect_size_mm,
         facts=_facts(acquisition, kind, seen.dropout()),
     )
-
-
-class _Visibility:
-    """Gathers, over frames, where the interatrial septum's own echo stands out from the background."""
-
-    def __init__(self, acquisition: Acquisition) -> None:
-        self._acquisition = acquisition
-        self._walls = [w for w in acquisition.walls if w.septum is Septum.INTERATRIAL]
-        self._seen: dict[int, list[float]] = {}
-
-    def look(self, echoes: ComplexArray, pose: Pose, phase: float) -> None:
-        """Add one frame's undisturbed echoes."""
-        a = self._acquisition
-        for wall in self._walls:
-            image = pose.to_image(wall.points.at(a.heart, phase), a.heart.size_mm)
-            cut = (np.abs(image[:, 2]) < 0.6 * a.probe.elevation_mm) & septa.in_sector(image[:, :2], a.probe)
-            rows, columns = a.grid.cells(np.hypot(*image[cut, :2].T), np.arctan2(image[cut, 1], image[cut, 0]))
-            cell = (np.rint(rows).astype(int), np.rint(columns).astype(int))
-            echo = np.abs(echoes[cell]) * a.disturbances.shading[cell]
-            grey = to_grey(echo, a.probe) / a.probe.brightness
-            visible = (echo > VISIBLE_RATIO * a.disturbances.background()[cell]) & (grey > VISIBLE_GREY)
-            stretch = np.floor(wall.points.rest[cut, 2] * 20).astype(int)
-            for number in np.unique(stretch):
-                self._seen.setdefault(int(number), []).append(float(visible[stretch == number].mean()))
-
-    def dropout(self) -> float:
-        return septa.invisible_share(self._seen)
 
 
 def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, float | str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.speckle import ComplexArray, PolarGrid
+from echo_plugin.phantom.vessels import FloatArray
 
 BANK_SIZE = 5
 
@@ -31,11 +31,10 @@ class Disturbances:
     def frame(self, echoes: ComplexArray, haze: ComplexArray, rng: np.random.Generator) -> ComplexArray:
         """Return the tissue's echoes with everything that disturbs them."""
         blood = self._flicker(rng) * np.float32(self.blood_level)
-        disturbed = (echoes + blood) * self.shading
-        disturbed += self.near_field
-        disturbed += haze * self.haze_level
-        disturbed += self._flicker(rng) * self.noise_level
-        return disturbed
+        behind: ComplexArray = np.multiply(echoes + blood, self.shading, dtype=np.complex64)
+        clutter: ComplexArray = self.near_field + haze * self.haze_level
+        noise: ComplexArray = self._flicker(rng) * self.noise_level
+        return behind + clutter + noise
 
     def _flicker(self, rng: np.random.Generator) -> ComplexArray:
         """Return a fresh-looking speckle field: one of the bank, shifted."""
@@ -107,7 +106,7 @@ def _edges_db(grid: PolarGrid, rng: np.random.Generator) -> FloatArray:
 
 def _shadows_db(grid: PolarGrid, rng: np.random.Generator, poor: float) -> FloatArray:
     """Return rib and lung shadows: wedges at the sides of the sector, from some depth on."""
-    loss = np.zeros(grid.shape)
+    loss: FloatArray = np.zeros(grid.shape, np.float32)
     angle = (grid.angles_rad / grid.probe.half_angle_rad)[None, :]
     depth = (grid.depths_mm / grid.probe.depth_mm)[:, None]
     for side in (-1.0, 1.0):
@@ -117,10 +116,10 @@ def _shadows_db(grid: PolarGrid, rng: np.random.Generator, poor: float) -> Float
         begins = rng.uniform(0.05, 0.6)
         wedge = expit((side * angle - edge) / softness * 2)
         onset = expit((depth - begins) / 0.03)
-        loss += rng.uniform(6, 35) * wedge * onset
+        loss = loss + rng.uniform(6, 35) * wedge * onset
     if rng.random() < 0.12 + 0.2 * poor:
         centre, width = rng.uniform(-0.7, 0.7), rng.uniform(0.03, 0.1)
-        loss += rng.uniform(4, 16) * np.exp(-(((angle - centre) / width) ** 2)) * expit((depth - 0.1) / 0.02)
+        loss = loss + rng.uniform(4, 16) * np.exp(-(((angle - centre) / width) ** 2)) * expit((depth - 0.1) / 0.02)
     return loss
 
 

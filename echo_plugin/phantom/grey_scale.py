@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from echo_plugin.cine import ByteArray
-from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.probe import Probe
 from echo_plugin.phantom.speckle import PolarGrid
+from echo_plugin.phantom.vessels import FloatArray
 
 WHITE_DB = 13.0
 """The echo, relative to heart muscle, that is white at gain 0."""

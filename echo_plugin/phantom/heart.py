@@ -35,7 +35,8 @@ class Heart:
     """One child's heart at end diastole and how it beats.
 
     ``size_mm`` scales the unit heart; scales of chambers are about 1.
-    ``connective_*``: echo (relative to muscle) and depth of the tissue around the heart; ``lung_gap``: how far the left lung is. ``defect_kind`` is one of
+    ``connective_*``: echo (relative to muscle) and depth of the tissue around the heart;
+    ``lung_gap``: how far the left lung is. ``defect_kind`` is one of
     none, secundum, perimembranous, muscular; ``defect_size_mm`` is None without a defect.
     """
 

@@ -9,13 +9,15 @@ Whole-heart swing and respiration are a rigid motion that ``scan_planes`` applie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from echo_plugin.phantom.chambers import FloatArray, distances
+from echo_plugin.phantom.chambers import distances
 from echo_plugin.phantom.heart import Heart
+from echo_plugin.phantom.vessels import FloatArray
 
 
 def end_systole_phase(heart: Heart) -> float:
@@ -24,8 +26,13 @@ def end_systole_phase(heart: Heart) -> float:
 
 
 def _curve(knots: list[tuple[float, float]], phase: float) -> float:
+    return float(_interpolator(tuple(knots))(phase % 1.0))
+
+
+@lru_cache(maxsize=64)
+def _interpolator(knots: tuple[tuple[float, float], ...]) -> PchipInterpolator:
     phases, values = zip(*knots, strict=True)
-    return float(PchipInterpolator(phases, values)(phase % 1.0))
+    return PchipInterpolator(phases, values)
 
 
 def contraction(heart: Heart, phase: float) -> float:
@@ -136,8 +143,7 @@ def _atrial(points: FloatArray) -> FloatArray:
     """Return the displacement of the atrial walls, outwards, at full filling."""
     x, y, z = points.T
     window = 0.1 * _smooth_step((0.05 - z) / 0.35) * _smooth_step((z + 1.5) / 0.5)
-    centre_x = np.where(x > 0, 0.0, 0.0)
-    return np.stack([(x - centre_x) * window, (y + 0.12) * window, np.zeros_like(x)], axis=1).astype(np.float32)
+    return np.stack([x * window, (y + 0.12) * window, np.zeros_like(x)], axis=1).astype(np.float32)
 
 
 def _smooth_step(t: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ class Probe:
     """One recording's settings; levels in dB are relative to the mean echo of heart muscle.
 
     ``near_mm``: where the sector begins, from its virtual apex. ``image_quality`` 0..1 steers haze, noise and shadows.
-    ``brightness`` 0..1: the grey of the brightest echo as a share of white. ``persistence`` 0..1: share of the last frame.
+    ``brightness`` 0..1: the grey of the brightest echo as a share of white. ``persistence``: share of the last frame.
     """
 
     frequency_mhz: float
@@ -83,6 +83,7 @@ class Probe:
         frequency = float(rng.uniform(low, high))
         blur = float(rng.uniform(0.8, 1.3)) * (1 + 0.7 * poor)
         height, width = PICTURE_SIZES[int(rng.integers(len(PICTURE_SIZES)))]
+        mm_per_px, apex_x, apex_y = _place_in_picture(rng, (height, width), depth, half_angle)
         return cls(
             frequency_mhz=frequency,
             depth_mm=depth,
@@ -94,23 +95,27 @@ class Probe:
             elevation_mm=depth * float(rng.uniform(0.007, 0.014)),
             frame_time_ms=float(rng.uniform(18.0, 34.0)),
             image_quality=quality,
-            **_place_in_picture(rng, height, width, depth, half_angle),
+            height=height,
+            width=width,
+            mm_per_px=mm_per_px,
+            apex_x=apex_x,
+            apex_y=apex_y,
             **_sample_levels(rng, poor),
         )
 
 
 def _place_in_picture(
-    rng: np.random.Generator, height: int, width: int, depth_mm: float, half_angle_rad: float
-) -> dict[str, float | int]:
-    """Return the picture's size, scale and the place of the sector's apex, the sector fitting the picture."""
+    rng: np.random.Generator, size: tuple[int, int], depth_mm: float, half_angle_rad: float
+) -> tuple[float, float, float]:
+    """Return mm per px and the sector's apex x, y in a picture of size (H, W) that holds the whole sector."""
+    height, width = size
     fill = float(rng.uniform(0.74, 0.97))
     sector_width = 2 * depth_mm * math.sin(half_angle_rad)
     mm_per_px = max(depth_mm / (fill * height), sector_width / (min(1.0, fill + 0.02) * width))
     free_x = width - sector_width / mm_per_px
     free_y = height - depth_mm / mm_per_px
-    centre_x = 0.5 * width + float(rng.uniform(-0.4, 0.4)) * max(free_x, 0.0)
-    apex_y = float(rng.uniform(0.1, 0.7)) * max(free_y, 0.0)
-    return {"height": height, "width": width, "mm_per_px": mm_per_px, "apex_x": centre_x, "apex_y": apex_y}
+    apex_x = 0.5 * width + float(rng.uniform(-0.4, 0.4)) * max(free_x, 0.0)
+    return mm_per_px, apex_x, float(rng.uniform(0.1, 0.7)) * max(free_y, 0.0)
 
 
 def _sample_levels(rng: np.random.Generator, poor: float) -> dict[str, float]:

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from echo_plugin.anatomy import View
-from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import contraction
+from echo_plugin.phantom.vessels import FloatArray
 
 Vector = tuple[float, float, float]
 
@@ -132,9 +132,9 @@ def off_axis_pose(heart: Heart, rng: np.random.Generator) -> Pose:
     return _jitter(pose.turned(rotation, pose.apex), rng, 1.0)
 
 
-def swept(pose: Pose, rng_direction: float, share: float) -> Pose:
-    """Return the pose a share 0..1 into a sweep: the probe tilts out of the plane, as before or after a view is held."""
-    return pose.turned(Rotation.from_rotvec(rng_direction * (0.35 + 0.5 * share) * pose.lateral), pose.apex)
+def swept_pose(pose: Pose, sweep_rad: float, share: float) -> Pose:
+    """Return the pose a share 0..1 into a sweep: tilted out of its plane, as before or after a view is held."""
+    return pose.turned(Rotation.from_rotvec(sweep_rad * (1.0 + 0.5 * share) * pose.lateral), pose.apex)
 
 
 def moved_pose(pose: Pose, heart: Heart, phase: float, time_ms: float) -> Pose:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The material points that echo: diffuse scatterers in the walls and around, mirror-like points on the interfaces.
 
-Both are drawn once at end diastole, in a slab about the scan plane as thick as the beam plus what moves through it,
-and then move with the tissue. A mirror's echo goes with |cos|^p of the angle between its normal and the beam.
+Both are drawn once at end diastole from the ``slab`` and then move with the tissue.
+A mirror's echo goes with |cos|^p of the angle between its normal and the beam.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echo_plugin.phantom.chambers import FloatArray, Tissue, distances, outward_normals, tissue_at
+from echo_plugin.phantom.chambers import Tissue, outward_normals, tissue_at
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import MaterialPoints, material_points
 from echo_plugin.phantom.scan_planes import Pose
+from echo_plugin.phantom.slab import Slab
 from echo_plugin.phantom.speckle import PolarGrid
+from echo_plugin.phantom.vessels import FloatArray
 
-SCATTERERS_PER_CELL = 7.0
-"""Scatterers in a resolution cell: enough for fully developed speckle."""
 SPECULAR_POWER = 3.0
-KEY_PHASES = tuple(np.linspace(0.0, 0.95, 12))
 ECHO_OF_TISSUE = {
     Tissue.BLOOD: 0.0,
     Tissue.MYOCARDIUM: 1.0,
@@ -46,64 +45,12 @@ class Scatterers:
         return len(self.amplitude)
 
 
-@dataclass(frozen=True)
-class Slab:
-    """Candidate points (N, 3, unit heart) spread evenly over the polar grid, and how many fall in a grid cell."""
-
-    points: FloatArray
-    per_cell: float
-
-
-def elevation_weight(elevation_mm: FloatArray, sigma_mm: float) -> FloatArray:
-    """Return the two-way sensitivity (N,) of the beam to what lies beside the plane."""
-    return np.exp(np.float32(-0.5 / sigma_mm**2) * elevation_mm * elevation_mm)
-
-
-def sample_slab(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Generator) -> Slab:
-    """Return candidate points in the slab that the beam will meet at some phase."""
-    probe = grid.probe
-    sigma = probe.elevation_mm
-    half_mm = 2.0 * sigma + _through_plane_mm(heart, pose, grid, rng)
-    margin_mm = 0.06 * probe.depth_mm
-    depth_range = (max(0.5, grid.start_mm - margin_mm), probe.depth_mm + margin_mm)
-    cell_area = grid.depth_step_mm * grid.beam_step_rad
-    area = (depth_range[1] - depth_range[0]) * 2 * grid.half_rad
-    # sum of squared weights over elevation = sigma sqrt(pi), so that this many of the slab count
-    per_cell = SCATTERERS_PER_CELL / (grid.cells_per_fwhm**2 * (math.pi / math.log(2.0) / 4))
-    count = int(per_cell * area / cell_area * 2 * half_mm / (sigma * math.sqrt(math.pi)))
-    depth = rng.uniform(*depth_range, count).astype(np.float32)
-    angle = rng.uniform(-grid.half_rad, grid.half_rad, count).astype(np.float32)
-    elevation = rng.uniform(-half_mm, half_mm, count).astype(np.float32)
-    image = np.stack([depth * np.cos(angle), depth * np.sin(angle), elevation], axis=1)
-    return Slab(pose.to_heart(image, heart.size_mm), per_cell)
-
-
-def _through_plane_mm(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Generator) -> float:
-    """Return how far tissue moves through the plane."""
-    depth = rng.uniform(grid.start_mm, grid.probe.depth_mm, 400).astype(np.float32)
-    angle = rng.uniform(-grid.probe.half_angle_rad, grid.probe.half_angle_rad, 400).astype(np.float32)
-    image = np.stack([depth * np.cos(angle), depth * np.sin(angle), np.zeros_like(depth)], axis=1)
-    points = material_points(pose.to_heart(image, heart.size_mm), heart)
-    moved = np.stack([pose.to_image(points.at(heart, phase), heart.size_mm)[:, 2] for phase in KEY_PHASES])
-    return float(np.percentile(np.abs(moved).max(axis=0), 97))
-
-
-def _met_by_beam(points: MaterialPoints, heart: Heart, pose: Pose, sigma_mm: float) -> MaterialPoints:
-    """Return the indices of points that at some phase lie within two standard deviations of the plane."""
-    met = np.zeros(len(points), bool)
-    for phase in KEY_PHASES:
-        met |= np.abs(pose.to_image(points.at(heart, phase), heart.size_mm)[:, 2]) < 2.2 * sigma_mm
-    return met
-
-
-def heart_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab, rng: np.random.Generator) -> Scatterers:
+def heart_scatterers(heart: Heart, pose: Pose, slab: Slab, rng: np.random.Generator) -> Scatterers:
     """Return the diffuse scatterers of heart and surroundings; blood is left out, its echo is noise."""
-    parts = distances(slab.points, heart)
-    tissue = tissue_at(slab.points, heart, parts)
+    tissue = tissue_at(slab.points.rest, heart, slab.parts)
     solid = tissue != Tissue.BLOOD
-    positions, outside = slab.points[solid], parts.outside[solid]
-    tissue = tissue[solid]
-    points = material_points(positions, heart, outside)
+    points, outside, tissue = slab.points.take(solid), slab.parts.outside[solid], tissue[solid]
+    positions = points.rest
     level = np.array([ECHO_OF_TISSUE[t] for t in Tissue], np.float32)[tissue]
     level = np.where(tissue == Tissue.CONNECTIVE, _connective_level(positions, outside, heart), level)
     level = np.where(tissue == Tissue.LUNG, level * np.exp(-np.maximum(outside, 0) / 0.22), level)
@@ -116,8 +63,8 @@ def heart_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab, rng:
     # unit mean power per grid cell for muscle; equal strengths give full speckle with the fewest points
     scale = np.float32(1.0 / math.sqrt(slab.per_cell))
     amplitude = level.astype(np.float32) * scale * random_signs(len(level), rng)
-    met = _met_by_beam(points, heart, pose, grid.probe.elevation_mm) & (level > 0.01)
-    return Scatterers(points.take(met), amplitude[met])
+    heard = level > 0.01
+    return Scatterers(points.take(heard), amplitude[heard])
 
 
 def _connective_level(points: FloatArray, outside: FloatArray, heart: Heart) -> FloatArray:
@@ -145,25 +92,22 @@ def echogenicity(points: FloatArray, heart: Heart) -> FloatArray:
 
 def interface_scatterers(heart: Heart, pose: Pose, grid: PolarGrid, slab: Slab) -> Scatterers:
     """Return the mirror-like points on endocardium, septal surfaces, vessel walls and pericardium."""
-    parts = distances(slab.points, heart)
-    surfaces = (("blood", parts.blood, 1.6), ("outside", parts.outside, 3.0))
+    surfaces = (("blood", slab.parts.blood, 1.6), ("outside", slab.parts.outside, 3.0))
+    # points in a layer of 2 reach are put on the surface: their number per cell of depth is undone here
     reach = 0.025
+    per_column = slab.per_cell * 2 * reach * heart.size_mm / grid.depth_step_mm
     found, amplitudes = [], []
     for name, value, strength in surfaces:
-        near = slab.points[np.abs(value) < reach]
+        near = slab.points.rest[np.abs(value) < reach]
         normals, value = outward_normals(near, heart, name)
         on_surface = near - value[:, None] * normals
         cosine = np.abs(_cosine_to_beam(on_surface, normals, pose))
-        # points in a layer of 2 reach: their number per grid cell grows with the cell's depth, undone here
-        layer_cells = 2 * reach * heart.size_mm / grid.depth_step_mm
-        scale = strength / (slab.per_cell * layer_cells)
         found.append(on_surface)
-        amplitudes.append(scale * cosine**SPECULAR_POWER)
+        amplitudes.append(strength / per_column * cosine**SPECULAR_POWER)
     points = material_points(np.concatenate(found), heart)
-    amplitude = np.concatenate(amplitudes).astype(np.float32)
-    amplitude *= echogenicity(points.rest, heart) ** 2
-    met = _met_by_beam(points, heart, pose, grid.probe.elevation_mm) & (amplitude > 0)
-    return Scatterers(points.take(met), amplitude[met] * np.float32(10 ** (grid.probe.specular_db / 20)))
+    amplitude = np.concatenate(amplitudes) * echogenicity(points.rest, heart) ** 2
+    amplitude *= 10 ** (grid.probe.specular_db / 20)
+    return Scatterers(points, amplitude.astype(np.float32))
 
 
 def _cosine_to_beam(points: FloatArray, normals: FloatArray, pose: Pose) -> FloatArray:

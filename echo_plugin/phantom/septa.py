@@ -6,7 +6,6 @@ The walls are followed as material points, the hole of a defect included, so a b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import SEPTAL_VIEWS, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.phantom.chambers import (
-    FloatArray,
     in_interatrial_septum,
     in_interventricular_septum,
 )
@@ -23,6 +21,7 @@ from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import MaterialPoints, material_points
 from echo_plugin.phantom.probe import Probe
 from echo_plugin.phantom.scan_planes import Pose, moved_pose
+from echo_plugin.phantom.vessels import FloatArray
 
 LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
 """The imaged length, unit-heart, from which a wall counts as shown."""
@@ -88,7 +87,7 @@ def to_pixels(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
 def box_of(
     wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, *, phase: float, frame_index: int, least_extent: float
 ) -> SeptalBox | None:
-    """Return the box of a wall at a phase; None when less than ``least_extent`` (unit-heart) of it is in the picture."""
+    """Return the box of a wall at a phase; None when less than ``least_extent`` (unit-heart) is in the picture."""
     cut = wall.in_plane(heart, pose, probe, phase)
     if len(cut) < 12:
         return None
@@ -125,10 +124,3 @@ def hole_in_plane_share(heart: Heart, pose: Pose, probe: Probe) -> float:
     phases = np.arange(8) / 8
     images = [moved_pose(pose, heart, p, 0.0).to_image(point.at(heart, p), heart.size_mm) for p in phases]
     return float(np.mean([abs(i[0, 2]) < reach and in_sector(i[:, :2], probe)[0] for i in images]))
-
-
-def invisible_share(levels: Mapping[int, list[float]]) -> float:
-    """Return the share 0..1 of stretches of a wall whose mean visibility is below half; 0 for no wall."""
-    if not levels:
-        return 0.0
-    return float(np.mean([np.mean(seen) < 0.5 for seen in levels.values()]))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.vessels import FloatArray
 
 ComplexArray = NDArray[np.complex64]
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))

@@ -7,12 +7,14 @@ import math
 
 import numpy as np
 
-from echo_plugin.phantom.chambers import FloatArray, ellipsoid, vessel
+from echo_plugin.phantom.chambers import ellipsoid
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import MaterialPoints
 from echo_plugin.phantom.scan_planes import Pose
-from echo_plugin.phantom.scatterers import SCATTERERS_PER_CELL, Scatterers, random_signs
+from echo_plugin.phantom.scatterers import Scatterers, random_signs
+from echo_plugin.phantom.slab import scatterer_density
 from echo_plugin.phantom.speckle import PolarGrid
+from echo_plugin.phantom.vessels import FloatArray, vessel
 
 
 def sample_lung(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Generator) -> Scatterers:
@@ -52,7 +54,7 @@ def sample_abdomen(heart: Heart, pose: Pose, grid: PolarGrid, rng: np.random.Gen
 
 def _image_points(grid: PolarGrid, rng: np.random.Generator) -> tuple[FloatArray, float]:
     """Return (N, 3) depth, lateral, elevation in mm and the number that counts per grid cell."""
-    per_cell = SCATTERERS_PER_CELL / grid.cells_per_fwhm**2
+    per_cell = scatterer_density(grid)
     count = int(per_cell * grid.depth_count * grid.beam_count * 1.6)
     depth = rng.uniform(grid.start_mm, grid.probe.depth_mm, count)
     angle = rng.uniform(-grid.half_rad, grid.half_rad, count)

@@ -10,16 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echo_plugin.phantom.chambers import (
-    AORTA,
-    MITRAL_CENTRE,
-    MITRAL_RADIUS,
-    PULMONARY_TRUNK,
-    TRICUSPID_CENTRE,
-    TRICUSPID_RADIUS,
-    FloatArray,
-    Vertex,
-)
+from echo_plugin.phantom.chambers import MITRAL_CENTRE, MITRAL_RADIUS, TRICUSPID_CENTRE, TRICUSPID_RADIUS
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.motion import (
     MaterialPoints,
@@ -27,6 +18,7 @@ from echo_plugin.phantom.motion import (
     material_points,
     semilunar_opening,
 )
+from echo_plugin.phantom.vessels import AORTA, PULMONARY_TRUNK, FloatArray, Vertex
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Valve:
     """Points on the leaflets of one valve, unit-heart.
 
     ``hinges``: where each point's leaflet is attached; ``inward``, ``downstream`` (N, 3): unit directions to the middle
-    of the orifice and with the flow; ``reach`` (N,): distance from the hinge along the leaflet; ``share`` (N,): 0 hinge to 1 tip.
+    of the orifice and with the flow; ``reach`` (N,): distance from the hinge; ``share`` (N,): 0 hinge to 1 tip.
     """
 
     hinges: MaterialPoints
@@ -81,7 +73,7 @@ def _ring(
 
 def _mitral(heart: Heart, rng: np.random.Generator, count: int) -> Valve:
     """Return the mitral valve: a long anterior leaflet on the aortic side, a short posterior one."""
-    angle = rng.uniform(0, 2 * np.pi, count)
+    angle = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     apical = np.array([0.0, 0.0, 1.0])
     hinges, inward = _ring(angle, MITRAL_CENTRE, MITRAL_RADIUS, apical)
     facing_aorta = inward @ np.array([0.6, -0.8, 0.0])
@@ -90,7 +82,7 @@ def _mitral(heart: Heart, rng: np.random.Generator, count: int) -> Valve:
 
 
 def _tricuspid(heart: Heart, rng: np.random.Generator, count: int) -> Valve:
-    angle = rng.uniform(0, 2 * np.pi, count)
+    angle = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     apical = np.array([0.0, 0.0, 1.0])
     hinges, inward = _ring(angle, TRICUSPID_CENTRE, TRICUSPID_RADIUS, apical)
     # gaps between the three leaflets
@@ -101,7 +93,7 @@ def _tricuspid(heart: Heart, rng: np.random.Generator, count: int) -> Valve:
 def _semilunar(heart: Heart, rng: np.random.Generator, count: int, segment: tuple[Vertex, ...], scale: float) -> Valve:
     axis = np.subtract(segment[1][:3], segment[0][:3])
     axis = axis / np.linalg.norm(axis)
-    angle = rng.uniform(0, 2 * np.pi, count)
+    angle = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     radius = scale * segment[0][3]
     hinges, inward = _ring(angle, segment[0][:3], radius, axis)
     length = radius * (0.85 + 0.3 * np.abs(np.cos(1.5 * angle)))
