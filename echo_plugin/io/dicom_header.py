@@ -203,7 +203,10 @@ def _number(path: Path, dataset: Dataset, keyword: str, accepted: Container[int]
         tag = Tag(tag_for_keyword(keyword) or 0)
         shown = f"{accepted.start} to {accepted.stop - 1}" if isinstance(accepted, range) else accepted
         found = "is missing" if value in (None, "") else f"is {str(value)[:40]!r}"
-        raise unreadable(path, f"cannot be read as a cine: {tag} {keyword!r} {found}; {shown} is accepted.")
+        raise unreadable(
+            path,
+            f"cannot be read as a cine: ({tag.group:04X},{tag.element:04X}) {keyword!r} {found}; {shown} is accepted.",
+        )
     return number
 
 

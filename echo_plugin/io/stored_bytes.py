@@ -30,9 +30,9 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
         yield
     except UnreadableCineError:
         raise
-    except OSError as exc:
-        raise unreadable(path, f"cannot be read: {exc.strerror or type(exc).__name__}.") from exc
     except Exception as exc:  # parsers of damaged bytes raise nearly everything; the cause stays attached
+        if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:  # the system's own
+            raise unreadable(path, f"cannot be read: {exc.strerror}.") from exc
         raise unreadable(path, f"has {what} ({type(exc).__name__}); the file is damaged or not supported.") from exc
 
 
