@@ -14,7 +14,7 @@ FLOORS = {
     1: {"io", "models", "phantom"},
     2: {
         "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics", "box_metrics",
-        "report", "evaluate", "training",
+        "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
     },
     3: {"host", "viewers"},
     4: {"cli", "__main__"},

@@ -124,7 +124,7 @@ def train_defects(
         options=options,
         start=start,
     )
-    return publish(models, learned.state, card)
+    return publish(models, learned.state, card, storage_dtype=torch.float16)
 
 
 def _labels(cines: Sequence[LabelledCine]) -> Tensor:

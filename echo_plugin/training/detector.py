@@ -121,7 +121,7 @@ def train_detector(
         options=options,
         start=start,
     )
-    return publish(models, learned.state, card)
+    return publish(models, learned.state, card, storage_dtype=torch.float16)
 
 
 def detection_loss(model: nn.Module, frames: PreparedFrames, items: Tensor, generator: torch.Generator) -> Tensor:

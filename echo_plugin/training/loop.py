@@ -149,6 +149,8 @@ def run_epochs(
             f"Validation never gave a number in {epoch + 1} epochs (last: {metric}); check the labels of its patients."
         )
         raise ValueError(msg)
+    # published in half precision: what is measured afterwards is what readers get
+    best_state = {k: v.half().to(v.dtype) if v.is_floating_point() and v.ndim > 1 else v for k, v in best_state.items()}
     model.load_state_dict(best_state)
     return Learned(best_state, best_metric, epoch + 1, time.monotonic() - started)
 

@@ -137,7 +137,7 @@ def build_card(
         config={**config, **_fingerprints(split, start, data.digest), "split_digest": split.digest},
         training_data=data,
         metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
-        command=options.command,
+        command=options.command or _command(name, options, learned),
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
         limits=PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS,
@@ -157,6 +157,12 @@ def _fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | li
         numbers |= {int(n) for n in earlier} if isinstance(earlier, list) else set()
         lists[f"patients_{part}"] = sorted(numbers)
     return lists
+
+
+def _command(name: str, options: TrainOptions, learned: Learned) -> str:
+    """Return the command that repeats a training, where its caller did not say it."""
+    what = {"septal_detector": "detector", "defect_embedder": "defects", "view_classifier": "views"}[name]
+    return f"monailabel-echo train {what} --studies DIR --models DIR --epochs {learned.epochs} --seed {options.seed}"
 
 
 def _next_version(start: Start) -> str:

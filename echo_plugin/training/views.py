@@ -109,7 +109,7 @@ def train_views(
         options=options,
         start=start,
     )
-    return publish(models, learned.state, card)
+    return publish(models, learned.state, card, storage_dtype=torch.float16)
 
 
 def _augmented(table: ClipTable, rows: Tensor, generator: torch.Generator, device: torch.device) -> Tensor:

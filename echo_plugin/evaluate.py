@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring published models, through the pipeline that users run, on patients that nobody learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.box_metrics import FrameBoxes, detection_metrics
+from echo_plugin.evaluation_pictures import recall_curves, surest, worst_cines, worst_frames
+from echo_plugin.geometry import FloatArray
+from echo_plugin.held_out import HeldOut, choose_held_out
+from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix, expected_calibration_error
+from echo_plugin.model_card import Metric
+from echo_plugin.models.card_file import load_card
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.preprocess import FrameMapping, to_model_input
+from echo_plugin.report import Picture, draw_confusion, draw_curves, draw_pictures, write_report
+from echo_plugin.training.datasets import crop_frames, detection_frames, evenly_chosen
+
+Progress = Callable[[int, int, str], None]
+
+FRAMES_PER_CINE = 8
+
+
+def evaluate_detector(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure septal boxes on annotated frames and write the report to ``out``; distances are px of the model's input.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If nobody is left to measure on, or nothing is published.
+    """
+    chosen = choose_held_out(
+        studies,
+        models,
+        ["septal_detector"],
+        patients=patients,
+        wants=lambda cine: bool(detection_frames(cine, FRAMES_PER_CINE)),
+    )
+    size = chosen.card.input_size_px
+    pipeline = EchoPipeline(models, device=device)
+    truths: list[FrameBoxes] = []
+    answers: list[FrameBoxes] = []
+    owners: list[str] = []
+    pictures: list[Picture] = []
+    for number, labels in enumerate(chosen.cines):
+        cine = chosen.labelled.folder.read_cine(labels.image_id)
+        frames = detection_frames(labels, FRAMES_PER_CINE)
+        pixels, mapping = to_model_input(cine, frames, size)
+        found = pipeline.detect_septa(cine, frames)
+        for frame, picture in zip(frames, pixels.numpy(), strict=True):
+            truth = _frame_boxes(labels.annotation.boxes_on(frame), mapping)
+            answer = _frame_boxes([box for box in found if box.frame_index == frame], mapping)
+            truths.append(truth)
+            answers.append(answer)
+            owners.append(labels.patient_id)
+            pictures.append(Picture(picture, truth, surest(answer), f"{labels.image_id[-16:]} frame {frame}"))
+        _tell(progress, number, chosen)
+    medians = np.array(chosen.card.config.get("constant_boxes", [-1.0] * 8), dtype=np.float64).reshape(-1, 4) * size
+    medians[medians < 0] = np.nan
+    cohort = chosen.cohort(owners, seed)
+    metrics = detection_metrics(cohort, answers, truths, medians)
+    figures = {
+        "Precision and recall": draw_curves(recall_curves(answers, truths), "recall", "precision at IoU 0.5"),
+        "Worst frames": draw_pictures(worst_frames(pictures, answers, truths)),
+    }
+    report = _report("detector", chosen, cohort, metrics, seed, studies, extra={"frames": len(truths)})
+    return write_report(out, report, figures, title="Septal boxes")
+
+
+def evaluate_defects(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure defects from pixels alone (detector, then embedder), by cine and by patient; write the report to ``out``.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If nobody is left to measure on, or nothing is published.
+    """
+    chosen = choose_held_out(
+        studies,
+        models,
+        ["defect_embedder", "septal_detector"],
+        patients=patients,
+        wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
+    )
+    pipeline = EchoPipeline(models, device=device)
+    rows = []
+    for number, labels in enumerate(chosen.cines):
+        cine = chosen.labelled.folder.read_cine(labels.image_id)
+        frames = evenly_chosen(range(cine.frame_count), 2 * FRAMES_PER_CINE)
+        prediction = pipeline.predict(cine, tasks=("defect",), frame_indices=frames).defect
+        assert prediction is not None
+        rows.append([prediction.probabilities[defect] for defect in DEFECTS])
+        _tell(progress, number, chosen)
+    truth = np.array([DEFECTS.index(c.annotation.defect) for c in chosen.cines if c.annotation.defect])
+    return _report_classes(
+        "defects", chosen, np.array(rows), truth, [defect.value for defect in DEFECTS], out, seed, studies
+    )
+
+
+def evaluate_views(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure views by cine and write the report to ``out``.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If nobody is left to measure on, or nothing is published.
+    """
+    classes = load_card(models, "view_classifier").classes
+    chosen = choose_held_out(
+        studies,
+        models,
+        ["view_classifier"],
+        patients=patients,
+        wants=lambda cine: cine.annotation.view is not None and cine.annotation.view.value in classes,
+    )
+    pipeline = EchoPipeline(models, device=device)
+    rows = []
+    for number, labels in enumerate(chosen.cines):
+        prediction = pipeline.predict(chosen.labelled.folder.read_cine(labels.image_id), tasks=("view",)).view
+        assert prediction is not None
+        named = {view.value: probability for view, probability in prediction.probabilities.items()}
+        rows.append([named[name] for name in classes])
+        _tell(progress, number, chosen)
+    truth = np.array([classes.index(c.annotation.view.value) for c in chosen.cines if c.annotation.view])
+    return _report_classes("views", chosen, np.array(rows), truth, list(classes), out, seed, studies)
+
+
+def _report_classes(
+    what: str,
+    chosen: HeldOut,
+    probabilities: FloatArray,
+    truth: NDArray[np.int_],
+    classes: list[str],
+    out: Path,
+    seed: int,
+    studies: Path,
+) -> dict[str, Any]:
+    majority = int(chosen.card.config.get("majority_id", 0))  # type: ignore[arg-type]
+    patients = [cine.patient_id for cine in chosen.cines]
+    cohort = chosen.cohort(patients, seed)
+    metrics = classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=majority)
+    if what == "defects":
+        by_patient, patient_truth = _by_patient(patients, probabilities, truth)
+        alone = chosen.cohort(sorted(set(patients)), seed)
+        each = classification_metrics(alone, patient_truth, by_patient, classes=classes, majority_id=majority)
+        metrics = {f"{name} (patients)": metric for name, metric in each.items()} | metrics
+    confusion = confusion_matrix(truth, probabilities.argmax(axis=1), len(classes))
+    extra = {
+        "classes": classes,
+        "confusion": confusion.astype(int).tolist(),
+        "expected_calibration_error": expected_calibration_error(probabilities, truth),
+    }
+    figures = {
+        "Confusion": draw_confusion(confusion, classes),
+        "Worst cines": draw_pictures(worst_cines(chosen, probabilities, truth, classes)),
+    }
+    report = _report(what, chosen, cohort, metrics, seed, studies, extra=extra)
+    return write_report(out, report, figures, title={"defects": "Septal defects", "views": "Views"}[what])
+
+
+def _by_patient(
+    patients: Sequence[str], probabilities: FloatArray, truth: NDArray[np.int_]
+) -> tuple[FloatArray, NDArray[np.int_]]:
+    """Return the mean probabilities of each patient's cines and the patient's class: a defect in any cine counts."""
+    owner = np.array(patients)
+    names = sorted(set(patients))
+    means = np.stack([probabilities[owner == name].mean(axis=0) for name in names])
+    return means, np.array([truth[owner == name].max() for name in names])
+
+
+def _frame_boxes(boxes: Sequence[SeptalBox], mapping: FrameMapping) -> FrameBoxes:
+    known = [box for box in boxes if box.septum in DETECTED_SEPTA]
+    labels = np.array([DETECTED_SEPTA.index(box.septum) for box in known], dtype=int)
+    scores = np.array([1.0 if box.score is None else box.score for box in known])
+    return FrameBoxes(mapping.to_model(known), labels, scores)
+
+
+def _report(
+    what: str,
+    chosen: HeldOut,
+    cohort: Cohort,
+    metrics: Mapping[str, Metric],
+    seed: int,
+    studies: Path,
+    *,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    card = chosen.card
+    return {
+        "task": what,
+        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "trained_on": card.trained_on},
+        "on_phantoms": chosen.labelled.is_phantom,
+        "split": chosen.split,
+        "patients": cohort.count,
+        "cines": len(chosen.cines),
+        "seed": seed,
+        "command": f"monailabel-echo evaluate {what} --studies {studies.name} --models DIR --out DIR",
+        "metrics": {n: dataclasses.asdict(m) for n, m in metrics.items() if np.isfinite(m.value)},
+        **extra,
+    }
+
+
+def _tell(progress: Progress | None, number: int, chosen: HeldOut) -> None:
+    if progress is not None:
+        progress(number + 1, len(chosen.cines), "")

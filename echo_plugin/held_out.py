@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may be measured: patients that no model involved learned from or chose its checkpoint with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.metrics import Cohort
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.card_file import load_card
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
+from echo_plugin.training.provenance import known_patients
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The cines to measure on, none of a patient that ``cards`` learned from or chose a checkpoint with."""
+
+    labelled: LabelledFolder
+    cines: tuple[LabelledCine, ...]
+    card: ModelCard
+    split: str
+
+    def cohort(self, patients: Sequence[str], seed: int) -> Cohort:
+        """Return the cohort of items whose patients are given."""
+        return Cohort(tuple(patients), self.split, seed)
+
+
+def choose_held_out(
+    studies: Path,
+    models: Path,
+    names: Sequence[str],
+    *,
+    patients: Sequence[str] | None,
+    wants: Callable[[LabelledCine], bool],
+) -> HeldOut:
+    """Return the annotated cines of unseen patients that ``wants`` accepts; the first of ``names`` is measured.
+
+    Raises
+    ------
+    TrainingDataError
+        If ``patients`` asks for somebody that was learned from, or nobody is left.
+    """
+    cards = [load_card(models, name) for name in names]
+    labelled = open_labelled_folder(studies)
+    everyone = sorted({cine.patient_id for cine in labelled.cines})
+    seen = {p for card in cards for p, part in known_patients(card, everyone).items() if part != "test"}
+    clash = seen & set(patients or ())
+    if clash:
+        msg = (
+            f"{len(clash)} of the {len(set(patients or ()))} patients to measure were learned from by {cards[0].name}."
+        )
+        raise TrainingDataError(msg)
+    chosen = (set(patients) if patients is not None else set(everyone)) - seen
+    cines = tuple(cine for cine in labelled.cines if cine.patient_id in chosen and wants(cine))
+    if not cines:
+        msg = (
+            f"Study folder {studies} leaves nothing to measure {cards[0].name} on: {len(seen)} of its {len(everyone)}"
+            " patients were learned from, and the others lack these labels; annotate other patients."
+        )
+        raise TrainingDataError(msg)
+    words = f"{'phantoms' if labelled.is_phantom else 'patients'} that were not learned from"
+    return HeldOut(labelled, cines, cards[0], words)

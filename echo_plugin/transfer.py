@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a septal detector finds the septa of a real cine with boxes drawn by hand, wherever the heart lies on it.
+
+One cine is an anecdote, not a figure: this tells a detector that has learned the phantom's look from one that has
+learned septa. The cine is measured as it is, shifted, scaled and mirrored, beside the answer that ignores the pixels
+(the median box of the training frames); a sure box on a picture without a heart is a false alarm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from echo_plugin.anatomy import DETECTED_SEPTA, Septum
+from echo_plugin.box_metrics import FrameBoxes, best_overlaps, constant_answer
+from echo_plugin.cine import Cine
+from echo_plugin.geometry import FloatArray, transform_boxes
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
+from echo_plugin.models.from_card import build_detector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.preprocess import normalise, to_model_input
+from echo_plugin.training.augment import warp
+
+COPIES: dict[str, tuple[float, float, float, bool]] = {
+    "plain": (1.0, 0.0, 0.0, False),
+    "shifted left": (1.0, -0.15, 0.0, False),
+    "shifted right": (1.0, 0.15, 0.05, False),
+    "shifted down": (1.0, 0.05, 0.12, False),
+    "smaller": (0.75, 0.0, 0.0, False),
+    "larger": (1.25, 0.0, 0.0, False),
+    "mirrored": (1.0, 0.0, 0.0, True),
+    "mirrored, shifted, smaller": (0.85, 0.12, -0.08, True),
+}
+"""Scale about the middle, shift as a part of the side (x, y), and whether left and right are exchanged."""
+
+
+def read_reference_boxes(path: Path) -> dict[int, FrameBoxes]:
+    """Return hand-drawn boxes, px of the file, by 0-based frame index, of {"boxes": [{frame_index, septum, xyxy}]}."""
+    frames: dict[int, list[tuple[list[float], int]]] = {}
+    for row in json.loads(path.read_text(encoding="utf-8"))["boxes"]:
+        label = DETECTED_SEPTA.index(Septum(row["septum"]))
+        frames.setdefault(int(row["frame_index"]), []).append((row["xyxy"], label))
+    return {
+        index: FrameBoxes(
+            np.array([box for box, _ in rows], dtype=np.float64),
+            np.array([label for _, label in rows]),
+            np.ones(len(rows)),
+        )
+        for index, rows in sorted(frames.items())
+    }
+
+
+def measure_transfer(
+    models: Path, cine: Cine, reference: dict[int, FrameBoxes], controls: Sequence[Cine] = ()
+) -> dict[str, Any]:
+    """Return by copy of the cine the mean IoU of each septum, the constant answer's, and the mean score; and controls.
+
+    ``controls`` : cines without a heart; the cine itself, blurred beyond recognition, is added to them.
+    """
+    card, state = load_published(models, SEPTAL_DETECTOR)
+    detector = build_detector(card)
+    load_state(detector, state, card)
+    detector.eval()
+    size = card.input_size_px
+    medians = np.array(card.config["constant_boxes"], dtype=np.float64).reshape(-1, 4) * size
+    medians[medians < 0] = np.nan
+    pixels, mapping = to_model_input(cine, list(reference), size)
+    truths = [FrameBoxes(mapping.to_model(t.boxes), t.labels, t.scores) for t in reference.values()]
+    copies = {}
+    for name, (scale, dx, dy, is_mirrored) in COPIES.items():
+        affine = _affine(size, scale, dx, dy, is_mirrored=is_mirrored)
+        moved = warp(pixels.float()[:, None], torch.from_numpy(affine).float().expand(len(pixels), 2, 3), size)
+        wanted = [FrameBoxes(transform_boxes(t.boxes, affine), t.labels, t.scores) for t in truths]
+        copies[name] = _overlaps(_detect(detector, moved[:, 0]), wanted, medians)
+    blurred = interpolate(avg_pool2d(pixels.float()[:, None], size // 12), size=(size, size), mode="bilinear")[:, 0]
+    empty = {"blurred": blurred}
+    for control in controls:
+        frames = np.linspace(0, control.frame_count - 1, min(control.frame_count, 4)).astype(int).tolist()
+        empty[control.image_id] = to_model_input(control, frames, size)[0].float()
+    return {
+        "model": f"{card.name} {card.version}, trained on {card.trained_on}",
+        "sha256": card.sha256,
+        "frames": len(truths),
+        "copies": copies,
+        "highest score without a heart": {
+            name: max([float(s) for answer in _detect(detector, frames) for s in answer.scores], default=0.0)
+            for name, frames in empty.items()
+        },
+    }
+
+
+def _affine(size: int, scale: float, dx: float, dy: float, *, is_mirrored: bool) -> FloatArray:
+    flip = -1.0 if is_mirrored else 1.0
+    linear = np.diag([scale * flip, scale])
+    middle = np.full(2, size / 2)
+    return np.column_stack([linear, middle + np.array([dx, dy]) * size - linear @ middle])
+
+
+@torch.no_grad()
+def _detect(detector: SeptalDetector, frames: Tensor) -> list[FrameBoxes]:
+    found = detector(normalise(frames))
+    assert isinstance(found, list)
+    return [
+        FrameBoxes(f["boxes"].double().numpy(), f["labels"].numpy().astype(int), f["scores"].double().numpy())
+        for f in found
+    ]
+
+
+def _overlaps(
+    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray
+) -> dict[str, dict[str, float]]:
+    result = {}
+    for label, septum in enumerate(DETECTED_SEPTA):
+        scores = [float(a.of(label)[1].max(initial=0.0)) for a in answers]
+        result[septum.value] = {
+            "mean_iou": float(np.nanmean(best_overlaps(answers, truths, label))),
+            "constant_iou": float(np.nanmean(best_overlaps([constant_answer(medians)] * len(truths), truths, label))),
+            "mean_score": float(np.mean(scores)),
+        }
+    return result

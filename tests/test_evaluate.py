@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+
+from echo_plugin.errors import ModelNotFoundError, TrainingDataError
+from echo_plugin.evaluate import evaluate_defects, evaluate_detector, evaluate_views
+from echo_plugin.models.checkpoint import load_card
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.views import train_views
+
+torch.set_num_threads(1)
+
+
+def test_detector_is_measured_on_patients_it_has_not_seen(easy_studies, published_detector, tmp_path):
+    report = evaluate_detector(easy_studies, published_detector, tmp_path, device="cpu")
+
+    card = load_card(published_detector, "septal_detector")
+    assert report["patients"] == card.training_data.split["test"] == 2
+    assert report["metrics"]["AP50 interatrial"]["baseline"] is not None
+    assert "not learned from" in report["split"]
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    page = (tmp_path / "report.html").read_text()
+    assert "AP50 interatrial" in page and "monailabel-echo evaluate detector" in page
+    assert "child0" not in (tmp_path / "report.json").read_text()
+    for plot in report["plots"]:
+        assert (tmp_path / plot["file"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_measuring_a_patient_that_was_learned_from_is_refused(easy_studies, published_detector, tmp_path):
+    patients = list(open_labelled_folder(easy_studies).defects)
+    known = known_patients(load_card(published_detector, "septal_detector"), patients)
+    learned_from = next(patient for patient, part in known.items() if part == "train")
+
+    with pytest.raises(TrainingDataError, match="1 of the 1 patients to measure were learned from") as refusal:
+        evaluate_detector(easy_studies, published_detector, tmp_path, patients=[learned_from])
+
+    assert learned_from not in str(refusal.value)
+
+
+def test_defects_are_measured_by_cine_and_by_patient(easy_studies, published_detector, tmp_path):
+    report = evaluate_defects(easy_studies, published_detector, tmp_path, device="cpu")
+
+    assert report["metrics"]["accuracy"]["patients"] == 2
+    assert report["metrics"]["accuracy (patients)"]["patients"] == 2
+    assert sum(map(sum, report["confusion"])) == report["cines"] == 4
+    assert report["on_phantoms"] is False
+
+
+def test_views_are_measured_by_cine(easy_studies, tmp_path):
+    train_views(easy_studies, tmp_path, TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
+
+    report = evaluate_views(easy_studies, tmp_path, tmp_path / "out", device="cpu")
+
+    assert report["cines"] == 6
+    assert report["classes"][0] == "A4C"
+
+
+def test_measuring_without_a_model_says_what_is_missing(easy_studies, tmp_path):
+    with pytest.raises(ModelNotFoundError, match="septal_detector is not published"):
+        evaluate_detector(easy_studies, tmp_path, tmp_path / "out")
