@@ -11,6 +11,7 @@ Plain is ``pydicom``'s pixel_array with its colour conversion, and the same netw
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STARTED = time.perf_counter()
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 
 
 def write_cine(path: Path, frames: int) -> None:
