@@ -12,13 +12,14 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from monailabel.config import settings
-from monailabel.endpoints.logs import router as logs_router
+from monailabel.endpoints.logs import get_logs
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -117,7 +118,11 @@ def build_app() -> FastAPI:
     app.include_router(task_router)
     app.include_router(job_router)
     app.include_router(datastore_router)
-    app.include_router(logs_router)
+
+    @app.get("/logs/", summary="Last lines of the log")
+    def logs(lines: int = 300) -> Response:
+        file = Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log"
+        return get_logs(str(file), max(lines, 1), html=False, text=True, refresh=0)
 
     @app.get("/", include_in_schema=False)
     def welcome() -> Response:

@@ -14,7 +14,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,24 +121,32 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(phantom_studies, model_folder, server_environment, tmp_path_factory) -> Iterator[RunningServer]:
-    port = free_port()
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    command = [sys.executable, "-m", "echo_plugin", "serve", "--studies", phantom_studies, "--models", model_folder]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [*map(str, command), "--port", str(port)],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=server_environment,
-            cwd=REPOSITORY,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
+def start_server(server_environment, tmp_path_factory) -> Iterator[Callable[..., tuple[subprocess.Popen, str, Path]]]:
+    """Start ``python -m <arguments> --port <free>`` and return process, address and log once it is ready."""
+    processes = []
+
+    def start(*arguments: object) -> tuple[subprocess.Popen, str, Path]:
+        port = free_port()
+        log = tmp_path_factory.mktemp("log") / "server.log"
+        command = [sys.executable, "-m", *map(str, arguments), "--port", str(port)]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, stdout=stream, stderr=subprocess.STDOUT, env=server_environment, cwd=REPOSITORY
+            )
+        processes.append(process)
+        url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url, log)
-        yield RunningServer(process, url, log, phantom_studies, model_folder, StudyFolder(phantom_studies))
-    finally:
+        return process, url, log
+
+    yield start
+    for process in processes:
         stop(process)
+
+
+@pytest.fixture(scope="session")
+def server(phantom_studies, model_folder, start_server) -> RunningServer:
+    process, url, log = start_server("echo_plugin", "serve", "--studies", phantom_studies, "--models", model_folder)
+    return RunningServer(process, url, log, phantom_studies, model_folder, StudyFolder(phantom_studies))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws that every prediction task keeps, whatever it predicts."""
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, Septum
+from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.cine import Cine, FramesInMemory
+from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
+from echo_plugin.host.infer_task import CineInferTask
+from echo_plugin.host.tasks.defects import DEFECT
+from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
+from echo_plugin.host.tasks.views import VIEW
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.prediction import CinePrediction
+
+EVERY_TASK = pytest.mark.parametrize("about", [SEPTAL_BOXES, DEFECT, VIEW], ids=lambda about: about.model)
+IMAGE_ID = "1.2.3.4"
+
+
+class KnownAnswer:
+    """A pipeline whose answer is known; ``is_empty``: nothing was found."""
+
+    def __init__(self, models_dir: Path, *, is_empty: bool = False) -> None:
+        self.models_dir = models_dir
+        self.is_empty = is_empty
+
+    def predict(self, cine, *, tasks, frame_indices):
+        boxes = () if self.is_empty else (SeptalBox(2, 3.0, 4.0, 20.0, 30.0, Septum.INTERATRIAL, 0.9),)
+        view = defect = None
+        if "view" in tasks:
+            view = ViewPrediction(PAEDIATRIC[0], {v: 1 / len(PAEDIATRIC) for v in PAEDIATRIC}, (0,))
+        if "defect" in tasks:
+            probabilities = {Defect.NORMAL: 0.05, Defect.ASD: 0.91, Defect.VSD: 0.04}
+            angles = {d: 41.2 if d is Defect.ASD else 90.0 for d in DEFECTS}
+            defect = DefectPrediction(Defect.ASD, probabilities, angles, (2,), is_whole_frame=self.is_empty)
+        return CinePrediction(boxes, view, defect, (), {}, {"total": 1.0})
+
+
+def cine_of(frames: int = 4) -> Cine:
+    pixels = np.random.default_rng(0).integers(0, 255, (frames, 48, 64, 1), np.uint8)
+    return Cine(image_id=IMAGE_ID, frames=FramesInMemory(pixels))
+
+
+def read(image):
+    if image != IMAGE_ID:
+        msg = f"Image {image} is not in the study folder."
+        raise UnknownImageError(msg)
+    return cine_of(), Path("cine.dcm")
+
+
+@pytest.fixture
+def temporary_folder(tmp_path, monkeypatch):
+    """A folder of its own for temporary files, to see what is left there."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@EVERY_TASK
+def test_info_is_json_of_a_type_that_slicer_lists(about, tmp_path):
+    info = json.loads(json.dumps(CineInferTask(about, KnownAnswer(tmp_path), read).info()))
+
+    assert info["type"] == "detection"
+    assert info["labels"]
+    assert info["description"].startswith(about.title)
+
+
+@EVERY_TASK
+def test_missing_weights_are_named_and_leave_nothing_behind(about, tmp_path, temporary_folder):
+    task = CineInferTask(about, EchoPipeline(tmp_path / "none", device="cpu"), read)
+
+    with pytest.raises(ModelNotFoundError, match=r"septal_detector|defect_embedder|view_classifier"):
+        task({"image": IMAGE_ID})
+
+    assert list(temporary_folder.iterdir()) == []
+    assert "train" in task.info()["description"] or "no" in task.info()["description"]
+
+
+@EVERY_TASK
+def test_the_request_is_not_modified(about, tmp_path, temporary_folder):
+    request = {"image": IMAGE_ID, "frames": "0,2", "client_id": "reader-1", "params": {"nested": [1]}}
+    before = copy.deepcopy(request)
+
+    CineInferTask(about, KnownAnswer(tmp_path), read)(request)
+
+    assert request == before
+
+
+@EVERY_TASK
+def test_the_same_request_twice_gets_the_same_answer(about, tmp_path, temporary_folder):
+    task = CineInferTask(about, KnownAnswer(tmp_path), read)
+
+    answers = [task({"image": IMAGE_ID}) for _ in range(2)]
+
+    assert answers[0][1] == answers[1][1]
+    assert Path(answers[0][0]).read_text() == Path(answers[1][0]).read_text()
+
+
+@EVERY_TASK
+def test_an_empty_prediction_is_a_valid_answer(about, tmp_path, temporary_folder):
+    file, answer = CineInferTask(about, KnownAnswer(tmp_path, is_empty=True), read)({"image": IMAGE_ID})
+
+    markups = json.loads(Path(file).read_text())["markups"]
+    assert answer["boxes"] == []
+    assert all(markup["type"] != "ROI" for markup in markups)
+
+
+@EVERY_TASK
+def test_an_unknown_image_is_named(about, tmp_path):
+    with pytest.raises(UnknownImageError, match=r"9\.9\.9"):
+        CineInferTask(about, KnownAnswer(tmp_path), read)({"image": "9.9.9"})
+
+
+@EVERY_TASK
+def test_a_cine_that_breaks_the_network_is_named(about, tmp_path, temporary_folder):
+    class Breaking(KnownAnswer):
+        def predict(self, cine, *, tasks, frame_indices):
+            raise RuntimeError("shape '[1, 3]' is invalid")
+
+    with pytest.raises(UnreadableCineError, match=rf"Cine {IMAGE_ID} could not be predicted \(RuntimeError\)"):
+        CineInferTask(about, Breaking(tmp_path), read)({"image": IMAGE_ID})
+
+    assert list(temporary_folder.iterdir()) == []
+
+
+@EVERY_TASK
+def test_malformed_frames_are_refused(about, tmp_path):
+    with pytest.raises(ValueError, match="Frames 'some' are no list of whole numbers"):
+        CineInferTask(about, KnownAnswer(tmp_path), read)({"image": IMAGE_ID, "frames": "some"})
+
+
+@EVERY_TASK
+def test_the_file_is_the_callers_and_nothing_else_is_left(about, tmp_path, temporary_folder):
+    file, answer = CineInferTask(about, KnownAnswer(tmp_path), read)({"image": IMAGE_ID})
+
+    assert [path.name for path in temporary_folder.iterdir()] == [Path(file).name]
+    assert file.endswith(".mrk.json")
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_a_defect_is_told_with_its_evidence(tmp_path, temporary_folder):
+    file, _ = CineInferTask(DEFECT, KnownAnswer(tmp_path), read)({"image": IMAGE_ID})
+    alone, _ = CineInferTask(DEFECT, KnownAnswer(tmp_path, is_empty=True), read)({"image": IMAGE_ID})
+
+    captions = [json.loads(Path(f).read_text())["markups"][0]["controlPoints"][0]["label"] for f in (file, alone)]
+    assert captions == ["ASD 0.91 (41 deg)", "ASD 0.91 (41 deg), no septum found: whole frames were compared"]

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study folder behaves as MONAI Label's datastore without a way out of it."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echo_plugin.anatomy import Defect, Septum, View
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.errors import (
+    AnnotationConflictError,
+    AnnotationError,
+    TrainingDataError,
+    UnknownImageError,
+    UnreadableCineError,
+)
+from echo_plugin.host.datastore import FINAL, ORIGINAL, EchoDatastore
+from echo_plugin.host.tasks.next_cine import strategies
+from echo_plugin.host.tasks.train import CineTrainer
+from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.markups import boxes_from_markups, boxes_to_markups
+from echo_plugin.io.volume import read_rendition_geometry, rendition_geometry
+from echo_plugin.phantom.study import write_phantom_study_folder
+
+BOX = SeptalBox(1, 100.0, 60.5, 130.25, 180.0, Septum.INTERVENTRICULAR)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms") / "studies"
+    write_phantom_study_folder(root, patients=3, seed=3, views=[View.A4C, View.PSAX_AV], frames=2)
+    return root
+
+
+@pytest.fixture
+def store(phantoms, tmp_path) -> EchoDatastore:
+    root = shutil.copytree(phantoms, tmp_path / "studies")
+    return EchoDatastore(root, tmp_path / "cache")
+
+
+@pytest.fixture
+def image_id(store) -> str:
+    return store.list_images()[0]
+
+
+def upload(folder: Path, text: str, suffix: str = ".json") -> str:
+    path = folder / f"upload{suffix}"
+    path.write_text(text)
+    return str(path)
+
+
+def markups_of(store, image_id, *boxes) -> str:
+    return boxes_to_markups(boxes, rendition_geometry(store.images.read(image_id)))
+
+
+def test_cines_of_nested_folders_are_listed_and_labelled(store):
+    assert store.status() == {"total": 6, "completed": 6, "label_tags": {"final": 6}}
+    assert store.get_unlabeled_images() == []
+    assert len(store.datalist()) == 6
+    assert all(Path(pair["image"]).is_file() and Path(pair["label"]).is_file() for pair in store.datalist())
+
+
+def test_labelled_images_can_be_asked_for_by_what_they_say(store):
+    views = store.get_labeled_images(labels=["PSAX-AV"])
+
+    assert len(views) == 3
+    assert {store.studies.annotation(i).view for i in views} == {View.PSAX_AV}
+    assert store.get_labeled_images(labels=["mitral stenosis"]) == []
+
+
+def test_the_listing_is_json_without_an_identity(store):
+    listing = json.dumps(store.json())
+
+    patients = {store.images.entry(i).patient_id for i in store.list_images()}
+    assert set(json.loads(listing)["objects"]) == set(store.list_images())
+    assert not any(patient in listing for patient in patients)
+
+
+def test_a_viewer_gets_a_volume_with_a_voxel_for_each_pixel(store, image_id):
+    path = Path(store.get_image_uri(image_id))
+
+    facts = store.get_image_info(image_id)
+    assert path.name == facts["name"] == f"{image_id}.nrrd"
+    assert not path.is_relative_to(store.root)
+    assert read_rendition_geometry(path).shape == (facts["width"], facts["height"], facts["frames"])
+    assert store.get_image(image_id).read() == path.read_bytes()
+
+
+def test_submitted_boxes_come_back_and_what_markups_cannot_say_stays(store, image_id, tmp_path):
+    before = store.studies.annotation(image_id)
+
+    label_id = store.save_label(
+        image_id, upload(tmp_path, markups_of(store, image_id, BOX)), FINAL, {"client_id": "reader-1"}
+    )
+
+    after = store.studies.annotation(image_id)
+    back = boxes_from_markups(
+        store.get_label(label_id, FINAL).read().decode(), rendition_geometry(store.images.read(image_id))
+    )
+    np.testing.assert_allclose(back[0].xyxy, BOX.xyxy, atol=1e-9)
+    assert (after.view, after.defect, after.author) == (before.view, before.defect, "reader-1")
+    assert (after.annotated_frames, after.revision) == ((1,), before.revision + 1)
+    assert store.studies.uploads(image_id)[after.revision].read_text() == markups_of(store, image_id, BOX)
+
+
+def test_frames_that_were_looked_at_become_negatives(store, image_id, tmp_path):
+    text = markups_of(store, image_id, BOX)
+
+    store.save_label(image_id, upload(tmp_path, text), FINAL, {"annotated_frames": [0, 1]})
+
+    assert store.studies.annotation(image_id).annotated_frames == (0, 1)
+
+
+def test_an_annotation_can_be_submitted_as_it_is_kept(store, image_id, tmp_path):
+    annotation = store.studies.annotation(image_id)
+
+    store.save_label(image_id, upload(tmp_path, annotation_to_json(annotation)), "", {"user": "Ä. Reader <x@y>"})
+
+    assert store.studies.annotation(image_id).boxes == annotation.boxes
+    assert store.studies.annotation(image_id).author == "Ä. Reader x@y"
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "info", "sentence"),
+    [
+        ("x", ".nii.gz", {}, r"a '\.nii\.gz' label map was sent.*select the model septal_boxes"),
+        ("x", ".json", {}, "is no JSON object"),
+        ("[]", ".json", {}, "no object of schema"),
+        ('{"markups": 1}', ".json", {}, "has no list 'markups'"),
+        ('{"markups": []}', ".json", {"revision": "1"}, "revision is '1'"),
+        ('{"markups": []}', ".json", {"annotated_frames": "all"}, "annotated_frames is 'all'"),
+        ('{"markups": []}', ".json", {"annotated_frames": [7]}, r"frame index 7 \(0-based\)"),
+    ],
+)
+def test_what_cannot_be_a_label_is_refused_and_nothing_is_stored(
+    store, image_id, tmp_path, text, suffix, info, sentence
+):
+    before = store.studies.annotation(image_id)
+
+    with pytest.raises(AnnotationError, match=sentence):
+        store.save_label(image_id, upload(tmp_path, text, suffix), FINAL, info)
+
+    assert store.studies.annotation(image_id) == before
+
+
+def test_an_annotation_of_another_image_is_refused(store, image_id, tmp_path):
+    other = store.studies.annotation(store.list_images()[1])
+
+    with pytest.raises(AnnotationError, match="is an annotation of"):
+        store.save_label(image_id, upload(tmp_path, annotation_to_json(other)), FINAL, {})
+
+
+def test_a_change_of_an_outdated_revision_is_a_conflict(store, image_id, tmp_path):
+    path = upload(tmp_path, markups_of(store, image_id, BOX))
+    store.save_label(image_id, path, FINAL, {})
+
+    with pytest.raises(AnnotationConflictError, match=image_id):
+        store.save_label(image_id, path, FINAL, {"revision": 1})
+
+
+def test_predictions_are_kept_apart_from_labels(store, image_id, tmp_path):
+    before = store.studies.annotation(image_id)
+
+    store.save_label(image_id, upload(tmp_path, '{"markups": []}'), ORIGINAL, {"model": "septal_boxes"})
+
+    assert store.studies.annotation(image_id) == before
+    assert store.get_labeled_images(ORIGINAL) == [image_id]
+    assert store.get_label_info(image_id, ORIGINAL) == {"model": "septal_boxes"}
+    assert store.get_labels_by_image_id(image_id) == {"final": image_id, "original": image_id}
+    store.remove_label(image_id, ORIGINAL)
+    with pytest.raises(UnknownImageError, match="has no kept prediction"):
+        store.get_label_uri(image_id, ORIGINAL)
+
+
+def test_a_withdrawn_label_stays_in_the_history(store, image_id):
+    before = store.studies.annotation(image_id)
+
+    store.remove_label(image_id, FINAL)
+
+    assert image_id in store.get_unlabeled_images()
+    assert before in store.studies.history(image_id)
+    with pytest.raises(UnknownImageError, match="has no label yet"):
+        store.get_label_uri(image_id, FINAL)
+
+
+@pytest.mark.parametrize("tag", ["../../x", "FINAL", "draft", "final/"])
+def test_a_tag_that_does_not_exist_is_refused(store, image_id, tmp_path, tag):
+    with pytest.raises(AnnotationError, match="is unknown; 'final'"):
+        store.save_label(image_id, upload(tmp_path, "{}"), tag, {})
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", "a/b", "1.2.3.4.5"])
+def test_an_image_that_is_not_in_the_folder_is_refused_everywhere(store, tmp_path, name):
+    for ask in (store.get_image_uri, store.get_image_info, store.images.read, store.remove_image):
+        with pytest.raises(UnknownImageError, match=r"malformed|not in the study folder"):
+            ask(name)
+    with pytest.raises(UnknownImageError, match=r"malformed|not in the study folder"):
+        store.save_label(name, upload(tmp_path, "{}"), FINAL, {})
+
+
+def test_a_series_of_one_cine_names_that_cine_and_one_of_several_is_refused(store):
+    entries = [store.images.entry(i) for i in store.list_images()]
+    by_series = {}
+    for entry in entries:
+        by_series.setdefault(entry.series_instance_uid, []).append(entry.image_id)
+
+    for series, members in by_series.items():
+        if len(members) == 1:
+            assert store.images.resolve(series) == members[0]
+        else:
+            with pytest.raises(UnknownImageError, match=f"names {len(members)} cines; ask for one by its SOP"):
+                store.images.resolve(series)
+    with pytest.raises(UnknownImageError, match="names 3 cines"):
+        store.images.resolve("IM_0001")  # the same file name in the folder of each patient
+
+
+def test_an_uploaded_cine_is_found_by_the_name_it_was_given_and_can_be_taken_out(store, image_id):
+    from PIL import Image
+
+    picture = store.cache / "still.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8)).save(picture)
+
+    added = store.add_image("still_7", str(picture), {"note": "a"})
+
+    assert store.images.resolve("still_7") == added
+    assert store.get_image_info(added)["note"] == "a"
+    store.remove_image(added)
+    with pytest.raises(UnknownImageError, match="not in the study folder"):
+        store.images.resolve("still_7")
+
+
+def test_a_volume_saved_by_a_viewer_is_not_taken_for_a_cine(store, image_id):
+    with pytest.raises(UnreadableCineError, match="has lost its calibration"):
+        store.add_image("volume", store.get_image_uri(image_id), {})
+
+
+def test_the_archive_holds_labelled_cines_with_their_annotations(store):
+    path = Path(store.get_dataset_archive(2))
+
+    names = zipfile.ZipFile(path).namelist()
+    assert len([name for name in names if name.endswith(".dcm")]) == 2
+    assert len([name for name in names if name.startswith("annotations/")]) == 2
+
+
+def test_notes_are_added_and_facts_are_not_overwritten(store, image_id):
+    store.update_image_info(image_id, {"strategy": {"first": {"ts": 1}}, "frames": 99})
+    store.update_image_info(image_id, {"other": 2})
+
+    facts = store.get_image_info(image_id)
+    assert (facts["strategy"], facts["other"], facts["frames"]) == ({"first": {"ts": 1}}, 2, 2)
+
+
+def test_strategies_choose_unlabelled_cines_and_say_when_there_is_none(store):
+    assert [strategy({}, store) for strategy in strategies().values()] == [None, None, None]
+    images = sorted(store.list_images())
+    first_patient = store.images.entry(images[0]).patient_id
+    of_first = [i for i in images if store.images.entry(i).patient_id == first_patient]
+    other = next(i for i in images if i not in of_first)
+    # the first patient loses all labels, another one of two
+    for image_id in (*of_first, other):
+        store.remove_label(image_id, FINAL)
+    unlabelled = store.get_unlabeled_images()
+
+    choose = strategies()
+    assert choose["first"]({}, store) == {"id": min(unlabelled)}
+    assert choose["fewest_labels"]({}, store)["id"] in of_first
+    assert choose["random"]({"seed": 1}, store) == choose["random"]({"seed": 1}, store)
+    assert choose["random"]({}, store)["id"] in unlabelled
+
+
+def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_path):
+    trainer = CineTrainer("defects", tmp_path, tmp_path / "progress.json", "cpu")
+    assert trainer.require_trainable(store, {"epochs": "2"}).epochs == 2
+
+    patient = store.images.entry(store.list_images()[0]).patient_id
+    for image_id in store.list_images():
+        if store.images.entry(image_id).patient_id == patient:
+            store.remove_label(image_id, FINAL)
+
+    with pytest.raises(
+        TrainingDataError, match=r"Training defects needs .* at least 3 patients; the study folder has 2"
+    ):
+        trainer.require_trainable(store, {})
+
+
+def test_a_defect_label_survives_a_box_submission_of_the_same_cine(store, image_id, tmp_path):
+    store.save_label(image_id, upload(tmp_path, '{"markups": []}'), FINAL, {})
+
+    assert isinstance(store.studies.annotation(image_id).defect, Defect)
+    assert store.studies.annotation(image_id).annotated_frames == (1,)
