@@ -254,8 +254,8 @@ def info(
 
 def main() -> None:
     """Run the command line: errors become one sentence on stderr and exit code 1, bad usage exit code 2."""
-    # Before torch is loaded: its threads must sleep while they wait. Spinning, they take 3 to 12 times as long as soon as
-    # anything else runs, and 3D Slicer runs beside us (tests/benchmarks/benchmark_pipeline.py).
+    # Before torch is loaded: its threads must sleep while they wait. Spinning, they take 3 to 12 times as long when
+    # anything else runs, and 3D Slicer runs beside us.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_debug = "--debug" in sys.argv
     level = logging.DEBUG if is_debug else logging.WARNING
