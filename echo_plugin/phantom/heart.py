@@ -160,7 +160,7 @@ def _with_atrial_defect(heart: Heart, rng: np.random.Generator) -> Heart:
     size = float(rng.uniform(*ASD_SIZES_MM))
     size = min(size, 0.62 * heart.size_mm)
     relative = size / heart.size_mm
-    volume_load = 1.0 + 0.5 * relative * float(rng.uniform(0.3, 1.4))
+    volume_load = 1.0 + 0.33 * relative * float(rng.uniform(0.3, 1.5))
     centre = (0.0, float(rng.normal(-0.08, 0.05)), float(rng.normal(-0.46, 0.05)))
     return replace(
         heart,
@@ -178,7 +178,7 @@ def _with_ventricular_defect(heart: Heart, rng: np.random.Generator) -> Heart:
     size = float(rng.uniform(*VSD_SIZES_MM))
     size = min(size, 0.33 * heart.size_mm)
     relative = size / heart.size_mm
-    volume_load = 1.0 + 0.6 * relative * float(rng.uniform(0.3, 1.4))
+    volume_load = 1.0 + 0.42 * relative * float(rng.uniform(0.3, 1.5))
     heart = replace(heart, lv_scale=heart.lv_scale * volume_load, la_scale=heart.la_scale * volume_load)
     is_membranous = bool(rng.random() < 0.6)
     if is_membranous:

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from echo_plugin.cine import UltrasoundRegion
+from echo_plugin.phantom.vessels import FloatArray
 
 SOUND_MM_PER_US = 1.54
 PICTURE_SIZES = ((480, 640), (480, 640), (360, 480), (420, 560), (300, 400), (400, 400), (434, 636), (512, 512))
@@ -56,6 +57,11 @@ class Probe:
     @property
     def wavelength_mm(self) -> float:
         return SOUND_MM_PER_US / self.frequency_mhz
+
+    def beam_width_rad(self, depth_mm: FloatArray) -> FloatArray:
+        """Return the full width at half maximum of the beam at each depth: narrowest at the focus."""
+        away = np.clip((depth_mm - self.focus_mm) / (0.55 * self.focus_mm), -1.5, 1.5)
+        return np.asarray(self.lateral_fwhm_rad * np.sqrt(1.0 + 0.6 * away * away), np.float32)
 
     @property
     def region(self) -> UltrasoundRegion:

@@ -105,7 +105,7 @@ def jittered_pose(heart: Heart, view: View, rng: np.random.Generator, *, spread:
 
 
 def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
-    slide = rng.normal(0.0, 1.0, 3) * np.array([0.12, 0.13, 0.025]) * spread
+    slide = rng.normal(0.0, 1.0, 3) * np.array([0.18, 0.13, 0.025]) * spread
     apex = pose.apex + slide[0] * pose.beam + slide[1] * pose.lateral + slide[2] * pose.elevation
     rock, tilt, turn = rng.normal(0.0, 1.0, 3) * np.deg2rad([7.0, 2.0, 7.0]) * spread
     # the hand keeps the heart in the picture: half of a slide is steered back

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each septum lies in the picture, frame by frame, and how much of it can be seen.
 
-The walls are followed as material points, the hole of a defect included, so a box is true by construction.
+The walls are followed as material points, the hole of a defect included, so a box is true by construction:
+that of the wall as imaged, with half a pulse and half a beam round it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
 LEAST_SHARE = 0.5
 """The share of the wall in the plane that must lie in the sector."""
 WALLS = {Septum.INTERVENTRICULAR: in_interventricular_septum, Septum.INTERATRIAL: in_interatrial_septum}
-MARGIN_MM = 0.6
 FULLEST_CUT = 0.4
 """A wall cut lengthwise is a band: the ratio of its spread across and along is below this."""
 
@@ -84,6 +84,16 @@ def to_pixels(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
     )
 
 
+def _as_imaged(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
+    """Return points (4 N, 2) on the rim of each point's picture: half a pulse along, half a beam across."""
+    reach = np.hypot(depth_lateral_mm[:, 0], depth_lateral_mm[:, 1])[:, None]
+    along = depth_lateral_mm / reach
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    half_beam = 0.5 * probe.beam_width_rad(reach) * reach * across
+    half_pulse = 0.5 * probe.axial_fwhm_mm * along
+    return np.concatenate([depth_lateral_mm + step for step in (half_beam, -half_beam, half_pulse, -half_pulse)])
+
+
 def box_of(
     wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, *, phase: float, frame_index: int, least_extent: float
 ) -> SeptalBox | None:
@@ -100,7 +110,8 @@ def box_of(
     low, high = shown.min(axis=0), shown.max(axis=0)
     if np.hypot(*(high - low)) < least_extent * heart.size_mm:
         return None
-    corners = to_pixels(np.stack([low - MARGIN_MM, high + MARGIN_MM]), probe)
+    blurred = _as_imaged(shown, probe)
+    corners = to_pixels(np.stack([blurred.min(axis=0), blurred.max(axis=0)]), probe)
     region = probe.region
     x1, y1 = max(corners[0, 0], region.x1), max(corners[0, 1], region.y1)
     x2, y2 = min(corners[1, 0], region.x2), min(corners[1, 1], region.y2)

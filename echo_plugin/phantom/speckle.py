@@ -98,8 +98,8 @@ class PolarGrid:
     @cached_property
     def lateral_sigmas(self) -> FloatArray:
         """Standard deviation (R,) of the beam in columns: narrowest at the focus."""
-        away = (self.depths_mm - self.probe.focus_mm) / (0.55 * self.probe.focus_mm)
-        return (self.axial_sigma * np.sqrt(1.0 + 0.6 * np.clip(away, -1.5, 1.5) ** 2)).astype(np.float32)
+        widths_rad = self.probe.beam_width_rad(self.depths_mm)
+        return (widths_rad / np.float32(FWHM_PER_SIGMA * self.beam_step_rad)).astype(np.float32)
 
     @cached_property
     def _lateral_spectrum(self) -> FloatArray:
