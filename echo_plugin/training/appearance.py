@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
+DARKEST = 0.12
+"""Mean grey level of the echoes below which no gain is taken away: a wall that cannot be seen teaches nothing."""
+
 Draw = Callable[[float, float], Tensor]
 
 
@@ -132,8 +135,11 @@ def _sector(frames: Tensor, draw: Draw) -> Tensor:
 
 
 def _compress(frames: Tensor, draw: Draw, chance: Callable[[float], Tensor]) -> Tensor:
-    """Apply gain, reject and grey curve; every other time very dark, as real cines of good machines are."""
+    """Apply gain, reject and grey curve; often very dark, as real cines of good machines are, but never to nothing."""
+    lit = (frames > 0.02).to(frames)
+    level = (frames * lit).sum((1, 2, 3), keepdim=True) / lit.sum((1, 2, 3), keepdim=True).clamp_min(1)
     gain = torch.exp(draw(-0.55, 0.4) - chance(0.4) * draw(0.0, 0.7))
+    gain = torch.maximum(gain, (DARKEST / level.clamp_min(0.01)).clamp_max(1.6))
     reject = draw(-0.08, 0.12).clamp_min(0)
     gamma = torch.exp(draw(-0.45, 0.6))
     return ((frames * gain - reject) / (1 - reject)).clamp(1e-4, 1) ** gamma
