@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 import simplejpeg
 from PIL import Image
-from pydicom.pixel_data_handlers.rle_handler import rle_encode_frame
+from pydicom.encoders import get_encoder
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from echo_plugin.cine import ByteArray
@@ -66,6 +66,24 @@ def grey_of_rgb(pixels: ByteArray) -> ByteArray:
     return ((pixels @ weights + 0x8000) >> 16).astype(np.uint8)
 
 
+def _run_length_encoded(frame: ByteArray) -> bytes:
+    """Return the PackBits segments of the planes of one (H, W, 3) frame."""
+    height, width, samples = frame.shape
+    return get_encoder(RLELossless).encode(
+        frame,
+        encoding_plugin="pydicom",
+        rows=height,
+        columns=width,
+        samples_per_pixel=samples,
+        planar_configuration=0,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        bits_stored=8,
+        pixel_representation=0,
+        number_of_frames=1,
+    )
+
+
 def encode_frame(frame: ByteArray, encoding: Encoding, quality: int) -> bytes:
     """Return one (H, W, 3|1) frame as one compressed codestream."""
     if encoding is Encoding.JPEG_COLOUR:
@@ -73,7 +91,7 @@ def encode_frame(frame: ByteArray, encoding: Encoding, quality: int) -> bytes:
     if encoding is Encoding.JPEG_GREY:
         return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, "GRAY", "Gray")
     if encoding is Encoding.RLE_COLOUR:
-        return rle_encode_frame(np.ascontiguousarray(frame))
+        return _run_length_encoded(frame)
     codestream = io.BytesIO()
     Image.fromarray(frame).save(codestream, "JPEG2000", no_jp2=True, mct=1, irreversible=False)
     return codestream.getvalue()
