@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 import simplejpeg
 from PIL import Image
-from pydicom.encoders import get_encoder
+from pydicom.encoders import get_encoder  # type: ignore[attr-defined]  # exported in 2.4 and 3 alike
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from echo_plugin.cine import ByteArray
