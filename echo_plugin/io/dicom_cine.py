@@ -19,10 +19,11 @@ from pydicom import uid
 from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.io import frame_codecs, jpeg_frames, pixel_display
 from echo_plugin.io.dicom_header import DicomHeader, read_dicom_header, read_header_and_bytes
-from echo_plugin.io.frame_codecs import Samples
+from echo_plugin.io.frame_codecs import JPEG_LS, Samples
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.pixel_fragments import Span, encapsulated_spans, frame_bytes, native_spans
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
+from echo_plugin.io.ybr import ybr_to_rgb
 
 __all__ = ["DicomFrames", "DicomHeader", "read_dicom_cine", "read_dicom_header"]
 
@@ -37,7 +38,6 @@ _NATIVE = frozenset(
 _JPEG = frozenset(
     {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 )
-_JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 _JPEG_2000 = frozenset(
     {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
     | {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}  # high throughput
@@ -121,17 +121,18 @@ class DicomFrames:
         header = self.header
         syntax, tag = header.transfer_syntax_uid, header.photometric_interpretation
         is_ybr = tag.startswith("YBR_FULL")
-        if syntax in _JPEG or syntax in _JPEG_LS:
+        if syntax in _JPEG or syntax in JPEG_LS:
             markers = jpeg_frames.read_markers(raw)
             jpeg_frames.require_shape(markers, header.height, header.width, header.samples_per_pixel)
-            if jpeg_frames.is_lossy_8_bit(markers) and self.table is None:
+            if jpeg_frames.is_8_bit(markers) and self.table is None:
                 jpeg_frames.decode_8_bit(raw, markers, tag, frame)
                 return
-            if jpeg_frames.is_lossy_8_bit(markers):
+            if jpeg_frames.is_8_bit(markers):
                 grey = np.empty((*frame.shape[:2], 1), dtype=np.uint8)
                 jpeg_frames.decode_8_bit(raw, markers, tag, grey)
                 samples: Samples = grey
             else:
+                jpeg_frames.require_precision(markers, header.bits_allocated)
                 samples = frame_codecs.gdcm_samples(raw, header)
                 is_ybr = markers.holds_ybr(tag) if syntax in _JPEG else is_ybr
         else:
@@ -145,7 +146,7 @@ class DicomFrames:
             np.take(self.table, samples[..., 0], axis=0, out=frame)
             return
         eight_bit = (samples >> max(self.header.bits_stored - 8, 0)).astype(np.uint8)
-        frame[...] = pixel_display.ybr_to_rgb(eight_bit) if is_ybr else eight_bit
+        frame[...] = ybr_to_rgb(eight_bit) if is_ybr else eight_bit
 
 
 def _decoder(syntax: str) -> Callable[[bytes, DicomHeader], Samples]:
@@ -157,7 +158,7 @@ def _decoder(syntax: str) -> Callable[[bytes, DicomHeader], Samples]:
 def _frames(header: DicomHeader, stored: StoredBytes) -> DicomFrames:
     """Return the frames after everything has been refused that the header alone shows to be wrong."""
     path, syntax, tag = stored.path, header.transfer_syntax_uid, header.photometric_interpretation
-    if syntax not in _NATIVE | _JPEG | _JPEG_LS | _JPEG_2000 | {uid.RLELossless}:
+    if syntax not in _NATIVE | _JPEG | JPEG_LS | _JPEG_2000 | {uid.RLELossless}:
         name = uid.UID(syntax).name
         raise unreadable(path, f"has transfer syntax {name}; native, RLE, JPEG, JPEG-LS and JPEG 2000 are accepted.")
     if tag not in _GREY | _COLOUR | {"PALETTE COLOR"}:

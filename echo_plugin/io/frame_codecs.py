@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rarer encodings of one DICOM frame, decoded to the samples as they are stored; no colour is touched.
 
-Every function returns (H, W, S) uint8 or uint16. The common one, 8-bit lossy JPEG, is in ``jpeg_frames``.
+Every function returns (H, W, S) uint8 or uint16. The common one, 8-bit JPEG, is in ``jpeg_frames``.
 
 References
 ----------
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from echo_plugin.io import gdcm_frame
 from echo_plugin.io.dicom_header import DicomHeader
 
+JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -89,41 +91,12 @@ def undoes_colour_transform(raw: bytes) -> bool:
 
 
 def gdcm_samples(raw: bytes, header: DicomHeader) -> Samples:
-    """Return the samples of a lossless, 12-bit or JPEG-LS frame, by GDCM."""
-    import gdcm
-
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(raw)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((header.width, header.height, 1))
-    image.SetDataElement(element)
-    # RGB for every colour: GDCM shall not convert what the stream's markers decide
-    colours = "RGB" if header.samples_per_pixel == 3 else "MONOCHROME2"
-    image.SetPhotometricInterpretation(
-        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.GetPIType(colours))
-    )
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(header.transfer_syntax_uid)))
-    image.SetPixelFormat(
-        gdcm.PixelFormat(
-            header.samples_per_pixel,
-            header.bits_allocated,
-            header.bits_stored,
-            header.bits_stored - 1,
-            int(header.is_signed),
-        )
-    )
-    image.SetPlanarConfiguration(0)
-    text = image.GetBuffer()
-    if text is None:
-        msg = "a frame that GDCM cannot decode"
-        raise ValueError(msg)
-    decoded = text.encode("utf-8", "surrogateescape")  # GDCM hands its char* out as text
+    """Return the samples of a JPEG-LS frame or one of JPEG with more than 8 bits, by GDCM."""
+    is_jpeg_ls = header.transfer_syntax_uid in JPEG_LS
+    decode = gdcm_frame.decode if is_jpeg_ls else gdcm_frame.decode_apart
     shape = (header.height, header.width, header.samples_per_pixel)
+    bits = (header.bits_allocated, header.bits_stored)
+    decoded = decode(raw, gdcm_frame.Frame(*shape, *bits, int(header.is_signed), header.transfer_syntax_uid))
     if header.bits_allocated == 8:
         return np.frombuffer(decoded, dtype=np.uint8).reshape(shape)
     return np.frombuffer(decoded, dtype=np.uint16).reshape(shape)

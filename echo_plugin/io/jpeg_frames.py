@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame of a cine from its JPEG stream: the stream's own markers, and the fast decoder of 8-bit baseline JPEG.
+"""One frame of a cine from its JPEG stream: the stream's own markers, and the fast decoder of 8-bit JPEG.
 
 References
 ----------
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import simplejpeg
 
 from echo_plugin.cine import ByteArray
+from echo_plugin.io.ybr import ybr_to_rgb
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """SOF0..SOF15 without DHT, JPG and DAC; SOF55 of JPEG-LS."""
+_LOSSLESS = 0xC3
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _RGB_IDS = tuple(b"RGB")
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -101,7 +103,7 @@ def _markers(process: int, segment: bytes, *, is_jfif: bool, adobe_transform: in
 
 
 def decode_8_bit(stream: bytes, markers: JpegMarkers, photometric_interpretation: str, out: ByteArray) -> None:
-    """Decode a lossy 8-bit JPEG stream into ``out``, (H, W, 1) grey or (H, W, 3) RGB uint8, contiguous.
+    """Decode an 8-bit JPEG stream into ``out``, (H, W, 1) grey or (H, W, 3) RGB uint8, contiguous.
 
     Raises
     ------
@@ -112,14 +114,21 @@ def decode_8_bit(stream: bytes, markers: JpegMarkers, photometric_interpretation
     if out.shape[2] == 1:
         simplejpeg.decode_jpeg(stream, "GRAY", buffer=out)
         return
-    if not markers.holds_ybr(photometric_interpretation) and markers.adobe_transform is None:
+    is_ybr, is_marked = (
+        markers.holds_ybr(photometric_interpretation),
+        markers.is_jfif or markers.adobe_transform is not None,
+    )
+    as_stored = markers.process == _LOSSLESS  # libjpeg converts no colours of lossless streams
+    if not is_marked and (as_stored or not is_ybr):
         stream = stream[:2] + _ADOBE_RGB + stream[2:]  # libjpeg would take them for YCbCr by default
     simplejpeg.decode_jpeg(stream, "RGB", buffer=out)
+    if as_stored and is_ybr and not is_marked:
+        out[...] = ybr_to_rgb(out)
 
 
-def is_lossy_8_bit(markers: JpegMarkers) -> bool:
-    """Whether :func:`decode_8_bit` can decode it: Huffman-coded baseline, extended or progressive, 8 bits."""
-    return markers.process in (0xC0, 0xC1, 0xC2) and markers.precision == 8
+def is_8_bit(markers: JpegMarkers) -> bool:
+    """Whether :func:`decode_8_bit` can decode it: Huffman-coded baseline, extended, progressive or lossless, 8 bits."""
+    return markers.process in (0xC0, 0xC1, 0xC2, _LOSSLESS) and markers.precision == 8
 
 
 def require_shape(markers: JpegMarkers, height: int, width: int, samples_per_pixel: int) -> None:
@@ -133,4 +142,17 @@ def require_shape(markers: JpegMarkers, height: int, width: int, samples_per_pix
     found = (markers.height, markers.width, len(markers.component_ids))
     if found != (height, width, samples_per_pixel):
         msg = f"a JPEG stream of {found[0]} x {found[1]} px and {found[2]} components"
+        raise ValueError(msg)
+
+
+def require_precision(markers: JpegMarkers, bits_allocated: int) -> None:
+    """Refuse a stream whose samples do not fit the header's.
+
+    Raises
+    ------
+    ValueError
+        If the samples need another number of bytes.
+    """
+    if not (2 if bits_allocated == 8 else 9) <= markers.precision <= bits_allocated:
+        msg = f"a JPEG stream of {markers.precision} bits"
         raise ValueError(msg)

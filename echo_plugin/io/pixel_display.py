@@ -92,19 +92,3 @@ def aligned(samples: Samples, header: DicomHeader) -> Samples:
         return samples
     moved = (samples >> shift) & (2**header.bits_stored - 1)
     return moved.astype(samples.dtype)
-
-
-# ITU-T T.871 section 7: full-range BT.601, in 16-bit fixed point rounded as libjpeg rounds
-_CHROMA = np.arange(256, dtype=np.int32) - 128
-_HALF = 1 << 15
-_CR_TO_R = (91881 * _CHROMA + _HALF) >> 16
-_CB_TO_B = (116130 * _CHROMA + _HALF) >> 16
-_CR_TO_G = -46802 * _CHROMA
-_CB_TO_G = -22554 * _CHROMA + _HALF
-
-
-def ybr_to_rgb(ybr: ByteArray) -> ByteArray:
-    """Return (H, W, 3) uint8 RGB of YBR_FULL."""
-    y, cb, cr = ybr[..., 0].astype(np.int32), ybr[..., 1], ybr[..., 2]
-    rgb = np.stack([y + _CR_TO_R[cr], y + ((_CB_TO_G[cb] + _CR_TO_G[cr]) >> 16), y + _CB_TO_B[cb]], axis=-1)
-    return np.clip(rgb, 0, 255).astype(np.uint8)
