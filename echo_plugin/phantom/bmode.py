@@ -23,6 +23,7 @@ from echo_plugin.phantom.scan_planes import (
     jittered_pose,
     moved_pose,
     off_axis_pose,
+    stood_off,
     swept_pose,
 )
 from echo_plugin.phantom.scatterers import (
@@ -41,6 +42,8 @@ from echo_plugin.phantom.visibility import Visibility
 OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
 KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 LEAFLET_STRENGTH = 3.0
+LEAST_BRIGHT_GREY = 0.12
+"""The grey of the brightest 7 % of a picture that a sonographer would still accept."""
 AIMED_SHARE = 0.7
 """How often the hand tilts a septal view so that the defect is seen."""
 
@@ -113,14 +116,31 @@ def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Ac
     if view is View.OTHER:
         shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]
     pose = jittered_pose(heart, shown, rng, spread=float(rng.choice([0.6, 1.0, 1.0, 1.6])))
+    farthest = 0.75 if WINDOWS[shown].lifts_with_apex else 0.35
+    standoff = float(rng.uniform(-0.15, farthest))
+    pose = stood_off(pose, standoff)
     if heart.hole is not None and view in SEPTAL_VIEWS[heart.hole.septum] and rng.random() < AIMED_SHARE:
         pose = aimed_pose(pose, np.asarray(heart.hole.centre), rng)
     if kind == "off_axis":
         pose = off_axis_pose(heart, rng)
     if kind == "sweep":
         sweep_rad = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.25, 0.4))
-    probe = Probe.sample(rng, depth_mm=WINDOWS[shown].depth * heart.size_mm, age_days=heart.age_days)
-    return set_up(heart, pose, probe, rng, kind=kind, sweep_rad=sweep_rad)
+    probe = Probe.sample(rng, depth_mm=(WINDOWS[shown].depth + standoff) * heart.size_mm, age_days=heart.age_days)
+    return _with_usable_gain(set_up(heart, pose, probe, rng, kind=kind, sweep_rad=sweep_rad))
+
+
+def _with_usable_gain(acquisition: Acquisition) -> Acquisition:
+    """Return the acquisition with gain turned up or down where nothing, or nothing but white, could be seen."""
+    probe = acquisition.probe
+    echoes = np.abs(acquisition.echoes(acquisition.pose_at(0.0, 0.0, 0.0), 0.0)) * acquisition.disturbances.shading
+    inside = np.abs(acquisition.grid.angles_rad) < probe.half_angle_rad
+    middling, bright = np.percentile(echoes[:, inside], [50, 93])
+    for _ in range(8):
+        if to_grey(bright, probe) < LEAST_BRIGHT_GREY:
+            probe = replace(probe, gain_db=probe.gain_db + 3.0)
+        elif to_grey(middling, probe) > 0.7 * probe.brightness:
+            probe = replace(probe, gain_db=probe.gain_db - 3.0)
+    return replace(acquisition, probe=probe)
 
 
 def set_up(

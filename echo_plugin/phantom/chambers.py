@@ -202,10 +202,10 @@ def in_interventricular_septum(points: FloatArray, heart: Heart) -> NDArray[np.b
     inner, outer = left_ventricle(points, heart), left_ventricle(points, heart, heart.lv_wall)
     parts = distances(points, heart, with_hole=False)
     x, y, z = points[:, 0] - heart.lv_axis_x, points[:, 1], points[:, 2]
-    apical = (z > 0.8 * heart.lv_length) & (x < -0.1) & (z < heart.lv_length)
+    apical = (z > 0.8 * heart.lv_length) & (x < -0.1) & (z < 0.95 * heart.lv_length)
     insertion = np.where(y > 0, 0.3, 0.6) * np.abs(y)
     faces_right = (parts.rv < 1.25 * heart.lv_wall) | apical
-    return (inner > 0) & (outer < 0.01) & (z > -0.02) & (x < -insertion) & faces_right
+    return (inner > 0) & (outer < 0.01) & (z > -0.02) & (z < 0.95 * heart.lv_length) & (x < -insertion) & faces_right
 
 
 def in_interatrial_septum(points: FloatArray, heart: Heart) -> NDArray[np.bool_]:

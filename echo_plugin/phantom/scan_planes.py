@@ -35,7 +35,7 @@ class Window:
 
 
 WINDOWS: dict[View, Window] = {
-    View.A4C: Window((0.32, 0.0, 0.5), (0.06, -0.08, -0.3), (1.0, 0.0, 0.0), 3.6, True),
+    View.A4C: Window((0.32, 0.0, 0.5), (0.06, -0.12, -0.3), (1.0, 0.0, 0.0), 3.6, True),
     View.A5C: Window((0.32, -0.05, 0.5), (0.12, 0.34, -0.2), (1.0, 0.1, 0.0), 3.6, True),
     View.A2C: Window((0.47, 0.0, 0.5), (0.46, -0.1, -0.4), (0.3, 0.95, 0.0), 3.6, True),
     View.A3C_LV: Window((0.46, 0.02, 0.5), (0.33, 0.17, -0.3), (-0.65, 0.76, 0.0), 3.6, True),
@@ -105,16 +105,21 @@ def jittered_pose(heart: Heart, view: View, rng: np.random.Generator, *, spread:
 
 
 def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
-    slide = rng.normal(0.0, 1.0, 3) * np.array([0.18, 0.13, 0.025]) * spread
+    slide = rng.normal(0.0, 1.0, 3) * np.array([0.1, 0.13, 0.025]) * spread
     apex = pose.apex + slide[0] * pose.beam + slide[1] * pose.lateral + slide[2] * pose.elevation
-    rock, tilt, turn = rng.normal(0.0, 1.0, 3) * np.deg2rad([7.0, 2.0, 7.0]) * spread
+    rock, tilt, turn = rng.normal(0.0, 1.0, 3) * np.deg2rad([7.0, 1.7, 7.0]) * spread
     # the hand keeps the heart in the picture: half of a slide is steered back
     rock -= 0.2 * slide[1]
     axes = rock * pose.elevation + tilt * pose.lateral + turn * pose.beam
     return replace(pose, apex=apex).turned(Rotation.from_rotvec(axes), apex)
 
 
-def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float = 0.08) -> Pose:
+def stood_off(pose: Pose, standoff: float) -> Pose:
+    """Return the pose drawn back along its beam: a thicker chest wall lies between probe and heart."""
+    return replace(pose, apex=pose.apex - standoff * pose.beam)
+
+
+def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float = 0.05) -> Pose:
     """Return the pose tilted, by ``most_rad`` at most, so that the plane passes near a point of the unit heart."""
     offset = point - pose.apex
     tilt = math.atan2(offset @ pose.elevation, offset @ pose.beam) + float(rng.normal(0.0, 0.01))

@@ -74,11 +74,11 @@ def test_pictures_move_with_the_beat():
 
 def test_four_chamber_views_show_both_septa_in_practically_every_frame():
     counts = dict.fromkeys((Septum.INTERATRIAL, Septum.INTERVENTRICULAR), 0)
-    for seed in range(6):
-        for box in record(View.A4C, 100 + seed).boxes:
+    for seed in range(10):
+        for box in record(View.A4C, 100 + seed, frames=1).boxes:
             counts[box.septum] += 1
 
-    assert min(counts.values()) >= 0.9 * 12
+    assert min(counts.values()) >= 9
 
 
 def test_views_without_a_septum_hardly_ever_have_a_box():
