@@ -118,10 +118,10 @@ def test_random_bytes_behind_a_preamble_are_refused(tmp_path: Path, raw: bytes) 
 
 
 def test_stream_that_would_end_the_process_is_refused(make_dicom: MakeDicom) -> None:
-    """A Huffman table with a category of 123 bits: GDCM aborts on it."""
+    """Its Huffman table has lost its marker: GDCM 3.2 aborts on it."""
     stream = bytes.fromhex(
-        "ffd8ffc3000b100020002001011100ffc4002000000301010101010002030000000000000a7b0c0908070605030401020f"
-        "ffda0008010100010000008526ae798b88c9c04bffd9"
+        "ffd8ffc3000b1000200020010111008bc4002000000301010101010002030000000000000a7b0c0908070605030401020f"
+        "ffda0008010100010000ff008526ae798b88c9c04bffd9"
     )
     path = make_dicom(np.zeros((1, 32, 32, 1), np.uint16), syntax="1.2.840.10008.1.2.4.70", encoded=[stream])
 
