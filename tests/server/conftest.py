@@ -101,11 +101,11 @@ def server_environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def phantom_studies(tmp_path_factory) -> Path:
-    """Five labelled patients and, as somebody would drop them in, two cines that nobody labelled."""
+    """Five labelled patients and, as somebody would drop them in, three cines that nobody labelled."""
     root = tmp_path_factory.mktemp("studies") / "phantoms"
     write_phantom_study_folder(root, patients=5, seed=7, views=[View.A4C], frames=8)
     new = tmp_path_factory.mktemp("new") / "phantoms"
-    write_phantom_study_folder(new, patients=2, seed=8, views=[View.A4C], frames=8)
+    write_phantom_study_folder(new, patients=3, seed=8, views=[View.A4C], frames=8)
     for number, cine in enumerate(sorted(new.glob("*/*.dcm"))):
         (root / "new").mkdir(exist_ok=True)
         shutil.copy(cine, root / "new" / f"cine_{number}.dcm")
@@ -114,7 +114,7 @@ def phantom_studies(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
-    """A copy of the starter weights, which a training may replace."""
+    """A copy of the starter weights (or of those in ECHO_TEST_MODELS), which a training may replace."""
     folder = tmp_path_factory.mktemp("models") / "model"
     shutil.copytree(os.environ.get("ECHO_TEST_MODELS") or REPOSITORY / "apps" / "echo" / "model", folder)
     return folder

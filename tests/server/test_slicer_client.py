@@ -49,7 +49,7 @@ def test_every_model_is_one_that_slicer_lists(slicer_client):
     assert "config" not in info  # Slicer would ask for an upgrade of the server
     assert set(info["trainers"]) == {"septal_boxes", "defects", "views"}
     assert set(info["strategies"]) == {"random", "first", "fewest_labels"}
-    assert info["datastore"]["total"] == 7
+    assert info["datastore"]["total"] == 8
 
 
 def test_no_patient_identity_is_in_what_the_server_lists(server, slicer_client):
