@@ -103,8 +103,6 @@ class EchoDatastore(Datastore):
             objects[image_id] = {"image": {"ext": ".nrrd", "info": self.images.facts(image_id)}, "labels": label}
         return {"name": self._name, "description": self._description, "objects": objects}
 
-    # Images
-
     def list_images(self) -> list[str]:
         return self.images.ids()
 
@@ -155,8 +153,6 @@ class EchoDatastore(Datastore):
                     for path in (Path(pair["image"]), Path(pair["label"])):
                         archive.write(path, path.relative_to(self.root))
             return stream.name
-
-    # Labels
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         return {tag: found for tag in (FINAL, ORIGINAL) if (found := self.get_label_by_image_id(image_id, tag))}
