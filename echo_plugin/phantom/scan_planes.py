@@ -40,7 +40,7 @@ WINDOWS: dict[View, Window] = {
     View.A2C: Window((0.47, 0.0, 0.5), (0.46, -0.1, -0.4), (0.3, 0.95, 0.0), 3.6, True),
     View.A3C_LV: Window((0.46, 0.02, 0.5), (0.33, 0.17, -0.3), (-0.65, 0.76, 0.0), 3.6, True),
     View.A3C_RV: Window((-0.2, 0.12, 0.25), (-0.38, 0.16, -0.1), (-0.1, 1.0, 0.0), 3.1, True),
-    View.PLAX_LV: Window((-0.4, 1.02, 0.2), (0.6, -0.15, 0.2), (0.0, 0.0, -1.0), 2.5),
+    View.PLAX_LV: Window((-0.4, 1.02, 0.42), (0.6, -0.15, 0.34), (0.0, 0.0, -1.0), 2.5),
     View.PLAX_RV_IN: Window((0.0, 1.15, 0.55), (-0.43, -0.1, -0.05), (0.0, -0.2, -1.0), 2.5),
     View.PLAX_RV_OUT: Window((0.0, 1.3, 0.05), (0.4, 0.3, -0.5), (0.25, -0.1, -1.0), 2.4),
     View.PSAX_AV: Window((-0.1, 1.3, -0.04), (0.13, -0.1, -0.22), (1.0, 0.2, 0.0), 2.5),
@@ -105,11 +105,11 @@ def jittered_pose(heart: Heart, view: View, rng: np.random.Generator, *, spread:
 
 
 def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
-    slide = rng.normal(0.0, 1.0, 3) * np.array([0.1, 0.13, 0.025]) * spread
+    slide = np.clip(rng.normal(0.0, 1.0, 3), -1.6, 1.6) * np.array([0.1, 0.13, 0.025]) * spread
     apex = pose.apex + slide[0] * pose.beam + slide[1] * pose.lateral + slide[2] * pose.elevation
-    rock, tilt, turn = rng.normal(0.0, 1.0, 3) * np.deg2rad([7.0, 1.7, 7.0]) * spread
+    rock, tilt, turn = np.clip(rng.normal(0.0, 1.0, 3), -1.6, 1.6) * np.deg2rad([7.0, 1.7, 7.0]) * spread
     # the hand keeps the heart in the picture: half of a slide is steered back
-    rock -= 0.2 * slide[1]
+    rock -= 0.35 * slide[1]
     axes = rock * pose.elevation + tilt * pose.lateral + turn * pose.beam
     return replace(pose, apex=apex).turned(Rotation.from_rotvec(axes), apex)
 
