@@ -13,8 +13,8 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "metrics", "box_metrics",
-        "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
+        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery",
+        "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
     },
     3: {"host", "viewers"},
     4: {"cli", "__main__"},

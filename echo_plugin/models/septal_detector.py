@@ -46,7 +46,7 @@ class DetectorConfig:
     """The numbers that rebuild a septal detector; a model card repeats them."""
 
     backbone: str = "mobilenet_v3_large"
-    input_size_px: int = 256
+    input_size_px: int = 224
     pyramid_channels: int = 96
     head_convolutions: int = 2
     """Convolutions before each output; RetinaNet has 4, which cost most of its time."""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command's contract: exit codes, one sentence for a failure, JSON on stdout and nothing else there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "echo_plugin", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("verb", ["serve", "predict", "train", "evaluate", "phantom", "info"])
+def test_every_verb_helps_with_an_example(verb: str) -> None:
+    answer = run(verb, "--help")
+
+    assert answer.returncode == 0
+    assert f"Example: monailabel-echo {verb}" in " ".join(answer.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("train", "valves", "--studies", "x"), "valves"),
+        (("predict", "x.dcm", "--tasks", "murmur"), "murmur"),
+        (("predict", "x.dcm", "--frames", "first"), "first"),
+        (("phantom", "out", "--patients", "0"), "patients"),
+        (("phantom", "out", "--patients", "1", "--views", "A4C,A9C"), "A9C"),
+        (("serve", "--port", "0"), "port"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_names_the_word(arguments: tuple[str, ...], word: str) -> None:
+    answer = run(*arguments)
+
+    assert answer.returncode == 2
+    assert word in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_failure_ends_with_1_and_one_sentence(tmp_path: Path) -> None:
+    answer = run("predict", tmp_path / "absent.dcm")
+
+    assert answer.returncode == 1
+    assert answer.stderr.strip().splitlines() == [
+        f"{tmp_path / 'absent.dcm'} does not exist; name a cine or a folder of cines."
+    ]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    answer = run("predict", tmp_path / "absent.dcm", "--debug")
+
+    assert answer.returncode == 1
+    assert "Traceback" in answer.stderr
+
+
+def test_missing_models_are_one_sentence_that_says_how_to_get_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (64, 64)).save(tmp_path / "still.png")
+
+    answer = run("predict", tmp_path / "still.png", "--models", tmp_path)
+
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    assert "monailabel-echo train" in answer.stderr
+
+
+def test_info_prints_json_alone_on_stdout(tmp_path: Path) -> None:
+    answer = run("info", "--models", tmp_path, "--json", "-")
+
+    facts = json.loads(answer.stdout)
+
+    assert answer.returncode == 0
+    assert facts["models"] == []
+    assert facts["versions"]["monailabel-echo"] == "0.1.0"
+
+
+def test_training_on_an_unlabelled_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    answer = run("train", "detector", "--studies", tmp_path, "--models", tmp_path / "models", "--epochs", "1")
+
+    assert answer.returncode == 1
+    assert "holds no annotated cine" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())
