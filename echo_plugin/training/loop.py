@@ -171,7 +171,10 @@ def _train_epoch(
     for step, items in enumerate(batches):
         progress = (epoch + step / len(batches)) / recipe.epochs
         if recipe.max_minutes is not None:
-            progress = max(progress, (time.monotonic() - started) / (60 * recipe.max_minutes))
+            spent = (time.monotonic() - started) / (60 * recipe.max_minutes)
+            if spent > 1 and step:  # the learning rate has come to rest: further batches would teach nothing
+                return total / step
+            progress = max(progress, spent)
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * schedule(progress, recipe.warm_up)
         value = loss(model, items, generator)
