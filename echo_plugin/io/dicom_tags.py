@@ -21,7 +21,6 @@ _REGIONS_AND_TIMES = (
     "FrameTimeVector",
     "FrameIncrementPointer",
     "CineRate",
-    "RecommendedDisplayFrameRate",
 )
 _PIXELS = (
     "NumberOfFrames",

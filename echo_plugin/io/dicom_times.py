@@ -46,7 +46,8 @@ def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
     """Return the (T,) times of the frames in ms, 0 for the first; None: not known, or a still.
 
     (0028,0009) *Frame Increment Pointer* says which of *Frame Time* and *Frame Time Vector* holds; without it the
-    first that is given of them, then the rates *Cine Rate* and *Recommended Display Frame Rate* (frames/s).
+    first that is given of them, then *Cine Rate* (frames/s). *Recommended Display Frame Rate* is not looked at: it
+    says how fast to play the frames, which for a slowed-down cine is not how fast they were taken.
     """
     if frames < 2:
         return None
@@ -57,9 +58,7 @@ def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
     if vector is not None and (step_ms is None or (_FRAME_TIME_VECTOR in pointers and _FRAME_TIME not in pointers)):
         return vector
     if step_ms is None:
-        rate = positive_number(stated(header, "CineRate")) or positive_number(
-            stated(header, "RecommendedDisplayFrameRate")
-        )
+        rate = positive_number(stated(header, "CineRate"))
         step_ms = None if rate is None else 1000.0 / rate
     return None if step_ms is None else np.arange(frames, dtype=np.float64) * step_ms
 
