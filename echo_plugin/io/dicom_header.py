@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
@@ -170,7 +171,7 @@ def _checked(path: Path, dataset: Dataset, place: dict[str, str | int]) -> Dicom
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
         series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
-        patient_id=str(stated(dataset, "PatientID") or "").strip() or None,
+        patient_id=_patient_id(dataset),
         patient_age_days=age_days(dataset),
         heart_rate_bpm=positive_number(stated(dataset, "HeartRate")),
         frames=frames,
@@ -213,3 +214,10 @@ def _number(path: Path, dataset: Dataset, keyword: str, accepted: Container[int]
 def _uid(dataset: Dataset, keyword: str) -> str | None:
     text = str(stated(dataset, keyword) or "").strip()
     return text if is_uid(text) else None
+
+
+def _patient_id(dataset: Dataset) -> str | None:
+    value = stated(dataset, "PatientID") or ""
+    # a backslash, which parts values, is met in ids of one value
+    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+    return text.strip() or None

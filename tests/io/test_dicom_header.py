@@ -53,7 +53,6 @@ def region(x1: int, y1: int, x2: int, y2: int, **elements: object) -> Dataset:
         ({"FrameTime": 20, "FrameTimeVector": [0, 30, 10], "FrameIncrementPointer": 0x00181065}, [0, 30, 40]),
         ({"FrameTime": 20, "FrameTimeVector": [0, 30, 10], "FrameIncrementPointer": 0x00181063}, [0, 20, 40]),
         ({"CineRate": 25}, [0, 40, 80]),
-        ({"RecommendedDisplayFrameRate": 50}, [0, 20, 40]),
         ({"CineRate": 25, "RecommendedDisplayFrameRate": 50}, [0, 40, 80]),
         ({"FrameTime": 0, "CineRate": 25}, [0, 40, 80]),
     ],
@@ -72,6 +71,7 @@ def test_frame_times_are_what_the_header_states(elements: dict, expected: list[f
         {"FrameTime": 0},
         {"FrameTime": -5},
         {"CineRate": 0},
+        {"RecommendedDisplayFrameRate": 50},  # how fast to play it, not how fast it was taken
         {"FrameTimeVector": [0, 30]},
         {"FrameTimeVector": [0, 0, 5]},
     ],
@@ -157,6 +157,10 @@ def test_cine_carries_the_identity_of_its_header(make_dicom: MakeDicom, speckle:
     assert (cine.patient_id, cine.study_instance_uid, cine.series_instance_uid) == ("pseudonym-7", "1.2.3", None)
     assert cine.heart_rate_bpm == 140
     assert "pseudonym" not in repr(cine)
+
+
+def test_patient_id_with_a_backslash_is_kept_as_it_is_written(make_dicom: MakeDicom, speckle: np.ndarray) -> None:
+    assert read_dicom_cine(make_dicom(speckle, "RGB", PatientID="ward\\7")).patient_id == "ward\\7"
 
 
 def test_malformed_sop_instance_uid_gives_way_to_the_file_name(make_dicom: MakeDicom, speckle: np.ndarray) -> None:
