@@ -181,6 +181,7 @@ def open_index(root: Path, index_path: Path | None = None) -> StudyIndex:
         logger.warning("Study folder cannot be written to (%s); its index is kept in the user's cache: %s", exc, name)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        cache.chmod(0o700)  # the index names patients: other users of this machine may have no right to the study
         return StudyIndex(cache / name)
     except (sqlite3.Error, OSError) as exc:
         logger.warning("The user's cache cannot be written to (%s); the index is made anew at every start", exc)
