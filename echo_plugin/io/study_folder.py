@@ -163,18 +163,9 @@ class StudyFolder:
         AnnotationConflictError
             If a revision other than ``based_on_revision`` is current.
         AnnotationError
-            If it names a frame that the cine does not have, or cannot be stored.
+            If it names a frame that the cine does not have, has a box outside its picture, or cannot be stored.
         """
-        entry = self.entry(annotation.image_id)
-        if entry.frames is None:
-            msg = f"Image {annotation.image_id} cannot be annotated: {entry.error}"
-            raise AnnotationError(msg)
-        if annotation.annotated_frames and annotation.annotated_frames[-1] >= entry.frames:
-            msg = (
-                f"Annotation of {annotation.image_id} names frame index {annotation.annotated_frames[-1]} (0-based);"
-                f" the cine has 0 to {entry.frames - 1}."
-            )
-            raise AnnotationError(msg)
+        _require_fits(annotation, self.entry(annotation.image_id))
         return self._store.save(
             annotation,
             author=author,
@@ -233,3 +224,23 @@ class StudyFolder:
 
     def _entry(self, file: IndexedFile, first: IndexedFile) -> CineEntry:
         return cine_entry(self.root, file, first, self._patients.get(file.image_id))
+
+
+def _require_fits(annotation: Annotation, entry: CineEntry) -> None:
+    """Refuse an annotation that cannot be one of this image."""
+    if entry.frames is None or entry.height is None or entry.width is None:
+        msg = f"Image {annotation.image_id} cannot be annotated: {entry.error}"
+        raise AnnotationError(msg)
+    if annotation.annotated_frames and annotation.annotated_frames[-1] >= entry.frames:
+        msg = (
+            f"Annotation of {annotation.image_id} names frame index {annotation.annotated_frames[-1]} (0-based);"
+            f" the cine has 0 to {entry.frames - 1}."
+        )
+        raise AnnotationError(msg)
+    for box in annotation.boxes:
+        if box.x2 <= 0 or box.y2 <= 0 or box.x1 >= entry.width or box.y1 >= entry.height:
+            msg = (
+                f"Annotation of {annotation.image_id} has a box from ({box.x1:.1f}, {box.y1:.1f}) to ({box.x2:.1f},"
+                f" {box.y2:.1f}) px, outside the picture of {entry.width} x {entry.height} px."
+            )
+            raise AnnotationError(msg)

@@ -224,6 +224,19 @@ def test_folder_that_takes_no_index_has_it_in_the_cache_and_says_so(
     assert list((tmp_path / "cache" / "monailabel-echo").glob("*.sqlite"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders to the user by itself")
+def test_index_in_the_cache_is_for_the_eyes_of_its_user_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (root / ".echo_index.sqlite").mkdir()
+    (tmp_path / "cache" / "monailabel-echo").mkdir(parents=True, mode=0o755)
+
+    StudyFolder(root)
+
+    assert (tmp_path / "cache" / "monailabel-echo").stat().st_mode & 0o077 == 0
+
+
 def test_without_folder_or_cache_the_index_is_made_at_every_start(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -307,6 +320,14 @@ def test_annotation_is_saved_and_read_back(root: Path) -> None:
 def test_annotation_of_a_frame_the_cine_lacks_is_refused(root: Path) -> None:
     with pytest.raises(AnnotationError, match=r"1\.2\.1 names frame index 3 \(0-based\); the cine has 0 to 2"):
         StudyFolder(root).save_annotation(Annotation("1.2.1", annotated_frames=(3,)), author="a")
+
+
+@pytest.mark.parametrize("corners", [(10, 2, 15, 4), (2, 8, 4, 15), (-5, 2, 0, 4), (2, -5, 4, 0)])
+def test_box_outside_the_picture_is_refused(root: Path, corners: tuple[float, float, float, float]) -> None:
+    box = SeptalBox(1, *corners, Septum.INTERATRIAL)
+
+    with pytest.raises(AnnotationError, match=r"1\.2\.1 has a box from .* outside the picture of 10 x 8 px"):
+        StudyFolder(root).save_annotation(Annotation("1.2.1", (box,), (1,)), author="a")
 
 
 def test_unreadable_image_cannot_be_annotated(root: Path) -> None:
