@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,8 @@ from echo_plugin.errors import AnnotationError, UnknownImageError
 
 IMAGE_ID_PATTERN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._%-]{0,198}[A-Za-z0-9_%-])?")
 """An image id: a SOP Instance UID or an escaped relative path; safe as a file name on every system."""
+
+_HALF_TURN_DEG = 180.0 + 1e-4  # pi as float32 is a little more than pi
 
 
 def require_image_id(image_id: str) -> str:
@@ -101,21 +103,18 @@ class Annotation:
 
     def __post_init__(self) -> None:
         require_image_id(self.image_id)
-        if list(self.annotated_frames) != sorted(set(self.annotated_frames)) or any(
-            f < 0 for f in self.annotated_frames
-        ):
-            msg = f"Annotation of {self.image_id}: annotated_frames {self.annotated_frames[:8]} must ascend from 0."
+        frames = self.annotated_frames
+        if not _are_frame_indices(frames) or list(frames) != sorted(set(frames)):
+            msg = f"Annotation of {self.image_id}: annotated_frames {frames[:8]} must ascend from 0 as whole numbers."
             raise AnnotationError(msg)
-        strays = {box.frame_index for box in self.boxes} - set(self.annotated_frames)
+        strays = {box.frame_index for box in self.boxes} - set(frames)
         if strays:
             msg = (
                 f"Annotation of {self.image_id}: boxes on frames {sorted(strays)[:8]} (0-based)"
                 " that annotated_frames does not list; list every frame that was looked at."
             )
             raise AnnotationError(msg)
-        if self.defect_size_mm is not None and not (math.isfinite(self.defect_size_mm) and self.defect_size_mm > 0):
-            msg = f"Annotation of {self.image_id}: defect_size_mm is {self.defect_size_mm}; a positive length or None."
-            raise AnnotationError(msg)
+        self._require_a_possible_heart()
         if self.saved_at is not None and self.saved_at.tzinfo is None:
             msg = f"Annotation of {self.image_id}: saved_at {self.saved_at.isoformat()} has no time zone."
             raise AnnotationError(msg)
@@ -123,9 +122,34 @@ class Annotation:
             msg = f"Annotation of {self.image_id}: revision is {self.revision}; 0 or more is accepted."
             raise AnnotationError(msg)
 
+    def _require_a_possible_heart(self) -> None:
+        for name, value, kind in (("view", self.view, View), ("defect", self.defect, Defect)):
+            if value is not None and not isinstance(value, kind):
+                msg = f"Annotation of {self.image_id}: {name} is {value!r}; {[m.value for m in kind]} are accepted."
+                raise AnnotationError(msg)
+        if self.defect_size_mm is not None and not (math.isfinite(self.defect_size_mm) and self.defect_size_mm > 0):
+            msg = f"Annotation of {self.image_id}: defect_size_mm is {self.defect_size_mm}; a positive length or None."
+            raise AnnotationError(msg)
+        if self.defect_size_mm is not None and self.defect is Defect.NORMAL:
+            msg = (
+                f"Annotation of {self.image_id}: defect_size_mm is {self.defect_size_mm} with the defect Normal;"
+                " a size is accepted with a defect, or where none is said."
+            )
+            raise AnnotationError(msg)
+
     def boxes_on(self, frame_index: int) -> tuple[SeptalBox, ...]:
         """Return the boxes of one frame (0-based)."""
         return tuple(box for box in self.boxes if box.frame_index == frame_index)
+
+
+def _are_frame_indices(frames: Sequence[object]) -> bool:
+    return all(isinstance(f, int | np.integer) and f >= 0 for f in frames)
+
+
+def _require_frame_indices(what: str, frames: tuple[int, ...]) -> None:
+    if not _are_frame_indices(frames):
+        msg = f"{what} prediction has frame_indices {frames[:8]}; 0-based whole numbers are accepted."
+        raise ValueError(msg)
 
 
 def _require_distribution(what: str, probabilities: Mapping[object, float]) -> None:
@@ -145,6 +169,7 @@ class ViewPrediction:
 
     def __post_init__(self) -> None:
         _require_distribution("View", self.probabilities)  # type: ignore[arg-type]
+        _require_frame_indices("View", self.frame_indices)
         if self.view not in self.probabilities:
             msg = f"Predicted view {self.view.value} is not among its probabilities."
             raise ValueError(msg)
@@ -173,8 +198,13 @@ class DefectPrediction:
 
     def __post_init__(self) -> None:
         _require_distribution("Defect", self.probabilities)  # type: ignore[arg-type]
+        _require_frame_indices("Defect", self.frame_indices)
         if self.defect not in self.probabilities or set(self.angles_deg) != set(self.probabilities):
             msg = f"Defect prediction {self.defect.value}: probabilities and angles must name the same classes."
+            raise ValueError(msg)
+        angles = list(self.angles_deg.values())
+        if not all(0.0 <= angle <= _HALF_TURN_DEG for angle in angles):
+            msg = f"Defect prediction {self.defect.value} has the angles {angles}; 0 to 180 degrees are accepted."
             raise ValueError(msg)
 
     @property

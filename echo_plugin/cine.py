@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_plugin.annotations import require_image_id
 from echo_plugin.errors import UncalibratedError
 
 ByteArray = NDArray[np.uint8]
@@ -61,6 +62,9 @@ class UltrasoundRegion:
             if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
                 msg = f"Ultrasound region {corners}: {name} is {spacing}; a positive number or None is accepted."
                 raise ValueError(msg)
+        if not isinstance(self.data_type, RegionDataType):
+            msg = f"Ultrasound region {corners}: data_type is {self.data_type!r}; a RegionDataType is accepted."
+            raise ValueError(msg)
 
     @property
     def is_calibrated(self) -> bool:
@@ -136,6 +140,8 @@ class Cine:
     heart_rate_bpm: float | None = None
 
     def __post_init__(self) -> None:
+        require_image_id(self.image_id)
+        self._require_a_possible_patient()
         T, H, W, C = self.frames.shape
         if T < 1 or H < 1 or W < 1:
             msg = f"Cine {self.image_id} has {T} frames of {H} x {W} px; at least one frame of one pixel is accepted."
@@ -155,6 +161,15 @@ class Cine:
             if region.x2 > W or region.y2 > H:
                 msg = f"Cine {self.image_id}: region to ({region.x2}, {region.y2}) exceeds its {W} x {H} px."
                 raise ValueError(msg)
+
+    def _require_a_possible_patient(self) -> None:
+        rate, age = self.heart_rate_bpm, self.patient_age_days
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            msg = f"Cine {self.image_id} has heart_rate_bpm {rate}; a positive number or None is accepted."
+            raise ValueError(msg)
+        if age is not None and age < 0:
+            msg = f"Cine {self.image_id} has patient_age_days {age}; 0 or more, or None is accepted."
+            raise ValueError(msg)
 
     @property
     def frame_count(self) -> int:
@@ -214,4 +229,7 @@ class Study:
         for cine in self.cines:
             if cine.patient_id != self.patient_id:
                 msg = f"Study {self.study_instance_uid}: cine {cine.image_id} is of another patient."
+                raise ValueError(msg)
+            if cine.study_instance_uid not in (None, self.study_instance_uid):
+                msg = f"Study {self.study_instance_uid}: cine {cine.image_id} is of another study."
                 raise ValueError(msg)

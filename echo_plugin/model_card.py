@@ -20,6 +20,18 @@ class Metric:
     baseline: float | None = None
     """What a constant answer (majority class, mean box) scores on the same patients."""
 
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if len(bounds) == 1 or (len(bounds) == 2 and not bounds[0] <= bounds[1]):
+            msg = (
+                f"Metric {self.value} has the interval {self.low} to {self.high};"
+                " two ascending bounds, or None for both, are accepted."
+            )
+            raise ValueError(msg)
+        if self.patients < 0:
+            msg = f"Metric {self.value}: patients is {self.patients}; 0 or more is accepted."
+            raise ValueError(msg)
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -31,6 +43,14 @@ class TrainingData:
     digest: str
     split: Mapping[str, int] = field(default_factory=dict)
     """Patients per split: train, validation, test."""
+
+    def __post_init__(self) -> None:
+        if min(self.patients, self.cines, *self.split.values()) < 0:
+            msg = (
+                f"Training data of {self.patients} patients and {self.cines} cines, split {dict(self.split)};"
+                " numbers from 0 are accepted."
+            )
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)

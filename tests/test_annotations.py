@@ -68,6 +68,23 @@ def test_annotated_frames_must_ascend(frames: tuple[int, ...]) -> None:
         Annotation("1.2", annotated_frames=frames)
 
 
+@pytest.mark.parametrize("frames", [(1.5,), ("1",), (None,)])
+def test_annotated_frames_must_be_whole_numbers(frames: tuple[object, ...]) -> None:
+    with pytest.raises(AnnotationError, match="must ascend from 0 as whole numbers"):
+        Annotation("1.2", annotated_frames=frames)
+
+
+@pytest.mark.parametrize(("field", "value"), [("view", "A4C"), ("defect", "ASD")])
+def test_view_and_defect_must_be_of_the_vocabulary(field: str, value: str) -> None:
+    with pytest.raises(AnnotationError, match=f"{field} is '{value}'"):
+        Annotation("1.2", **{field: value})
+
+
+def test_normal_heart_has_no_size_of_a_defect() -> None:
+    with pytest.raises(AnnotationError, match=r"defect_size_mm is 4\.0 with the defect Normal"):
+        Annotation("1.2", defect=Defect.NORMAL, defect_size_mm=4.0)
+
+
 def test_frame_without_box_is_a_negative() -> None:
     annotation = Annotation("1.2", boxes=(BOX,), annotated_frames=(1, 2))
 
@@ -115,3 +132,19 @@ def test_probability_is_that_of_the_answer() -> None:
     )
 
     assert answer.probability == 0.75
+
+
+@pytest.mark.parametrize("angle_deg", [-1.0, 181.0, float("nan")])
+def test_angle_beyond_half_a_turn_is_refused(angle_deg: float) -> None:
+    with pytest.raises(ValueError, match="0 to 180 degrees are accepted"):
+        DefectPrediction(Defect.ASD, {Defect.ASD: 1.0}, {Defect.ASD: angle_deg}, (0,))
+
+
+@pytest.mark.parametrize("answer", [ViewPrediction, DefectPrediction])
+def test_predictions_look_at_frames_that_can_be(answer: type) -> None:
+    parts = (
+        (View.A4C, {View.A4C: 1.0}) if answer is ViewPrediction else (Defect.ASD, {Defect.ASD: 1.0}, {Defect.ASD: 3})
+    )
+
+    with pytest.raises(ValueError, match=r"frame_indices \(-1, 2\)"):
+        answer(*parts, (-1, 2))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echo_plugin.cine import Cine, FramesInMemory, Study, UltrasoundRegion
-from echo_plugin.errors import UncalibratedError
+from echo_plugin.errors import UncalibratedError, UnknownImageError
 
 
 def make_cine(T: int = 4, H: int = 6, W: int = 8, C: int = 1, **fields: object) -> Cine:
@@ -46,6 +46,22 @@ def test_read_frames_keeps_the_asked_order() -> None:
 def test_a_frame_outside_the_cine_is_refused_with_the_range(frame_index: int) -> None:
     with pytest.raises(IndexError, match=rf"no frame {frame_index} \(0-based\); 0 to 3 are accepted"):
         make_cine().read_frames([frame_index])
+
+
+def test_image_id_that_cannot_name_a_file_is_refused() -> None:
+    with pytest.raises(UnknownImageError, match=r"Image id '\.\./x' is malformed"):
+        Cine(image_id="../x", frames=FramesInMemory(np.zeros((1, 2, 2, 1), np.uint8)))
+
+
+@pytest.mark.parametrize("rate", [0.0, -80.0, float("nan")])
+def test_impossible_heart_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"1\.2\.3 has heart_rate_bpm .*; a positive number or None is accepted"):
+        make_cine(heart_rate_bpm=rate)
+
+
+def test_patient_who_is_not_born_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1\.2\.3 has patient_age_days -1; 0 or more, or None"):
+        make_cine(patient_age_days=-1)
 
 
 def test_two_samples_per_pixel_are_refused() -> None:
@@ -94,6 +110,11 @@ def test_spacing_must_be_positive() -> None:
         UltrasoundRegion(0, 0, 5, 5, mm_per_px_x=0.0)
 
 
+def test_data_type_of_a_region_must_be_named() -> None:
+    with pytest.raises(ValueError, match=r"data_type is 1; a RegionDataType is accepted"):
+        UltrasoundRegion(0, 0, 5, 5, data_type=1)
+
+
 def test_length_is_measured_along_both_spacings() -> None:
     region = UltrasoundRegion(0, 0, 50, 50, mm_per_px_x=0.3, mm_per_px_y=0.4)
 
@@ -108,6 +129,11 @@ def test_length_without_spacing_is_refused() -> None:
 def test_a_study_of_two_patients_is_refused() -> None:
     with pytest.raises(ValueError, match="another patient"):
         Study("1.2", "A", None, (make_cine(patient_id="B"),))
+
+
+def test_a_study_with_a_cine_of_another_study_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cine 1\.2\.3 is of another study"):
+        Study("1.2", "A", None, (make_cine(patient_id="A", study_instance_uid="1.9"),))
 
 
 def test_identity_is_not_in_the_repr() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import Metric, ModelCard, TrainingData
 
 CARD = ModelCard(
     name="septal_detector",
@@ -38,3 +38,16 @@ def test_classes_must_be_distinct(classes: tuple[str, ...]) -> None:
 def test_a_tiny_input_is_refused() -> None:
     with pytest.raises(ValueError, match="input_size_px is 8"):
         dataclasses.replace(CARD, input_size_px=8)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.8), (0.5, None), (None, 0.5), (float("nan"), 1.0)])
+def test_an_interval_that_is_none_is_refused(low: float | None, high: float | None) -> None:
+    with pytest.raises(ValueError, match="two ascending bounds, or None for both, are accepted"):
+        Metric(0.8, low, high, patients=3, split="test")
+
+
+def test_a_number_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="patients is -1; 0 or more"):
+        Metric(0.8, None, None, patients=-1, split="test")
+    with pytest.raises(ValueError, match="-2 patients and 5 cines"):
+        TrainingData("phantoms only", patients=-2, cines=5, digest="0")
