@@ -27,14 +27,15 @@ def boxes(draw: st.DrawFn) -> SeptalBox:
 def annotations(draw: st.DrawFn) -> Annotation:
     drawn = draw(st.lists(boxes(), max_size=6))
     frames = {box.frame_index for box in drawn} | draw(st.sets(st.integers(0, 500), max_size=6))
+    defect = draw(st.none() | st.sampled_from(Defect))
     zones = st.just(UTC) | st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
     return Annotation(
         image_id=draw(st.from_regex(r"\A[0-9A-Za-z_][0-9A-Za-z_%-]{0,30}\Z")),
         boxes=tuple(drawn),
         annotated_frames=tuple(sorted(frames)),
         view=draw(st.none() | st.sampled_from(View)),
-        defect=draw(st.none() | st.sampled_from(Defect)),
-        defect_size_mm=draw(st.none() | st.floats(0.01, 100)),
+        defect=defect,
+        defect_size_mm=None if defect is Defect.NORMAL else draw(st.none() | st.floats(0.01, 100)),
         author=draw(st.none() | st.text(max_size=20)),
         saved_at=draw(st.none() | st.datetimes(timezones=zones)),
         revision=draw(st.integers(0, 10**6)),
