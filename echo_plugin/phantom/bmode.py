@@ -224,6 +224,7 @@ def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, flo
     """Return what is true of a recording, for tables."""
     heart, probe = acquisition.heart, acquisition.probe
     has_heart = bool(acquisition.walls)
+    middle = swept_pose(acquisition.pose, acquisition.sweep_rad, 0.5)
     return {
         "acquisition": kind,
         "age_days": float(heart.age_days),
@@ -233,7 +234,7 @@ def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, flo
         "rv_scale": heart.rv_scale,
         "lv_scale": heart.lv_scale,
         "defect_kind": heart.defect_kind,
-        "defect_in_plane": float(has_heart and septa.hole_in_plane_share(heart, acquisition.pose, probe) >= 0.5),
+        "defect_in_plane": float(has_heart and septa.hole_in_plane_share(heart, middle, probe) >= 0.5),
         "septal_dropout": dropout,
         "respiration_mm": heart.respiration * heart.size_mm,
         "image_quality": probe.image_quality,
