@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.cine import Cine
+from echo_plugin.io.atomic_file import make_directory, write_atomically
 from echo_plugin.io.volume import write_rendition
 
 RENDITION_FORMAT = "1"
@@ -36,19 +36,10 @@ def cache_folder(studies: Path, base: Path | None = None) -> Path:
     return folder
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part, whoever is killed when."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def write_kept(path: Path, content: bytes) -> None:
+    """Write a file of the cache in one step, with the folder it is in."""
+    make_directory(path.parent)
+    write_atomically(path, content)
 
 
 def read_json(path: Path) -> dict[str, Any]:

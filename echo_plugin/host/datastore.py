@@ -2,8 +2,7 @@
 """A study folder as MONAI Label's ``Datastore``: images by SOP instance UID, labels as canonical annotations.
 
 Viewers get renderings (a volume for the cine, a markups file for the boxes); what they send back becomes a new revision
-of the annotation. ``final`` is what a person said, ``original`` what a model predicted; no other tag exists. The id of
-a label is the id of its image.
+of the annotation. ``final`` is what a person said, ``original`` what a model predicted; a label has its image's id.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, UnknownImageError
-from echo_plugin.host.cache import cache_folder, write_atomically
+from echo_plugin.host.cache import cache_folder, write_kept
 from echo_plugin.host.kept_predictions import KeptPredictions
 from echo_plugin.host.study_images import StudyImages
-from echo_plugin.host.submission import store_submission
+from echo_plugin.host.submission import readable_annotation, store_submission
 from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
@@ -39,8 +38,7 @@ def require_tag(tag: str | None) -> str:
     AnnotationError
         For any other text.
     """
-    if not tag:
-        return FINAL
+    tag = tag or FINAL
     if tag not in (FINAL, ORIGINAL):
         msg = f"Label tag {str(tag)[:40]!r} is unknown; {FINAL!r} (drawn by a person) and {ORIGINAL!r} are accepted."
         raise AnnotationError(msg)
@@ -92,8 +90,7 @@ class EchoDatastore(Datastore):
         }
 
     def json(self) -> dict[str, Any]:
-        # 3D Slicer loads an 'original' label listed here AND predicts, which would draw each box twice;
-        # so predictions can be downloaded but are not listed.
+        # Predictions are not listed: 3D Slicer would load one AND predict, and draw each box twice.
         labelled = set(self.get_labeled_images())
         objects = {}
         for image_id in self.list_images():
@@ -132,7 +129,7 @@ class EchoDatastore(Datastore):
         if require_tag(label_tag) == ORIGINAL:
             return [i for i in self.list_images() if i in self.predictions]
         annotated = set(self.studies.annotated_ids())
-        return [i for i in self.list_images() if i in annotated and _says(self.studies.annotation(i), labels)]
+        return [i for i in self.list_images() if i in annotated and _says(readable_annotation(self.studies, i), labels)]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         labelled = set(self.get_labeled_images(label_tag, labels))
@@ -177,7 +174,7 @@ class EchoDatastore(Datastore):
             return str(self.predictions.path(image_id))
         text = boxes_to_markups(self._annotation(image_id).boxes, rendition_geometry(self.images.read(image_id)))
         path = self.cache / "labels" / f"{image_id}.mrk.json"
-        write_atomically(path, text.encode())
+        write_kept(path, text.encode())
         return str(path)
 
     def _annotation(self, image_id: str) -> Annotation:
@@ -243,8 +240,11 @@ class EchoDatastore(Datastore):
 
 def _says(annotation: Annotation | None, labels: list[str] | None = None) -> bool:
     """Whether an annotation says anything, and one of ``labels`` if some are given."""
+    if not isinstance(labels, list | None):
+        msg = f"Labels are {str(labels)[:40]!r}; a list of names is accepted."
+        raise ValueError(msg)
     if annotation is None or not (annotation.annotated_frames or annotation.view or annotation.defect):
         return False
     said = {box.septum.value for box in annotation.boxes}
     said |= {what.value for what in (annotation.view, annotation.defect) if what is not None}
-    return not labels or not said.isdisjoint(labels)
+    return not labels or any(label in said for label in map(str, labels))

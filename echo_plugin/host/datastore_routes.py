@@ -12,10 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
 
+from echo_plugin.host.gatekeeper import is_loopback
 from echo_plugin.host.request_parts import echo_app, parse_object, run_heavy, store_upload
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def upload_image(
     image: str | None = None,
     params: FormParams = "{}",
 ) -> dict[str, str]:
-    """Add a cine to ``uploads/`` of the study folder and return its id."""
+    """Add a cine to the study folder and return its id."""
     name = image or Path(file.filename or "").stem
     with _stored(file) as upload:
         return {"image": echo_app().datastore().add_image(name, str(upload), parse_object(params))}
@@ -78,9 +79,9 @@ def _stored(file: UploadFile) -> Iterator[Path]:
 
 
 @router.delete("/", include_in_schema=False)
-@router.delete("/image", summary="Remove an uploaded cine")
+@router.delete("/image", summary="Take out a cine")
 def remove_image(id: str) -> dict[str, str]:
-    """Delete a cine that came through the server; others are deleted in the study folder."""
+    """Take a cine out of the study folder; its file and its annotation are kept aside there."""
     echo_app().datastore().remove_image(id)
     return {}
 
@@ -143,8 +144,12 @@ def label_info(label: str, tag: str = "final") -> dict[str, Any]:
 
 
 @router.get("/dataset", summary="Download the labelled cines")
-def download_dataset(background: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
-    """Return a ZIP of labelled cines with their annotations."""
+def download_dataset(
+    http: Request, background: BackgroundTasks, limit_cases: Annotated[int | None, Query(ge=1)] = None
+) -> FileResponse:
+    """Return a ZIP of labelled cines with their annotations, as they are on disk: to this machine only."""
+    if not is_loopback(http.client.host if http.client else None):
+        raise HTTPException(403, "The archive holds the files as they are, with names of patients; fetch it locally.")
     path = Path(echo_app().datastore().get_dataset_archive(limit_cases))
     background.add_task(path.unlink, missing_ok=True)
     return FileResponse(path, media_type="application/zip", filename="dataset.zip")

@@ -55,7 +55,7 @@ class TaskDescription:
 class CineInferTask(InferTask):
     """One prediction of a cine, as MONAI Label calls it.
 
-    The request is ``{"image": image id, "frames": "all" | "0,5,9"}``; other entries are the host's.
+    The request is ``{"image": image id, "frames": "all" | "0,5,9" | [0, 5, 9]}``; other entries are the host's.
     """
 
     def __init__(self, about: TaskDescription, pipeline: EchoPipeline, read_cine: ReadCine) -> None:
@@ -103,7 +103,7 @@ class CineInferTask(InferTask):
             If ``frames`` is malformed.
         """
         image = request["image"]
-        frame_indices = parse_frames(str(request.get("frames") or "all"))
+        frame_indices = parse_asked_frames(request.get("frames"))
         cine, path = self._read_cine(image)
         try:
             prediction = self.pipeline.predict(cine, tasks=self.about.predicts, frame_indices=frame_indices)
@@ -113,7 +113,10 @@ class CineInferTask(InferTask):
             msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
             logger.exception(msg)
             raise UnreadableCineError(msg) from exc
-        answer = prediction.to_json(cine, path)
+        # Folders are often named after patients, and the ids of past cases' patients are nobody's business here
+        answer = prediction.to_json(cine, Path(path.name))
+        for case in answer["nearest"]:
+            del case["patient_id"]
         logger.info("%s of %s in %s ms", self.about.model, cine.image_id, answer["timings_ms"])
         return self._write_markups(prediction, cine), answer
 
@@ -124,6 +127,19 @@ class CineInferTask(InferTask):
         with tempfile.NamedTemporaryFile("w", suffix=".mrk.json", encoding="utf-8", delete=False) as stream:
             stream.write(text)
         return stream.name
+
+
+def parse_asked_frames(frames: object) -> tuple[int, ...] | None:
+    """Return the 0-based frame indices of ``"0,5,9"`` or ``[0, 5, 9]``; None, for ``"all"`` or nothing: every frame.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    if frames is None:
+        return None
+    return parse_frames(",".join(map(str, frames)) if isinstance(frames, list) else str(frames))
 
 
 def _on_every_frame(caption: str, cine: Cine) -> tuple[PointLabel, ...]:

@@ -12,10 +12,16 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.host.request_parts import echo_app, require_no_override
+from echo_plugin.host.tasks.batch import require_batch
 from echo_plugin.host.tasks.train import CineTrainer
 
 router = APIRouter()
 Params = Annotated[dict[str, Any] | None, Body()]
+
+# Nothing else of a request reaches MONAI Label's subprocess: it would add ``bundle_path`` to the import path, and a
+# ``gpus`` that is no text would leave the job SUBMITTED, and every later one refused, for ever.
+TRAIN_PARAMS = ("epochs", "seed", "device")
+BATCH_PARAMS = ("frames", "max_batch_size", "label_tag", "labels")
 
 STARTING = threading.Lock()
 """Held while a job is started: of two requests at once, one starts it and the other is told so."""
@@ -37,16 +43,19 @@ def _with_progress(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.post("/train/{model}", summary="Start a training")
-def train(model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False) -> Any:
+def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     """Start training in a process of its own; refused in one sentence when it cannot succeed."""
     app = echo_app()
     trainer = app._trainers.get(model)
     if not isinstance(trainer, CineTrainer):
         msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app._trainers)} are offered."
         raise ModelNotFoundError(msg)
-    request = require_no_override(params or {}, "model")
+    request = _chosen(require_no_override(params or {}, "model"), TRAIN_PARAMS)
     trainer.require_trainable(app.datastore(), request)
-    return _start("train", {"model": model}, request, run_sync=run_sync, enqueue=enqueue)
+    job = _start("train", {"model": model, **request}, enqueue=enqueue)
+    if not enqueue:
+        trainer.forget_progress()  # of the training before; this one reports in some seconds
+    return job
 
 
 @router.delete("/train/", summary="Stop the training")
@@ -76,8 +85,10 @@ def batch_infer(
     if model not in app._infers:
         msg = f"Model {model[:80]!r} is unknown; {', '.join(app._infers)} are offered."
         raise ModelNotFoundError(msg)
-    request = require_no_override(params or {}, "model", "images", "image")
-    return _start("batch_infer", {"model": model, "images": images}, request, run_sync=run_sync, enqueue=False)
+    chosen = _chosen(require_no_override(params or {}, "model", "images", "image"), BATCH_PARAMS)
+    request = {"model": model, "images": images.value, **chosen}
+    require_batch(request, app.datastore())
+    return app.batch_infer(request) if run_sync else _start("batch_infer", request, enqueue=False)
 
 
 @router.delete("/batch/infer", summary="Stop the batch inference")
@@ -86,12 +97,16 @@ def stop_batch() -> Any:
     return _stop("batch_infer")
 
 
-def _start(method: str, request: dict[str, Any], params: dict[str, Any], *, run_sync: bool, enqueue: bool) -> Any:
+def _chosen(params: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: params[name] for name in names if name in params}
+
+
+def _start(method: str, request: dict[str, Any], *, enqueue: bool) -> Any:
     with STARTING:
         latest, _ = AsyncTask.status(method)
         if latest and latest["status"] in ("SUBMITTED", "RUNNING") and not enqueue:
             raise HTTPException(429, f"A {method} job is running already; wait for it or stop it.")
-        job, sentence = AsyncTask.run(method, request=request, params=params, force_sync=run_sync, enqueue=enqueue)
+        job, sentence = AsyncTask.run(method, request=request, enqueue=enqueue)
     if job is None:
         raise HTTPException(429, sentence)
     return job

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.errors import UnknownImageError
-from echo_plugin.host.cache import read_json, write_atomically
+from echo_plugin.host.cache import read_json, write_kept
 
 
 class KeptPredictions:
@@ -26,8 +26,8 @@ class KeptPredictions:
 
     def keep(self, image_id: str, markups: bytes, facts: Mapping[str, Any]) -> None:
         """Keep the latest prediction of a cine."""
-        write_atomically(self.folder / f"{image_id}.facts", json.dumps(dict(facts), default=str).encode())
-        write_atomically(self._path(image_id), markups)
+        write_kept(self.folder / f"{image_id}.facts", json.dumps(dict(facts), default=str).encode())
+        write_kept(self._path(image_id), markups)
 
     def path(self, image_id: str) -> Path:
         """Return the markups file.

@@ -46,7 +46,7 @@ def parse_object(text: str, what: str = "params") -> dict[str, Any]:
     """
     try:
         value = json.loads(text or "{}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         msg = f"Parameter {what!r} is no JSON ({exc})."
         raise ValueError(msg) from exc
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from typing import Any
 from echo_plugin.annotations import require_image_id
 from echo_plugin.cine import Cine
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host.cache import RenditionCache, read_json, write_atomically
+from echo_plugin.host.cache import RenditionCache, read_json, write_kept
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 
 logger = logging.getLogger(__name__)
@@ -119,10 +119,10 @@ class StudyImages:
         }
 
     def add_notes(self, image_id: str, notes: Mapping[str, Any]) -> None:
-        """Keep notes; those of the same name are replaced."""
+        """Keep notes; those of the same name are replaced. Raises ValueError for numbers that JSON does not know."""
         path = self._notes_path(self.resolve(image_id))
         with self._notes_lock:
-            write_atomically(path, json.dumps({**read_json(path), **notes}).encode())
+            write_kept(path, json.dumps({**read_json(path), **notes}, allow_nan=False).encode())
 
     def _notes_path(self, image_id: str) -> Path:
         return self._notes / f"{image_id}.json"

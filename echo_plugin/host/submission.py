@@ -21,6 +21,8 @@ from echo_plugin.io.volume import rendition_geometry
 logger = logging.getLogger(__name__)
 
 SAVE_ATTEMPTS = 10
+LARGEST_LABEL_BYTES = 64 << 20
+"""Several thousand frames with two boxes each; as Python objects it takes twenty times as much memory."""
 _NOT_IN_A_NAME = re.compile(r"[^\w .@+-]")
 
 
@@ -47,10 +49,13 @@ def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: 
     AnnotationConflictError
         If ``revision`` is given and not the stored one.
     """
+    if len(content) > LARGEST_LABEL_BYTES:
+        msg = f"Label of {image_id} has {len(content) >> 20} MiB; up to {LARGEST_LABEL_BYTES >> 20} are accepted."
+        raise AnnotationError(msg)
     author = _NOT_IN_A_NAME.sub("", str(info.get("user") or info.get("client_id") or ""))[:64].strip() or None
     based_on = _revision(image_id, info.get("revision"))
     for attempt in range(SAVE_ATTEMPTS):
-        current = studies.annotation(image_id) or Annotation(image_id)
+        current = readable_annotation(studies, image_id) or Annotation(image_id)
         annotation = _parse(content, current, studies.read_cine(image_id), info)
         base = current.revision if based_on is None else based_on
         try:
@@ -63,6 +68,15 @@ def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: 
         return saved
     msg = f"Label of {image_id}: others saved {SAVE_ATTEMPTS} revisions meanwhile; submit again."
     raise AnnotationConflictError(msg)
+
+
+def readable_annotation(studies: StudyFolder, image_id: str) -> Annotation | None:
+    """Return the annotation of a cine; one that cannot be read counts as none, and is kept in history when replaced."""
+    try:
+        return studies.annotation(image_id)
+    except AnnotationError as exc:
+        logger.warning("Counted as no label: %s", exc)
+        return None
 
 
 def _parse(content: bytes, current: Annotation, cine: Cine, info: Mapping[str, Any]) -> Annotation:

@@ -78,9 +78,10 @@ async def next_sample(http: Request, strategy: str, params: Params = None) -> di
     datastore = echo_app().datastore()
     note = {"strategy": {strategy: {"ts": int(time.time()), "client_id": request.get("client_id")}}}
     await run_heavy(lambda: datastore.update_image_info(sample["id"], note))
+    answer = {**datastore.get_image_info(sample["id"]), **sample}
     if not is_loopback(http.client.host if http.client else None):
-        del sample["path"]  # 3D Slicer opens it where it can; elsewhere it only tells how this machine is arranged
-    return {**datastore.get_image_info(sample["id"]), **sample}
+        del answer["path"]  # 3D Slicer opens it where it can; elsewhere it only tells how this machine is arranged
+    return answer
 
 
 @router.get("/model/{model}", summary="Download the published weights")

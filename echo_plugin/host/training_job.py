@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from echo_plugin.host.cache import write_atomically
+from echo_plugin.host.cache import read_json, write_kept
 from echo_plugin.training.options import EpochStatus
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,15 @@ def _end_now() -> None:
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os._exit(1)
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Return what ``TrainingProgress`` wrote, empty if nothing; a training that was killed is told as STOPPED."""
+    facts = read_json(path)
+    process = facts.pop("pid", None)
+    if facts.get("status") == "RUNNING" and not (isinstance(process, int) and psutil.pid_exists(process)):
+        facts |= {"status": "STOPPED", "eta_s": 0.0, "message": "It ended before it published; the model is unchanged."}
+    return facts
 
 
 class TrainingProgress:
@@ -109,4 +118,5 @@ class TrainingProgress:
 
     def _write(self, **facts: Any) -> None:
         elapsed = round(self._clock() - self._started, 1)
-        write_atomically(self.path, json.dumps({**self._reached, "elapsed_s": elapsed, **facts}).encode())
+        content = {**self._reached, "elapsed_s": elapsed, "pid": os.getpid(), **facts}
+        write_kept(self.path, json.dumps(content).encode())

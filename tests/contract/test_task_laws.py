@@ -2,6 +2,7 @@
 """The laws that every prediction task keeps, whatever it predicts."""
 
 import copy
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
+from echo_plugin.gallery import NearestCase
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
@@ -81,7 +83,7 @@ def test_missing_weights_are_named_and_leave_nothing_behind(about, tmp_path, tem
         task({"image": IMAGE_ID})
 
     assert list(temporary_folder.iterdir()) == []
-    assert "train" in task.info()["description"] or "no" in task.info()["description"]
+    assert f"Model {about.model} is not published in" in task.info()["description"]
 
 
 @EVERY_TASK
@@ -135,6 +137,42 @@ def test_a_cine_that_breaks_the_network_is_named(about, tmp_path, temporary_fold
 def test_malformed_frames_are_refused(about, tmp_path):
     with pytest.raises(ValueError, match="Frames 'some' are no list of whole numbers"):
         CineInferTask(about, KnownAnswer(tmp_path), read)({"image": IMAGE_ID, "frames": "some"})
+
+
+@pytest.mark.parametrize("frames", [0, "0", [0], [0, 2], "2,0", None, "all"])
+def test_the_frames_asked_for_are_the_frames_predicted(tmp_path, temporary_folder, frames):
+    asked = []
+
+    class Noting(KnownAnswer):
+        def predict(self, cine, *, tasks, frame_indices):
+            asked.append(frame_indices)
+            return super().predict(cine, tasks=tasks, frame_indices=frame_indices)
+
+    CineInferTask(SEPTAL_BOXES, Noting(tmp_path), read)({"image": IMAGE_ID, "frames": frames})
+
+    everything = frames in (None, "all")
+    assert asked == [None if everything else (0, 2) if "2" in str(frames) else (0,)]
+
+
+@pytest.mark.parametrize("frames", [True, [], "", {}, 1.5, [True], [[0]], -1, {"0": 1}])
+def test_frames_of_the_wrong_type_are_refused_and_not_taken_for_all(tmp_path, frames):
+    with pytest.raises(ValueError, match=r"Frames .* (are no list of whole numbers|hold -1)"):
+        CineInferTask(SEPTAL_BOXES, KnownAnswer(tmp_path), read)({"image": IMAGE_ID, "frames": frames})
+
+
+def test_an_answer_names_neither_folders_nor_the_patients_of_past_cases(tmp_path, temporary_folder):
+    class Remembering(KnownAnswer):
+        def predict(self, cine, *, tasks, frame_indices):
+            answer = super().predict(cine, tasks=tasks, frame_indices=frame_indices)
+            return dataclasses.replace(answer, nearest=(NearestCase("1.2.9", "DOE^JANE", Defect.ASD, 0.9),))
+
+    def read_below_a_patient(image):
+        return cine_of(), Path("/studies/DOE_JANE/cine.dcm")
+
+    _, answer = CineInferTask(DEFECT, Remembering(tmp_path), read_below_a_patient)({"image": IMAGE_ID})
+
+    assert answer["path"] == "cine.dcm"
+    assert answer["nearest"] == [{"image_id": "1.2.9", "defect": "ASD", "similarity": 0.9}]
 
 
 @EVERY_TASK

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from echo_plugin.cine import Cine
-from echo_plugin.host.cache import RenditionCache, cache_folder, read_json, write_atomically
+from echo_plugin.host.cache import RenditionCache, cache_folder, read_json, write_kept
 from echo_plugin.io.volume import read_rendition_geometry
 
 
@@ -91,11 +91,11 @@ def test_the_oldest_renditions_go_and_the_newest_stays(tmp_path):
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "facts.json"
-    write_atomically(path, b'{"old": 1}')
+    write_kept(path, b'{"old": 1}')
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
 
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b'{"new": 1}')
+        write_kept(path, b'{"new": 1}')
 
     assert read_json(path) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]

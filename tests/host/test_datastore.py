@@ -19,6 +19,7 @@ from echo_plugin.errors import (
     UnreadableCineError,
 )
 from echo_plugin.host.datastore import FINAL, ORIGINAL, EchoDatastore
+from echo_plugin.host.tasks.batch import require_batch
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.train import CineTrainer
 from echo_plugin.io.annotation_file import annotation_to_json
@@ -105,6 +106,38 @@ def test_submitted_boxes_come_back_and_what_markups_cannot_say_stays(store, imag
     assert (after.view, after.defect, after.author) == (before.view, before.defect, "reader-1")
     assert (after.annotated_frames, after.revision) == ((1,), before.revision + 1)
     assert store.studies.uploads(image_id)[after.revision].read_text() == markups_of(store, image_id, BOX)
+
+
+def test_boxes_drawn_on_a_cine_that_nobody_labelled_or_predicted_become_its_first_revision(store, image_id, tmp_path):
+    store.remove_label(image_id, FINAL)
+    shutil.rmtree(store.root / "annotations")
+    assert store.studies.annotation(image_id) is None
+
+    store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, BOX)), FINAL, {"model": "septal_boxes"})
+
+    saved = store.studies.annotation(image_id)
+    assert (saved.revision, saved.annotated_frames, saved.view, saved.defect) == (1, (1,), None, None)
+    np.testing.assert_allclose(saved.boxes[0].xyxy, BOX.xyxy, atol=1e-9)
+    assert store.get_labeled_images() == [image_id]
+
+
+def test_an_annotation_file_that_cannot_be_read_hides_no_other_and_is_kept_when_replaced(store, image_id, tmp_path):
+    path = store.root / "annotations" / f"{image_id}.json"
+    path.write_text('{"half a')
+
+    assert store.status()["completed"] == 5
+    assert store.get_unlabeled_images() == [image_id]
+    store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, BOX)), FINAL, {})
+    assert store.status()["completed"] == 6
+    kept = [file.read_text() for file in (store.root / "annotations" / "history" / image_id).glob("*.json")]
+    assert '{"half a' in kept
+
+
+def test_a_label_too_large_to_be_one_is_refused(store, image_id, tmp_path, monkeypatch):
+    monkeypatch.setattr("echo_plugin.host.submission.LARGEST_LABEL_BYTES", 1 << 20)
+
+    with pytest.raises(AnnotationError, match=r"has 1 MiB; up to 1 are accepted"):
+        store.save_label(image_id, upload(tmp_path, " " * (1 << 20) + "{}"), FINAL, {})
 
 
 def test_frames_that_were_looked_at_become_negatives(store, image_id, tmp_path):
@@ -270,6 +303,97 @@ def test_strategies_choose_unlabelled_cines_and_say_when_there_is_none(store):
     assert choose["fewest_labels"]({}, store)["id"] in of_first
     assert choose["random"]({"seed": 1}, store) == choose["random"]({"seed": 1}, store)
     assert choose["random"]({}, store)["id"] in unlabelled
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [{"strategy": "x"}, {"strategy": {"random": 5}}, {"strategy": {"random": {"ts": "soon"}}}]
+    + [{"strategy": {"random": {"ts": ts}}} for ts in (1e300, -1e300, 10**400)],
+)
+def test_no_note_of_a_client_stops_the_choice_of_the_next_cine(store, image_id, notes):
+    store.remove_label(image_id, FINAL)
+
+    store.update_image_info(image_id, notes)
+
+    assert strategies()["random"]({"strategy": "random"}, store) == {"id": image_id}
+
+
+def test_a_number_that_json_does_not_know_is_no_note(store, image_id):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.update_image_info(image_id, {"ts": float("nan")})
+
+    assert "ts" not in store.get_image_info(image_id)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ({"seed": "x"}, "seed is 'x'; a whole number of 0 or more"),
+        ({"seed": -1}, "seed is '-1'"),
+        ({"labels": 5}, "Labels are '5'; a list of names"),
+        ({"labels": "ASD"}, "Labels are 'ASD'"),
+    ],
+)
+def test_a_strategy_refuses_parameters_of_the_wrong_type(store, image_id, request_, sentence):
+    store.remove_label(image_id, FINAL)
+
+    with pytest.raises(ValueError, match=sentence):
+        strategies()["random"](request_, store)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ({"max_batch_size": "all"}, "max_batch_size is 'all'"),
+        ({"max_batch_size": -1}, "max_batch_size is '-1'"),
+        ({"max_batch_size": [1]}, r"max_batch_size is '\[1\]'"),
+        ({"frames": {"a": 1}}, "are no list of whole numbers"),
+        ({"images": "labeled", "labels": 5}, "Labels are '5'"),
+    ],
+)
+def test_a_batch_refuses_parameters_of_the_wrong_type(store, request_, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        require_batch(request_, store)
+
+
+def test_a_batch_is_about_as_many_cines_as_asked(store):
+    assert require_batch({"max_batch_size": 2}, store) == sorted(store.list_images())[:2]
+    assert require_batch({"max_batch_size": 0}, store) == sorted(store.list_images())
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ({"epochs": "²"}, "epochs is '²'"),
+        ({"epochs": True}, "epochs is 'True'"),
+        ({"epochs": [3]}, r"epochs is '\[3\]'"),
+        ({"seed": 10**30}, "seed is '1000"),
+        ({"device": "tpu"}, "device is 'tpu'; auto, cpu, cuda"),
+        ({"device": ["cpu"]}, "device is "),
+    ],
+)
+def test_a_training_refuses_parameters_of_the_wrong_type_before_it_starts(store, tmp_path, request_, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu").require_trainable(store, request_)
+
+
+def test_a_gpu_that_a_client_asks_for_unseen_is_what_the_server_has(store, tmp_path):
+    trainer = CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu")
+
+    assert trainer.require_trainable(store, {"device": "cuda:0"}).device == "cpu"
+
+
+def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patient(store, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((64, 80), np.uint8)).save(store.root / "still.png")
+    store.refresh()
+    still = store.images.resolve("still")
+    store.save_label(still, upload(tmp_path, '{"markups": []}'), FINAL, {})
+    trainer = CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu")
+
+    with pytest.raises(TrainingDataError, match=r"has no patient id.*patients\.csv"):
+        trainer.require_trainable(store, {})
 
 
 def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_path):

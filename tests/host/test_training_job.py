@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from echo_plugin.host.cache import read_json
-from echo_plugin.host.training_job import SERVER_PID_VARIABLE, TrainingProgress, end_with_server
+from echo_plugin.host.training_job import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
 from echo_plugin.training.options import EpochStatus
 
 TRAINING = """
@@ -69,11 +69,12 @@ def test_progress_holds_what_slicers_bars_show(tmp_path):
     progress.start()
     assert read_json(progress.path)["status"] == "RUNNING"
     progress.epoch_done(EpochStatus(3, 10, eta_s=70.04, train_loss=0.5, metric=0.6, best_metric=0.7))
-    running = read_json(progress.path)
+    running = read_progress(progress.path)
     progress.done("Published septal_detector 2.")
-    done = read_json(progress.path)
+    done = read_progress(progress.path)
 
     assert (running["epoch"], running["total_epochs"], running["best_metric"], running["eta_s"]) == (3, 10, 0.7, 70.0)
+    assert running["status"] == "RUNNING"
     assert "total_time" not in running  # Slicer takes its presence as the end
     assert done["total_time"] > 0
     assert (done["status"], done["epoch"], done["message"]) == ("DONE", 3, "Published septal_detector 2.")
@@ -87,6 +88,27 @@ def test_a_failed_training_says_why(tmp_path):
 
     assert read_json(progress.path)["status"] == "ERROR"
     assert "needs 3 patients" in read_json(progress.path)["message"]
+
+
+def test_a_training_that_was_killed_is_told_as_stopped(tmp_path):
+    path = tmp_path / "views.json"
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal, sys; from pathlib import Path\n"
+            "from echo_plugin.host.training_job import TrainingProgress\n"
+            "TrainingProgress(Path(sys.argv[1])).start(); os.kill(os.getpid(), signal.SIGTERM)",
+            str(path),
+        ],
+        check=False,
+    )
+
+    facts = read_progress(path)
+
+    assert killed.returncode != 0
+    assert (facts["status"], facts["eta_s"]) == ("STOPPED", 0.0)
+    assert "pid" not in facts
 
 
 def test_progress_is_never_read_half_written(tmp_path):

@@ -12,8 +12,25 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from echo_plugin.errors import EchoError
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
+from echo_plugin.host.infer_task import parse_asked_frames
 
 logger = logging.getLogger(__name__)
+
+
+def require_batch(request: Mapping[str, Any], datastore: EchoDatastore) -> list[str]:
+    """Return the ids of the images that a batch is about, sorted.
+
+    Raises
+    ------
+    AnnotationError, ValueError
+        If a parameter of the request is malformed.
+    """
+    parse_asked_frames(request.get("frames"))
+    limit = request.get("max_batch_size") or 0
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        msg = f"Batch inference: max_batch_size is {str(limit)[:40]!r}; 0 (no limit) or a whole number is accepted."
+        raise ValueError(msg)
+    return sorted(BatchInferTask().get_images(request, datastore))[: limit or None]
 
 
 class CineBatchInfer(BatchInferTask):
@@ -26,9 +43,11 @@ class CineBatchInfer(BatchInferTask):
     def __call__(
         self, request: Mapping[str, Any], datastore: EchoDatastore, infer: Callable[..., dict[str, Any]]
     ) -> dict[str, Any]:
-        """Return per image id the JSON of its prediction, or ``{"error": sentence}``."""
-        image_ids = sorted(self.get_images(request, datastore))
-        image_ids = image_ids[: int(request.get("max_batch_size") or 0) or None]
+        """Return per image id a summary of its prediction, or ``{"error": sentence}``.
+
+        MONAI Label writes what is returned into its log as one line; the predictions themselves are in the datastore.
+        """
+        image_ids = require_batch(request, datastore)
         results: dict[str, Any] = {}
         for number, image_id in enumerate(image_ids, start=1):
             asked = {**request, "image": image_id, "save_label": True, "label_tag": ORIGINAL}
@@ -39,6 +58,11 @@ class CineBatchInfer(BatchInferTask):
                 results[image_id] = {"error": str(exc)}
                 continue
             Path(result["file"]).unlink(missing_ok=True)
-            results[image_id] = result["params"]
+            results[image_id] = _summary(result["params"])
             logger.info("Cine %d of %d predicted", number, len(image_ids))
         return results
+
+
+def _summary(answer: Mapping[str, Any]) -> dict[str, Any]:
+    view, defect = answer["view"], answer["defect"]
+    return {"boxes": len(answer["boxes"]), "view": view and view["view"], "defect": defect and defect["defect"]}

@@ -36,12 +36,24 @@ def choose_first(_datastore: EchoDatastore, unlabelled: Sequence[str], _request:
 
 def choose_at_random(datastore: EchoDatastore, unlabelled: Sequence[str], request: Mapping[str, Any]) -> str:
     """Return any, one shown lately less often; ``request["seed"]`` repeats a choice."""
+    seed = request.get("seed")
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        msg = f"Strategy random: seed is {str(seed)[:40]!r}; a whole number of 0 or more is accepted."
+        raise ValueError(msg)
     strategy = str(request.get("strategy") or "random")
     now = time.time()
-    shown = [datastore.get_image_info(i).get("strategy", {}).get(strategy, {}).get("ts", 0) for i in unlabelled]
-    weights = np.array([max(now - ts, 1.0) for ts in shown])
-    chosen = np.random.default_rng(request.get("seed")).choice(len(unlabelled), p=weights / weights.sum())
+    weights = np.array([max(1.0, now - _shown_at(datastore.get_image_info(i), strategy, now)) for i in unlabelled])
+    chosen = np.random.default_rng(seed).choice(len(unlabelled), p=weights / weights.sum())
     return unlabelled[int(chosen)]
+
+
+def _shown_at(facts: Mapping[str, Any], strategy: str, now: float) -> float:
+    """Return when a cine was shown, in seconds; 0 if never. It is a note, and clients may have written anything."""
+    try:
+        shown_at = float(facts["strategy"][strategy]["ts"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0.0
+    return shown_at if 0.0 <= shown_at <= now else 0.0
 
 
 def choose_least_labelled_patient(

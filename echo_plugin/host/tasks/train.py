@@ -14,11 +14,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import EchoError, TrainingDataError
-from echo_plugin.host.cache import read_json
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.training_job import TrainingProgress
+from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.model_card import ModelCard
+from echo_plugin.runtime import DEVICES
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.splits import require_patient
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,11 @@ class CineTrainer(TrainTask):
 
     def stats(self) -> dict[str, Any]:
         """Return epoch, total_epochs, best_metric, eta_s and status of the latest training; empty before the first."""
-        return read_json(self.progress)
+        return read_progress(self.progress)
+
+    def forget_progress(self) -> None:
+        """Let ``stats`` be empty until a training reports."""
+        self.progress.unlink(missing_ok=True)
 
     def require_trainable(self, datastore: EchoDatastore, request: Mapping[str, Any]) -> TrainOptions:
         """Return the options of a training that can start.
@@ -104,7 +109,7 @@ class CineTrainer(TrainTask):
         Raises
         ------
         TrainingDataError
-            If too few patients are labelled, or models cannot be published.
+            If too few patients are labelled, a labelled cine has no patient id, or models cannot be published.
         ValueError
             If a parameter of the request is malformed.
         """
@@ -112,8 +117,9 @@ class CineTrainer(TrainTask):
         patients = set()
         for image_id in datastore.get_labeled_images():
             annotation = datastore.studies.annotation(image_id)
+            patient = require_patient(datastore.images.entry(image_id).patient_id, image_id)
             if annotation is not None and self.about.teaches(annotation):
-                patients.add(datastore.images.entry(image_id).patient_id or image_id)
+                patients.add(patient)
         if len(patients) < MINIMAL_PATIENTS:
             msg = (
                 f"Training {self.name} needs cines that say {self.about.label} of at least {MINIMAL_PATIENTS} patients;"
@@ -129,13 +135,18 @@ class CineTrainer(TrainTask):
         numbers: dict[str, int] = {}
         for key in ("epochs", "seed"):
             text = request.get(key) or 0
-            if isinstance(text, bool) or not str(text).isdigit():
-                msg = f"Training {self.name}: {key} is {text!r}; a whole number of 0 or more is accepted."
+            if isinstance(text, bool) or not (str(text).isdecimal() and len(str(text)) < 10):
+                msg = (
+                    f"Training {self.name}: {key} is {str(text)[:40]!r}; a whole number of 0 to 999999999 is accepted."
+                )
                 raise ValueError(msg)
             numbers[key] = int(text)
         device = str(request.get("device") or self.device)
         # MONAI Label's clients ask for "cuda" whether there is a GPU or not; the server knows
-        device = self.device if device == "cuda" else device
+        device = self.device if device.startswith("cuda") else device
+        if device not in DEVICES:
+            msg = f"Training {self.name}: device is {device[:40]!r}; {', '.join(DEVICES)} are accepted."
+            raise ValueError(msg)
         return TrainOptions(
             epochs=numbers["epochs"] or None,
             seed=numbers["seed"],
