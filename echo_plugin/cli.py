@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from echo_plugin.errors import EchoError
+from echo_plugin.progress_bar import progress_bar
 
 app = typer.Typer(
     name="monailabel-echo",
@@ -30,43 +31,6 @@ app = typer.Typer(
     epilog="Add --debug to any command for tracebacks and the log.",
 )
 
-DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
-"""The starter weights of a checkout."""
-
-Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
-Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _write_json(result: Any, target: str | None) -> None:
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    if target in (None, "-"):
-        sys.stdout.write(text)
-    else:
-        Path(str(target)).write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield ``report(done, total, note)``: a bar with ETA on stderr, silent when that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, note="")
-
-        def report(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
-
-        yield report
-
 
 class Trainable(StrEnum):
     """The models that a person can train and measure."""
@@ -76,10 +40,35 @@ class Trainable(StrEnum):
     VIEWS = "views"
 
 
+DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
+"""The starter weights of a checkout."""
+
+Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
+Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
+Device = Annotated[
+    str, typer.Option(click_type=click.Choice(["auto", "cpu", "cuda"]), help="auto: a GPU if there is one.")
+]
+Start = Annotated[
+    str, typer.Option("--from", click_type=click.Choice(["starter", "scratch"]), help="Weights to go on from.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+
+
+def _write_json(result: Any, target: str | None) -> None:
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if target is None or target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
 @app.command()
 def serve(
     studies: Studies = Path("sample_studies"),
-    models: Models = DEFAULT_MODELS,
+    models: Annotated[
+        Path | None,
+        typer.Option("--models", help="Folder of published models.", show_default="the studies' own, begun as copies"),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 serves this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 8000,
     device: Device = "auto",
@@ -108,26 +97,22 @@ def predict(
 
     Example: monailabel-echo predict sample_studies --tasks view,boxes --json -
     """
-    from echo_plugin.batch import find_cine_files, parse_frames, parse_tasks, predict_files
+    from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks, predict_files
 
     try:
         chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     files = find_cine_files(paths)
-    with _progress("Predicting") as report:
-        results = predict_files(
-            files, models, tasks=chosen, frame_indices=frame_indices, device=device, progress=report
-        )
+    with progress_bar("Predicting") as bar:
+        results = predict_files(files, models, tasks=chosen, frame_indices=frame_indices, device=device, progress=bar)
     if json_target is not None:
         _write_json(results, json_target)
     else:
-        from echo_plugin.batch import describe_results
-
         sys.stdout.write(describe_results(results))
     failed = [result for result in results if "error" in result]
     for result in failed:
-        _say(f"{result['path']}: {result['error']}")
+        typer.echo(f"{result['path']}: {result['error']}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -139,9 +124,7 @@ def train(
     models: Models = DEFAULT_MODELS,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
-    start: Annotated[
-        str, typer.Option("--from", help="starter: go on from the published model; scratch: random weights.")
-    ] = "starter",
+    start: Start = "starter",
     max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep decoded frames there for the next training.")] = None,
     seed: Seed = 0,
@@ -167,16 +150,19 @@ def train(
         cache_dir=cache,
         seed=seed,
         device=device,
-        command=" ".join(["monailabel-echo", *sys.argv[1:]]),
+        command=shlex.join(["monailabel-echo", *sys.argv[1:]]),
     )
-    with _progress(f"Training {what}") as report:
+    with progress_bar(f"Training {what}") as bar:
 
         def on_epoch(status: EpochStatus) -> None:
-            metric = "" if status.best_metric is None else f"best {status.best_metric:.3f}"
-            report(status.epoch, status.total_epochs, metric)
+            bar(
+                status.epoch,
+                status.total_epochs,
+                "" if status.best_metric is None else f"best {status.best_metric:.3f}",
+            )
 
-        card = run(studies, models, options, on_epoch=on_epoch, progress=report)
-    _say(f"Published {card.name} {card.version} to {models}.")
+        card = run(studies, models, options, on_epoch=on_epoch, progress=bar)
+    typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
 
 
 @app.command()
@@ -198,9 +184,8 @@ def evaluate(
         Trainable.DEFECTS: evaluation.evaluate_defects,
         Trainable.VIEWS: evaluation.evaluate_views,
     }[what]
-    with _progress(f"Evaluating {what}") as report:
-        result = measure(studies, models, out, device=device, progress=report)
-    _write_json(result, None)
+    with progress_bar(f"Evaluating {what}") as bar:
+        _write_json(measure(studies, models, out, device=device, progress=bar), None)
 
 
 @app.command()
@@ -217,18 +202,17 @@ def phantom(
 
     Example: monailabel-echo phantom phantoms --patients 10 --seed 1 --sheet phantoms.png
     """
-    from echo_plugin.anatomy import View
+    from echo_plugin.anatomy import parse_views
     from echo_plugin.phantom.contact_sheet import write_contact_sheet
     from echo_plugin.phantom.study import write_phantom_study_folder
 
     try:
-        chosen = tuple(View(name.strip()) for name in views.split(",")) if views else None
+        chosen = parse_views(views) if views else None
     except ValueError as exc:
-        msg = f"{exc}; {', '.join(v.value for v in View)} are accepted"
-        raise typer.BadParameter(msg) from exc
-    with _progress("Imaging phantoms") as report:
+        raise typer.BadParameter(str(exc)) from exc
+    with progress_bar("Imaging phantoms") as bar:
         write_phantom_study_folder(
-            out, patients=patients, seed=seed, views=chosen, frames=frames, jobs=jobs, progress=report
+            out, patients=patients, seed=seed, views=chosen, frames=frames, jobs=jobs, progress=bar
         )
     if sheet is not None:
         write_contact_sheet(out, sheet)
@@ -258,12 +242,11 @@ def main() -> None:
     # anything else runs, and 3D Slicer runs beside us.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_debug = "--debug" in sys.argv
-    level = logging.DEBUG if is_debug else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level="DEBUG" if is_debug else "WARNING", format="%(levelname)s %(name)s: %(message)s")
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"])
     except (EchoError, OSError, ValueError) as exc:
         if is_debug:
             raise
-        _say(str(exc))
+        typer.echo(str(exc), err=True)
         sys.exit(1)

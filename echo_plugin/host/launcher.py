@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
+from echo_plugin.host.gatekeeper import is_loopback
+from echo_plugin.host.own_models import own_models
 
 APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
 """The app folder of a checkout; MONAI Label loads its ``main.py``."""
 
 
-def serve(studies: Path, models: Path, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> int:
+def serve(
+    studies: Path, models: Path | None = None, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto"
+) -> int:
     """Serve a study folder until interrupted; return the exit code.
 
     Parameters
@@ -23,7 +27,7 @@ def serve(studies: Path, models: Path, *, host: str = "127.0.0.1", port: int = 8
     studies
         The study folder.
     models
-        Folder of published models; trainings publish there.
+        Folder of published models; trainings publish there. None: the study folder's own, see ``own_models``.
     host, port
         Where to listen. There is no sign-in: any other host than loopback serves patients' data to the network.
     device
@@ -34,10 +38,15 @@ def serve(studies: Path, models: Path, *, host: str = "127.0.0.1", port: int = 8
     EchoError
         If the folders or the port cannot be used; the message says which and what to do.
     """
-    _require_folders(studies, models)
+    _require_studies(studies)
+    models = own_models(studies, APP_DIR / "model") if models is None else models
+    _require_models(models)
     listener = _listen(host, port)
     bound_port = listener.getsockname()[1]
     os.environ.update(server_environment(studies, models, device=device, port=bound_port))
+    _say(f"Models are in {models}; trainings publish there.")
+    if not is_loopback(host):
+        _say(f"Listening on {host} without sign-in: everybody on that network can see the cines and change labels.")
     _say("Starting; the libraries take about half a minute to load.")
     import uvicorn
     from monailabel.utils.others.generic import init_log_config
@@ -88,7 +97,7 @@ READY. Serving {studies} at {url}
 Research only: not for clinical use. Ctrl+C ends the server."""
 
 
-def _require_folders(studies: Path, models: Path) -> None:
+def _require_studies(studies: Path) -> None:
     if str(studies).startswith(("http:", "https:")):
         msg = f"Studies {studies} is a DICOMweb address, which is not supported yet; name a study folder."
         raise EchoError(msg)
@@ -105,6 +114,9 @@ def _require_folders(studies: Path, models: Path) -> None:
     if not folder.image_ids():
         msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
         raise EchoError(msg)
+
+
+def _require_models(models: Path) -> None:
     if not models.is_dir():
         msg = f"Model folder {models} does not exist; create it, or leave --models out for the starter weights."
         raise EchoError(msg)
