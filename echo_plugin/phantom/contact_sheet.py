@@ -18,6 +18,7 @@ from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.io.annotation_file import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.phantom.phantom_cine import PhantomCine
 
 SEPTUM_RGB = {
@@ -85,7 +86,7 @@ def row_of_cine(cine: Cine, title: str, count: int) -> SheetRow:
 def _row_of_file(study: Path, facts: dict[str, str], count: int) -> SheetRow:
     phases = np.array([float(phase) for phase in facts["phases"].split(";")])
     frame_indices = frames_through_the_beat(phases, count)
-    label = study / "annotations" / f"{facts['image_id']}.json"
+    label = study / ANNOTATIONS_DIRECTORY / f"{facts['image_id']}.json"
     boxes = annotation_from_json(label.read_text(encoding="utf-8"), source=label.name).boxes if label.exists() else ()
     return SheetRow(
         title=_title(facts["view"], facts["defect"], facts["defect_size_mm"]) + f"\n{facts['file']}".replace("/", "\n"),

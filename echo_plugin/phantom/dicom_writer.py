@@ -25,8 +25,9 @@ from pydicom.uid import (
 )
 
 from echo_plugin.cine import ByteArray
+from echo_plugin.io.luma import to_grey
 from echo_plugin.phantom.ecg import r_wave_times_ms
-from echo_plugin.phantom.encoding import Encoding, encode_frame, grey_of_rgb
+from echo_plugin.phantom.encoding import Encoding, encode_frame
 from echo_plugin.phantom.machine import Machine
 from echo_plugin.phantom.overlay import Rectangle, Screen
 from echo_plugin.phantom.patient import STUDY_DATE, PhantomPatient
@@ -186,7 +187,7 @@ def write_dicom_cine(
     ValueError
         If the width is odd and the encoding halves the colour's width.
     """
-    pixels = grey_of_rgb(screen.pixels)[..., None] if encoding.is_grey else screen.pixels
+    pixels = to_grey(screen.pixels)[..., None] if encoding.is_grey else screen.pixels
     if encoding is Encoding.JPEG_COLOUR and pixels.shape[2] % 2:
         msg = f"Screen of {pixels.shape[2]} columns cannot be YBR_FULL_422; an even number of columns is accepted."
         raise ValueError(msg)

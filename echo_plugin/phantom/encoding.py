@@ -60,12 +60,6 @@ class Encoding(Enum):
         return {Encoding.JPEG_COLOUR: "YBR_FULL_422", Encoding.JPEG_2000: "YBR_RCT"}.get(self, "RGB")
 
 
-def grey_of_rgb(pixels: ByteArray) -> ByteArray:
-    """Return the (T, H, W) luma of (T, H, W, 3) RGB; grey pixels keep their value (ITU-R 601, as Pillow rounds)."""
-    weights = np.array([19595, 38470, 7471], dtype=np.uint32)  # sum to 65536
-    return ((pixels @ weights + 0x8000) >> 16).astype(np.uint8)
-
-
 def _run_length_encoded(frame: ByteArray) -> bytes:
     """Return the PackBits segments of the planes of one (H, W, 3) frame."""
     height, width, samples = frame.shape

@@ -24,6 +24,9 @@ from pathlib import Path
 
 from echo_plugin import __version__
 from echo_plugin.anatomy import DEFECTS, Defect, View
+from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.atomic_file import make_directory, remove_abandoned, write_atomically
+from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.phantom.encoding import Encoding
 from echo_plugin.phantom.study_patient import FIXED_COLUMNS, PatientPlan, cine_count, image_patient
 
@@ -54,14 +57,6 @@ class PhantomStudySummary:
     cines: int
     cines_by_view: Mapping[View, int]
     patients_by_defect: Mapping[Defect, int]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def write_phantom_study_folder(
@@ -147,6 +142,7 @@ def _claim(out: Path, plan: PatientPlan, patients: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"{out} is not empty and was not made by the phantom; an empty or new folder is accepted."
         raise ValueError(msg)
+    make_directory(out)
     write_atomically(marker, (json.dumps(arguments, indent=1) + "\n").encode())
 
 
@@ -162,12 +158,24 @@ def _read_rows(plan: PatientPlan, index: int) -> list[dict[str, str]]:
 def _image_patient(plan: PatientPlan, index: int) -> int:
     """Write one patient's files, last of all the rows that say it is complete; return the patient's index."""
     rows = []
+    rows_file, folder = _rows_file(plan, index), plan.out / plan.patient_id(index)
+    for directory in (folder, plan.out / ANNOTATIONS_DIRECTORY, rows_file.parent):
+        make_directory(directory)
+    remove_abandoned(folder)  # of a run that was killed; nobody else writes here
     for file in image_patient(plan, index):
         write_atomically(file.dicom_path, file.dicom)
-        write_atomically(file.annotation_path, file.annotation)
+        if not _is_corrected(file.annotation_path):
+            write_atomically(file.annotation_path, file.annotation)
         rows.append(file.row)
-    write_atomically(_rows_file(plan, index), (json.dumps(rows) + "\n").encode())
+    write_atomically(rows_file, (json.dumps(rows) + "\n").encode())
     return index
+
+
+def _is_corrected(annotation_path: Path) -> bool:
+    """Whether a person has saved a later annotation than the phantom's first revision."""
+    if not annotation_path.exists():
+        return False
+    return annotation_from_json(annotation_path.read_text(encoding="utf-8"), source=annotation_path.name).revision > 1
 
 
 def _image_missing_patients(plan: PatientPlan, patients: int, jobs: int, report: Report) -> None:

@@ -20,6 +20,7 @@ from echo_plugin import __version__
 from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.phantom.bmode import acquire_cine
 from echo_plugin.phantom.dicom_writer import InstanceIdentity, write_dicom_cine
 from echo_plugin.phantom.encoding import Encoding
@@ -171,7 +172,7 @@ def _cine_files(
     return CineFiles(
         dicom_path=plan.out / relative,
         dicom=dicom,
-        annotation_path=plan.out / "annotations" / f"{image_id}.json",
+        annotation_path=plan.out / ANNOTATIONS_DIRECTORY / f"{image_id}.json",
         annotation=annotation_to_json(annotate(cine, image_id)).encode(),
         row=row | {"file": relative, "image_id": image_id},
     )

@@ -11,8 +11,9 @@ from pydicom.uid import UID
 
 from echo_plugin.cine import RegionDataType
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.luma import to_grey
 from echo_plugin.phantom.dicom_writer import InstanceIdentity, write_dicom_cine
-from echo_plugin.phantom.encoding import Encoding, grey_of_rgb
+from echo_plugin.phantom.encoding import Encoding
 from echo_plugin.phantom.machine import sample_machine
 from echo_plugin.phantom.overlay import draw_overlay
 
@@ -56,7 +57,7 @@ def test_a_dicom_validator_finds_no_error(write, encoding):
 
 @every_encoding
 def test_pixels_come_back(write, screen, encoding):
-    stored = grey_of_rgb(screen.pixels)[..., None] if encoding.is_grey else screen.pixels
+    stored = to_grey(screen.pixels)[..., None] if encoding.is_grey else screen.pixels
 
     pixels = read_cine(write(encoding)).pixels
 
@@ -129,12 +130,6 @@ def test_compression_is_declared(write):
     assert lossy.PhotometricInterpretation == "YBR_FULL_422"
     assert exact.LossyImageCompression == "00"
     assert UID(exact.file_meta.TransferSyntaxUID).name == "RLE Lossless"
-
-
-def test_grey_of_grey_is_itself():
-    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-
-    assert np.array_equal(grey_of_rgb(levels), levels[..., 0])
 
 
 def test_an_odd_width_is_refused_where_colour_is_halved(make_cine, machine, child):

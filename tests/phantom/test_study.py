@@ -14,6 +14,7 @@ from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, View
 from echo_plugin.cine import RegionDataType
 from echo_plugin.io.annotation_file import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom import study_patient
 from echo_plugin.phantom.contact_sheet import write_contact_sheet
 from echo_plugin.phantom.encoding import Encoding
@@ -182,6 +183,29 @@ def test_an_interrupted_run_is_completed_by_the_next(quick_imaging, tmp_path, mo
     write(tmp_path / "half")
 
     assert contents(tmp_path / "half") == whole
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(quick_imaging, tmp_path):
+    write(tmp_path / "whole")
+    write(tmp_path / "killed", patients=2)
+    (tmp_path / "killed" / "phantom.csv").unlink()
+    (tmp_path / "killed" / "PHANTOM-5-0001" / ".0123456789abcdef.tmp").write_bytes(b"half")
+
+    write(tmp_path / "killed")
+
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_correction_by_a_person_outlives_another_run(quick_imaging, tmp_path):
+    write(tmp_path / "study")
+    folder = StudyFolder(tmp_path / "study")
+    image_id = folder.image_ids()[0]
+    corrected = folder.save_annotation(replace(folder.annotation(image_id), boxes=()), author="reader-1")
+    (tmp_path / "study" / "phantom.csv").unlink()
+
+    write(tmp_path / "study")
+
+    assert folder.annotation(image_id) == corrected
 
 
 def test_a_complete_folder_is_left_alone(quick_imaging, tmp_path, monkeypatch):
