@@ -105,6 +105,21 @@ class View(Enum):
         return concepts.get(self)
 
 
+def parse_views(text: str) -> tuple[View, ...]:
+    """Return the views of a comma-separated list.
+
+    >>> [view.name for view in parse_views("A4C, PSAX-AV")]
+    ['A4C', 'PSAX_AV']
+    """
+    names = [name.strip() for name in text.split(",")]
+    known = [view.value for view in View]
+    for name in names:
+        if name not in known:
+            msg = f"View {name!r} is unknown; {', '.join(known)} are accepted."
+            raise ValueError(msg)
+    return tuple(View(name) for name in names)
+
+
 NED_12 = (
     View.A5C,
     View.A4C,

@@ -14,9 +14,8 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 from echo_plugin.errors import EchoError
@@ -45,11 +44,9 @@ DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
 
 Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
 Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
-Device = Annotated[
-    str, typer.Option(click_type=click.Choice(["auto", "cpu", "cuda"]), help="auto: a GPU if there is one.")
-]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
 Start = Annotated[
-    str, typer.Option("--from", click_type=click.Choice(["starter", "scratch"]), help="Weights to go on from.")
+    Literal["starter", "scratch"], typer.Option("--from", help="Published weights to go on from, or none.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 

@@ -32,6 +32,8 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
         (("phantom", "out", "--patients", "0"), "patients"),
         (("phantom", "out", "--patients", "1", "--views", "A4C,A9C"), "A9C"),
         (("serve", "--port", "0"), "port"),
+        (("predict", "x.dcm", "--device", "tpu"), "tpu"),
+        (("train", "views", "--studies", "x", "--from", "nowhere"), "nowhere"),
         (("nonsense",), "nonsense"),
     ],
 )
@@ -69,6 +71,29 @@ def test_missing_models_are_one_sentence_that_says_how_to_get_them(tmp_path: Pat
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     assert "monailabel-echo train" in answer.stderr
+
+
+@pytest.mark.heavy
+def test_a_batch_with_a_damaged_file_is_one_json_list_and_ends_with_1(
+    published_detector: Path, easy_studies: Path, tmp_path: Path
+) -> None:
+    cines = tmp_path / "cines"
+    cines.mkdir()
+    whole = (easy_studies / "child00_0.png").read_bytes()
+    (cines / "a.png").write_bytes(whole)
+    (cines / "b.png").write_bytes(whole[: len(whole) // 2])
+    (cines / "c.png").write_bytes(whole)
+
+    answer = run("predict", cines, "--tasks", "boxes,defect", "--models", published_detector, "--json", "-")
+
+    first, damaged, last = json.loads(answer.stdout)
+    assert answer.returncode == 1
+    assert [Path(entry["path"]).name for entry in (first, damaged, last)] == ["a.png", "b.png", "c.png"]
+    assert set(damaged) == {"path", "error"}
+    assert "b.png" in damaged["error"]
+    assert damaged["error"] in answer.stderr
+    assert first["view"] is None
+    assert first["defect"]["probability"] == last["defect"]["probability"] > 0
 
 
 def test_info_prints_json_alone_on_stdout(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
         "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
     },
     3: {"host", "viewers"},
-    4: {"cli", "__main__"},
+    4: {"cli", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "appearance", "loop", "options", "provenance", "clips"}
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
