@@ -13,10 +13,9 @@ from typing import Any
 
 from echo_plugin.errors import EchoError
 from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
+from echo_plugin.prediction import TASKS
 
 logger = logging.getLogger(__name__)
-
-TASKS = ("view", "boxes", "defect")
 
 
 def find_cine_files(paths: Sequence[Path]) -> list[Path]:
@@ -113,6 +112,10 @@ def predict_files(
         except (EchoError, IndexError, OSError) as exc:
             logger.info("%s was not predicted", path.name)
             results.append({"path": str(path), "error": str(exc)})
+        except Exception as exc:  # whatever it is (no memory, a network's error), the other files are still done
+            logger.debug("%s was not predicted", path.name, exc_info=True)
+            message = f"{path.name} could not be predicted: {type(exc).__name__}: {exc}"
+            results.append({"path": str(path), "error": message})
     if progress is not None:
         progress(len(files), len(files), "")
     return results
@@ -131,6 +134,8 @@ def describe_results(results: Sequence[dict[str, Any]]) -> str:
             framed = {box["frame_index"] for box in result["boxes"]}
             parts.append(f"{len(result['boxes'])} boxes on {len(framed)} frames")
         if result.get("defect"):
-            parts.append(f"{result['defect']['defect']} {result['defect']['probability']:.2f}")
+            defect = result["defect"]
+            whole = " (no septum found: whole frames were compared)" if defect.get("is_whole_frame") else ""
+            parts.append(f"{defect['defect']} {defect['probability']:.2f}{whole}")
         lines.append("  ".join(parts))
     return "\n".join(lines) + "\n" if lines else ""

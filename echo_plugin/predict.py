@@ -26,14 +26,13 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
 from echo_plugin.models.view_classifier import sample_clips
-from echo_plugin.prediction import CinePrediction, Progress
+from echo_plugin.prediction import TASKS, CinePrediction, Progress
 from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes, crop_septa, normalise, septal_square, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.tracks import TrackOptions, choose_frames, link_boxes
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("view", "boxes", "defect")
 VIEW_CLIPS = 3
 DEFECT_FRAMES = 10
 """At most so many frames are embedded, each the best of its part of the cine: neighbours say the same twice."""

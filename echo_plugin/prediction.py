@@ -15,6 +15,9 @@ from echo_plugin.cine import Cine
 from echo_plugin.gallery import NearestCase
 from echo_plugin.model_card import ModelCard
 
+TASKS = ("view", "boxes", "defect")
+"""What a cine can be asked for."""
+
 
 @dataclass(frozen=True)
 class CinePrediction:

@@ -100,6 +100,30 @@ def test_one_damaged_file_is_reported_and_the_others_are_done(stills: Path, monk
     assert json.dumps(results)
 
 
+def test_a_cine_that_breaks_a_network_harms_no_other(stills: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaking(FakePipeline):
+        def predict(self, cine: Cine, *, tasks: tuple, frame_indices: tuple | None) -> FakePrediction:
+            if "b.png" in cine.image_id:
+                msg = "out of memory"
+                raise RuntimeError(msg)
+            return super().predict(cine, tasks=tasks, frame_indices=frame_indices)
+
+    monkeypatch.setattr(predict, "EchoPipeline", Breaking)
+
+    results = predict_files(find_cine_files([stills]), stills)
+
+    assert ["error" in result for result in results] == [False, True, False]
+    assert results[1]["error"] == "b.png could not be predicted: RuntimeError: out of memory"
+
+
+def test_a_person_is_told_that_a_defect_was_read_from_whole_frames() -> None:
+    defect = {"defect": "Normal", "probability": 0.8, "is_whole_frame": True}
+
+    text = describe_results([{"path": "a.dcm", "frames": 3, "boxes": [], "defect": defect}])
+
+    assert text == "a.dcm  3 frames  0 boxes on 0 frames  Normal 0.80 (no septum found: whole frames were compared)\n"
+
+
 def test_a_person_reads_one_line_per_cine() -> None:
     text = describe_results(
         [
