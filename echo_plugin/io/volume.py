@@ -21,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.cine import Cine
+from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.luma import to_grey
 from echo_plugin.io.sector import header_tissue_region
 from echo_plugin.io.stored_bytes import damage_named, unreadable
 
 _FRAMES_AT_ONCE = 32
 _LONGEST_HEADER = 1 << 16
+LARGEST_RENDITION_BYTES = 1 << 32
+"""A viewer holds all of it in memory; a small file of black pictures can unpack to any size."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,15 @@ def write_rendition(cine: Cine, path: Path) -> RenditionGeometry:
     Raises
     ------
     UnreadableCineError
-        If a frame cannot be decoded; nothing is left behind then.
+        If a frame cannot be decoded, or the rendition would be too large; nothing is left behind then.
     """
+    T, H, W, _ = cine.frames.shape
+    if T * H * W > LARGEST_RENDITION_BYTES:
+        msg = (
+            f"Cine {cine.image_id} has {T} frames of {H} x {W} px; up to {LARGEST_RENDITION_BYTES} grey bytes together"
+            " can be shown in 3D Slicer."
+        )
+        raise UnreadableCineError(msg)
     geometry = rendition_geometry(cine)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:

@@ -120,11 +120,13 @@ def _itk_image(path: Path) -> tuple[Any, list[int], list[float], int]:
     reader.ReadImageInformation()
     dimensions = reader.GetNumberOfDimensions()
     sizes = [int(reader.GetDimensions(axis)) for axis in range(dimensions)]
-    if int(np.prod(sizes, dtype=object)) * reader.GetNumberOfComponents() > LARGEST_VOLUME_BYTES:
-        raise unreadable(path, f"has {' x '.join(map(str, sizes))} voxels; up to {LARGEST_VOLUME_BYTES} are accepted.")
+    voxel_bytes = reader.GetNumberOfComponents() * reader.GetComponentSize()
+    if math.prod(sizes) * voxel_bytes > LARGEST_VOLUME_BYTES:
+        found = f"{' x '.join(map(str, sizes))} voxels of {voxel_bytes} bytes"
+        raise unreadable(path, f"has {found}; up to {LARGEST_VOLUME_BYTES} bytes are accepted.")
     if reader.GetNumberOfComponents() not in (1, 3):
-        found = reader.GetNumberOfComponents()
-        raise unreadable(path, f"has {found} components per voxel; 1 (grey) or 3 (RGB) are accepted.")
+        components = reader.GetNumberOfComponents()
+        raise unreadable(path, f"has {components} components per voxel; 1 (grey) or 3 (RGB) are accepted.")
     spacing = [float(reader.GetSpacing(axis)) for axis in range(dimensions)]
     image = itk.imread(str(path))
     metadata = dict(image)

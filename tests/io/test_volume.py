@@ -113,6 +113,19 @@ def test_broken_frame_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert path.read_bytes() == b"old"
 
 
+class EndlessFrames(BrokenFrames):
+    """More frames than any rendition can hold."""
+
+    shape = (1_000_000, 4096, 4096, 1)
+
+
+def test_rendition_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableCineError, match=r"Cine a has 1000000 frames of 4096 x 4096 px; up to 4294967296"):
+        write_rendition(Cine("a", EndlessFrames()), tmp_path / "a.nrrd")
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_affine_that_cannot_be_inverted_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be inverted"):
         RenditionGeometry(np.diag([1.0, 0.0, 1.0, 1.0]), (2, 2, 2))

@@ -140,8 +140,17 @@ def test_volume_that_promises_too_much_is_refused(tmp_path: Path, encoding: byte
         b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 200000 200000 200000\nencoding: " + encoding + b"\n\nxx"
     )
 
-    with pytest.raises(UnreadableCineError, match="up to 4294967296 are accepted"):
+    with pytest.raises(UnreadableCineError, match="up to 4294967296 bytes are accepted"):
         read_cine(tmp_path / "v.nrrd")
+
+
+def test_volume_is_measured_in_bytes_and_not_in_voxels(tmp_path: Path) -> None:
+    (tmp_path / "wide.nrrd").write_bytes(
+        b"NRRD0004\ntype: double\ndimension: 3\nsizes: 30000 30000 1\nendian: little\nencoding: raw\n\n" + bytes(100)
+    )
+
+    with pytest.raises(UnreadableCineError, match=r"30000 x 30000 x 1 voxels of 8 bytes; up to 4294967296 bytes"):
+        read_cine(tmp_path / "wide.nrrd")
 
 
 def test_rendition_comes_back_as_a_cine(tmp_path: Path, grey: np.ndarray) -> None:
