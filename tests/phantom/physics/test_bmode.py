@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -144,3 +145,12 @@ def test_defect_is_in_plane_only_where_the_recording_shows_it(heart, clean_probe
     cine = record_acquisition(acquisition, View.OTHER, "sweep", np.random.default_rng(0), 1)
 
     assert cine.facts["defect_in_plane"] == in_plane
+
+
+def test_fifteen_frames_of_300_px_are_made_in_a_second_by_one_core(heart, clean_probe):
+    acquisition = set_up(heart, standard_pose(heart, View.A4C), clean_probe(), np.random.default_rng(0))
+
+    begin = time.process_time()
+    record_acquisition(acquisition, View.A4C, "standard", np.random.default_rng(0), 8)
+
+    assert 8 / (time.process_time() - begin) > 15
