@@ -6,7 +6,7 @@ Frames are matched once; a resample of patients only weights them again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,37 +61,65 @@ def best_overlaps(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], l
 
 
 def detection_metrics(
-    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray
+    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray | None
 ) -> dict[str, Metric]:
-    """Return for each septum AP50, AP75, mean IoU and centre distance, and how often frames without septa are answered.
+    """Return AP50 over the septa; for each AP50, AP75, mean IoU, centre distance; how often empty frames are answered.
 
-    The items of ``cohort`` are the frames. ``medians`` : of `constant_boxes`, the baseline.
+    The items of ``cohort`` are the frames. ``medians`` : of `constant_boxes`, the baseline; None: not known.
     """
-    constants = [constant_answer(medians)] * len(truths)
+    constants = None if medians is None else [constant_answer(medians)] * len(truths)
+    present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
     metrics: dict[str, Metric] = {}
-    for label, septum in enumerate(DETECTED_SEPTA):
-        wanted = [truth.of(label)[0] for truth in truths]
-        if not any(len(w) for w in wanted):
-            continue
+    if present:
+        metrics["AP50"] = _mean_precision_metric(cohort, answers, truths, constants, present, iou=0.5)
+    for label in present:
+        name = DETECTED_SEPTA[label].value
         for level in (50, 75):
-            ours, theirs = (
-                match_detections([a.of(label) for a in given], wanted, iou=level / 100)
-                for given in (answers, constants)
+            metrics[f"AP{level} {name}"] = _mean_precision_metric(
+                cohort, answers, truths, constants, [label], iou=level / 100
             )
-            baseline = float(average_precision(theirs, np.ones((1, len(truths))))[0])
-            metrics[f"AP{level} {septum.value}"] = average_precision_metric(cohort, ours, baseline)
-        overlaps, constant = (best_overlaps(given, truths, label) for given in (answers, constants))
+        overlaps = best_overlaps(answers, truths, label)
         there = np.isfinite(overlaps)
-        members = _members(cohort, there)
-        metrics[f"mean IoU {septum.value}"] = members.mean(overlaps[there], float(constant[there].mean()))
+        constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
+        metrics[f"mean IoU {name}"] = _members(cohort, there).mean(overlaps[there], constant)
         found, distances = _centre_distances(answers, truths, label)
         if found.any():
-            metrics[f"centre distance px {septum.value}"] = _members(cohort, found).mean(distances[found])
+            metrics[f"centre distance px {name}"] = _members(cohort, found).mean(distances[found])
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
     if empty.any():
         answered = [float((a.scores >= SURE).any()) for a, is_empty in zip(answers, empty, strict=True) if is_empty]
-        metrics["false alarms on frames without septum"] = _members(cohort, empty).mean(answered, 1.0)
+        metrics["false alarms on frames without septum"] = _members(cohort, empty).mean(
+            answered, None if constants is None else 1.0
+        )
     return metrics
+
+
+def _mean_precision_metric(
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    constants: Sequence[FrameBoxes] | None,
+    labels: Sequence[int],
+    *,
+    iou: float,
+) -> Metric:
+    """Return the average precision, the mean over ``labels`` that a resample shows, beside the constant answer's."""
+    index = cohort.index
+
+    def measure(given: Sequence[FrameBoxes]) -> Callable[[FloatArray], FloatArray]:
+        matched = [
+            match_detections([g.of(label) for g in given], [t.of(label)[0] for t in truths], iou=iou)
+            for label in labels
+        ]
+
+        def over_labels(patient_weights: FloatArray) -> FloatArray:
+            each = np.stack([average_precision(m, patient_weights[:, index]) for m in matched])
+            return ratio_or_nan(np.nansum(each, axis=0), np.isfinite(each).sum(axis=0))
+
+        return over_labels
+
+    baseline = None if constants is None else float(measure(constants)(np.ones((1, cohort.count)))[0])
+    return cohort.metric(measure(answers), baseline)
 
 
 SURE = 0.5
@@ -180,9 +208,3 @@ def _average_precision(matched: MatchedDetections, item_weights: FloatArray) -> 
             at = np.searchsorted(recall[b], levels, side="left")
             result[b] = np.append(envelope[b], 0.0)[at].mean()
     return result
-
-
-def average_precision_metric(cohort: Cohort, matched: MatchedDetections, baseline: float | None = None) -> Metric:
-    """Return the average precision with its interval; the items of ``matched`` are those of the cohort."""
-    index = cohort.index
-    return cohort.metric(lambda w: average_precision(matched, w[:, index]), baseline)

@@ -6,7 +6,6 @@ import torch
 from echo_plugin.box_metrics import (
     FrameBoxes,
     average_precision,
-    average_precision_metric,
     best_overlaps,
     centre_distances_px,
     constant_boxes,
@@ -52,6 +51,42 @@ def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
     assert ours[0] == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
 
 
+def test_overall_average_precision_equals_that_of_torchmetrics_over_both_septa():
+    from torchmetrics.detection import MeanAveragePrecision
+
+    both = [_detections(seed=seed) for seed in (0, 1)]
+    oracle = MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval")
+    answers, truths = [], []
+    for frame in range(30):
+        boxes, scores = (np.concatenate([d[frame][part] for d, _ in both]) for part in (0, 1))
+        labels = np.repeat([0, 1], [len(d[frame][0]) for d, _ in both])
+        true = np.concatenate([t[frame] for _, t in both])
+        true_labels = np.repeat([0, 1], [len(t[frame]) for _, t in both])
+        answers.append(FrameBoxes(boxes, labels, scores))
+        truths.append(FrameBoxes(true, true_labels, np.ones(len(true))))
+        oracle.update(
+            [{"boxes": torch.tensor(boxes), "scores": torch.tensor(scores), "labels": torch.tensor(labels)}],
+            [{"boxes": torch.tensor(true), "labels": torch.tensor(true_labels)}],
+        )
+    cohort = Cohort(tuple(str(i // 3) for i in range(30)), split="test")
+
+    overall = detection_metrics(cohort, answers, truths, constant_boxes(truths))["AP50"]
+
+    assert overall.value == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
+    assert overall.patients == 10
+    assert overall.low < overall.value < overall.high
+    assert overall.baseline < overall.value
+
+
+def test_without_a_known_constant_answer_there_is_no_baseline():
+    detections, _ = _detections(frames=6)
+    truths = [FrameBoxes(boxes, np.zeros(len(boxes), dtype=int), scores) for boxes, scores in detections]
+
+    metrics = detection_metrics(Cohort(tuple("aabbcc"), split="test"), truths, truths, None)
+
+    assert {metrics[name].baseline for name in ("AP50", "AP50 interatrial", "mean IoU interatrial")} == {None}
+
+
 def test_weighting_an_item_twice_equals_having_it_twice():
     detections, truths = _detections(frames=6)
     weights = np.array([[2.0, 1, 1, 0, 1, 1]])
@@ -71,16 +106,6 @@ def test_no_detection_scores_zero_and_no_truth_is_undefined():
 
     assert average_precision(match_detections([nothing], [truth]), np.ones((1, 1)))[0] == 0.0
     assert np.isnan(average_precision(match_detections([nothing], [np.zeros((0, 4))]), np.ones((1, 1)))[0])
-
-
-def test_average_precision_has_an_interval_by_patient():
-    detections, truths = _detections(frames=30)
-    cohort = Cohort(tuple(str(i // 3) for i in range(30)), split="test")
-
-    metric = average_precision_metric(cohort, match_detections(detections, truths), baseline=0.1)
-
-    assert metric.patients == 10
-    assert metric.low < metric.value < metric.high
 
 
 def _frame(boxes, labels, scores=None):
