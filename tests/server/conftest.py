@@ -92,7 +92,7 @@ def stop(process: subprocess.Popen) -> None:
 @pytest.fixture(scope="session")
 def server_environment(tmp_path_factory) -> dict[str, str]:
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "MONAILABEL_ECHO_UPLOAD_MIB": str(UPLOAD_LIMIT_MIB),
         "OMP_NUM_THREADS": "1",
@@ -144,9 +144,19 @@ def start_server(server_environment, tmp_path_factory) -> Iterator[Callable[...,
 
 
 @pytest.fixture(scope="session")
-def server(phantom_studies, model_folder, start_server) -> RunningServer:
-    process, url, log = start_server("echo_plugin", "serve", "--studies", phantom_studies, "--models", model_folder)
-    return RunningServer(process, url, log, phantom_studies, model_folder, StudyFolder(phantom_studies))
+def serve(start_server) -> Callable[[Path, Path], RunningServer]:
+    """Start ``monailabel-echo serve`` on a study folder and a model folder."""
+
+    def start(studies: Path, models: Path) -> RunningServer:
+        process, url, log = start_server("echo_plugin", "serve", "--studies", studies, "--models", models)
+        return RunningServer(process, url, log, studies, models, StudyFolder(studies))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(phantom_studies, model_folder, serve) -> RunningServer:
+    return serve(phantom_studies, model_folder)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 """A real server under several hands at once, and while it trains."""
 
 import json
+import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,18 @@ def test_info_is_answered_while_predictions_are_still_at_work(server, new_image)
     assert status == 200
     assert statuses == [200] * 12
     assert finished.index("info") < 11
+
+
+def test_parameters_that_are_monai_labels_own_reach_no_job(server):
+    asked = {"epochs": 1, "gpus": 1, "bundle_path": str(server.root), "local_rank": 3}
+
+    status, job = server.ask("POST", "/train/septal_boxes", json.dumps(asked).encode(), Content_Type="application/json")
+    wait_for(server, {"RUNNING"})
+    stopped, _ = server.ask("DELETE", "/train/")
+
+    assert (status, stopped) == (200, 200)
+    assert job["request"] | {"gpus": "all"} == {"model": "septal_boxes", "epochs": 1, "gpus": "all"}
+    assert job["request"].get("gpus", "all") == "all"  # MONAI Label's own word
 
 
 def test_annotators_who_submit_at_once_lose_nothing(server, new_image):
@@ -73,14 +87,23 @@ def test_a_batch_without_a_gpu_keeps_a_prediction_of_each_cine(server, slicer_cl
 
     assert status == 200
     assert set(answer) == set(server.studies.image_ids())
-    assert all("boxes" in prediction for prediction in answer.values())
+    assert all(prediction["boxes"] > 0 for prediction in answer.values())
     kept = json.loads(Path(slicer_client.download_label(new_image, "original")).read_text())
-    assert len(kept["markups"]) == len(answer[new_image]["boxes"])
+    assert len(kept["markups"]) == answer[new_image]["boxes"]
     # listed, Slicer would draw it beside the prediction that it makes itself
     assert "original" not in slicer_client.datastore()["objects"][new_image]["labels"]
     assert server.ask("DELETE", f"/datastore/label?id={new_image}&tag=original")[0] == 200
     status, answer = server.ask("GET", f"/datastore/label?label={new_image}&tag=original")
     assert (status, "has no kept prediction" in answer["detail"]) == (404, True)
+
+
+def wait_until(is_true, limit_s=TRAIN_LIMIT_S):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if is_true():
+            return
+        time.sleep(0.5)
+    pytest.fail(f"not so after {limit_s} s")
 
 
 def wait_for(server, states, limit_s=TRAIN_LIMIT_S):
@@ -112,6 +135,28 @@ def test_training_reports_its_epochs_and_the_next_prediction_uses_its_model(serv
 
 
 @pytest.mark.heavy
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_training_ends_with_a_server_that_is_killed_in_its_midst(serve, phantom_studies, model_folder, tmp_path):
+    models = shutil.copytree(model_folder, tmp_path / "models")
+    killed = serve(shutil.copytree(phantom_studies, tmp_path / "studies"), models)
+    published = {path.name: path.read_bytes() for path in models.iterdir()}
+
+    killed.ask("POST", "/train/septal_boxes", b'{"epochs": 50}', Content_Type="application/json")
+    wait_until(lambda: killed.ask("GET", "/train/")[1]["progress"].get("epoch", 0) >= 1)
+    trainings = psutil.Process(killed.process.pid).children(recursive=True)
+    policies = {training.environ().get("OMP_WAIT_POLICY") for training in trainings}
+    killed.process.kill()
+
+    _, alive = psutil.wait_procs(trainings, timeout=10)
+    for training in alive:
+        training.kill()
+    assert trainings
+    assert alive == []
+    assert policies == {"PASSIVE"}
+    assert {path.name: path.read_bytes() for path in models.iterdir()} == published
+
+
+@pytest.mark.heavy
 def test_a_training_is_stopped_on_request_and_leaves_the_model_as_it_was(server, slicer_client):
     published = {path.name: path.read_bytes() for path in server.models.glob("*.json")}
 
@@ -119,8 +164,10 @@ def test_a_training_is_stopped_on_request_and_leaves_the_model_as_it_was(server,
     wait_for(server, {"RUNNING"})
     trainings = psutil.Process(server.process.pid).children(recursive=True)
     stopped = slicer_client.train_stop()
+    progress = server.ask("GET", "/train/")[1]["progress"]
 
     assert stopped["status"] == "STOPPED"
+    assert progress.get("status") in (None, "STOPPED")  # None: it had not yet reported
     assert stopped["details"][-1] == "Stopped on request."  # Slicer shows the last line
     assert not slicer_client.train_status(check_if_running=True)
     _, alive = psutil.wait_procs(trainings, timeout=10)

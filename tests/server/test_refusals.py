@@ -44,6 +44,17 @@ def form(**fields: str) -> bytes:
         ("POST", "/activelearning/clever", b"{}", 404, "Strategy 'clever' is unknown"),
         ("POST", "/train/liver", b"{}", 404, "Trainer 'liver' is unknown"),
         ("POST", "/train/views", b'{"epochs": "many"}', 400, "epochs is 'many'"),
+        ("POST", "/train/views", b'{"device": "tpu"}', 400, "device is 'tpu'"),
+        ("POST", "/train/views", b'{"model": "defects"}', 400, "'model' may not stand"),
+        ("POST", "/train/views", b"[1]", 422, "Parameter"),
+        ("POST", "/activelearning/random", b'{"seed": "x"}', 400, "seed is 'x'"),
+        ("POST", "/activelearning/random", b'{"label_tag": [1]}', 422, "Label tag '[1]' is unknown"),
+        ("POST", "/activelearning/random", b'{"labels": 5}', 400, "Labels are '5'"),
+        ("POST", "/batch/infer/views", b'{"max_batch_size": -1}', 400, "max_batch_size is '-1'"),
+        ("POST", "/batch/infer/views", b'{"image": "x"}', 400, "'image' may not stand"),
+        ("POST", "/infer/views?image=NEW", form(params='{"frames": []}'), 400, "Frames '' are no list"),
+        ("POST", "/infer/views?image=NEW", form(params='{"a":' * 9999), 400, "'params' is no JSON"),
+        ("GET", "/datastore/dataset?limit_cases=-1", None, 422, "Parameter 'limit_cases'"),
         ("POST", "/batch/infer/liver", b"{}", 404, "Model 'liver' is unknown"),
         ("DELETE", "/batch/infer", None, 404, "No batch_infer job is running"),
         ("GET", f"/datastore/image?image={UNKNOWN_ID}", None, 404, "is not in the study folder"),
@@ -83,9 +94,8 @@ def test_what_hands_out_or_takes_in_files_unchecked_is_not_there(server, method,
 
 
 def snapshot(folder: Path) -> dict[str, int]:
-    return {
-        str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file() and "sqlite" not in path.name
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_size for path in files if "sqlite" not in path.name and path.name != ".lock"}
 
 
 TRAVERSALS = ["../../escaped", "..%2F..%2Fescaped", "/etc/passwd", "..", "a/../../escaped", "C:\\escaped", "a\x00b"]

@@ -58,7 +58,7 @@ def test_no_patient_identity_is_in_what_the_server_lists(server, slicer_client):
     listing = json.dumps([slicer_client.info(), slicer_client.datastore()])
 
     assert patients
-    assert not [patient for patient in patients if patient and f'"{patient}"' in listing]
+    assert not [patient for patient in patients if patient and patient in listing]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_same_request_gets_the_same_answer(slicer_client, new_image):
 def test_frames_are_chosen_by_a_parameter(slicer_client, new_image):
     _, answer = slicer_client.infer("septal_boxes", new_image, {"frames": "1,3"})
 
-    assert {box["frame_index"] for box in answer["boxes"]} <= {1, 3}
+    assert {box["frame_index"] for box in answer["boxes"]} == {1, 3}
 
 
 @pytest.mark.parametrize("strategy", ["random", "first", "fewest_labels"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a server starts, what it says then, and how it ends."""
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.server
@@ -31,9 +32,10 @@ def test_monai_labels_own_command_serves_the_app_too(
 
     assert list(info["models"]) == ["septal_boxes", "defects", "views"]
     assert sample["path"].endswith(".nrrd")
+    assert psutil.Process(process.pid).environ()["OMP_WAIT_POLICY"] == "PASSIVE"  # as `monailabel-echo serve` sets it
     assert "monailabel-echo serve" in log.read_text()  # MONAI Label's own server leaves holes open, and is said to
     with pytest.raises(slicer_client_module.MONAILabelClientException) as refusal:
         client.infer("septal_boxes", "/etc/passwd", {})
     assert "Status: 500" in refusal.value.msg
     process.terminate()
-    assert process.wait(20) is not None
+    process.wait(20)  # or fails
