@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ LARGEST_UPLOAD_BYTES = 2 << 30
 _LONGEST_NAME = 120
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _CHUNK_BYTES = 1 << 20
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.(.+)")
 
 
 def require_upload_name(name: str) -> str:
@@ -55,6 +57,9 @@ def place_upload(
     if not 0 < size <= max_bytes:
         msg = f"File {name!r} has {size} bytes; 1 to {max_bytes} are accepted."
         raise UnreadableCineError(msg)
+    for path in root.iterdir():  # of a program that was killed: whoever holds the lock is the only one to upload
+        if (abandoned := _TEMPORARY_NAME.fullmatch(path.name)) and is_image_name(abandoned[1]):
+            path.unlink(missing_ok=True)
     temporary = root / f".{secrets.token_hex(8)}.{name}"
     try:
         _copy(source, temporary, max_bytes)

@@ -421,6 +421,17 @@ def test_full_disk_leaves_nothing_of_an_upload(root: Path, tmp_path: Path, monke
     assert visible_files(root) - {"annotations/.lock"} == before
 
 
+def test_upload_that_a_killed_program_left_is_cleared_away_by_the_next(root: Path, tmp_path: Path) -> None:
+    folder = StudyFolder(root)
+    (root / ".0123456789abcdef.heart.dcm").write_bytes(b"half a cine")
+    (root / ".profile.dcm").write_bytes(b"not ours")
+
+    folder.add_image(write_dicom(tmp_path / "new.dcm", "1.2.5"), "new.dcm")
+
+    assert not (root / ".0123456789abcdef.heart.dcm").exists()
+    assert (root / ".profile.dcm").exists()
+
+
 def test_removed_image_and_its_annotation_are_kept_out_of_sight(root: Path) -> None:
     folder = StudyFolder(root)
     content = (root / "a.dcm").read_bytes()
