@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.geometry import FloatArray, box_iou
 from echo_plugin.metrics import Cohort, ratio_or_nan
-from echo_plugin.model_card import Metric
+from echo_plugin.model_card import Metric, ModelCard
 
 _BLOCK = 64  # resamples at a time, so that (resamples, detections) stays small
 
@@ -41,6 +41,16 @@ def constant_boxes(truths: Sequence[FrameBoxes]) -> FloatArray:
         boxes = np.concatenate([truth.of(label)[0] for truth in truths] or [np.zeros((0, 4))])
         if len(boxes):
             medians[label] = np.median(boxes, axis=0)
+    return medians
+
+
+def constant_boxes_px(card: ModelCard) -> FloatArray | None:
+    """Return the constant boxes that a detector's card keeps, px of its input; None: it keeps none."""
+    sides = card.config.get("constant_boxes")
+    if not isinstance(sides, list):
+        return None
+    medians = np.array(sides, dtype=np.float64).reshape(-1, 4) * card.input_size_px
+    medians[medians < 0] = np.nan  # written as -1: a card is JSON
     return medians
 
 

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.box_metrics import FrameBoxes, detection_metrics
+from echo_plugin.box_metrics import FrameBoxes, constant_boxes_px, detection_metrics
 from echo_plugin.evaluation_pictures import recall_curves, surest, worst_cines, worst_frames
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix, expected_calibration_error
 from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.preprocess import FrameMapping, to_model_input
 from echo_plugin.report import Picture, draw_confusion, draw_curves, draw_pictures, write_report
-from echo_plugin.training.datasets import crop_frames, detection_frames, evenly_chosen
+from echo_plugin.training.datasets import crop_frames, detection_frames
 
 Progress = Callable[[int, int, str], None]
 
@@ -42,6 +43,8 @@ def evaluate_detector(
 ) -> dict[str, Any]:
     """Measure septal boxes on annotated frames and write the report to ``out``; distances are px of the model's input.
 
+    Boxes are those of single frames, before they are linked over time.
+
     Raises
     ------
     TrainingDataError, ModelNotFoundError
@@ -50,7 +53,7 @@ def evaluate_detector(
     chosen = choose_held_out(
         studies,
         models,
-        ["septal_detector"],
+        [SEPTAL_DETECTOR],
         patients=patients,
         wants=lambda cine: bool(detection_frames(cine, FRAMES_PER_CINE)),
     )
@@ -73,10 +76,8 @@ def evaluate_detector(
             owners.append(labels.patient_id)
             pictures.append(Picture(picture, truth, surest(answer), f"{labels.image_id[-16:]} frame {frame}"))
         _tell(progress, number, chosen)
-    medians = np.array(chosen.card.config.get("constant_boxes", [-1.0] * 8), dtype=np.float64).reshape(-1, 4) * size
-    medians[medians < 0] = np.nan
     cohort = chosen.cohort(owners, seed)
-    metrics = detection_metrics(cohort, answers, truths, medians)
+    metrics = detection_metrics(cohort, answers, truths, constant_boxes_px(chosen.card))
     figures = {
         "Precision and recall": draw_curves(recall_curves(answers, truths), "recall", "precision at IoU 0.5"),
         "Worst frames": draw_pictures(worst_frames(pictures, answers, truths)),
@@ -97,6 +98,8 @@ def evaluate_defects(
 ) -> dict[str, Any]:
     """Measure defects from pixels alone (detector, then embedder), by cine and by patient; write the report to ``out``.
 
+    Only cines on which somebody boxed a septum are measured: the others cannot show a septal defect.
+
     Raises
     ------
     TrainingDataError, ModelNotFoundError
@@ -105,16 +108,14 @@ def evaluate_defects(
     chosen = choose_held_out(
         studies,
         models,
-        ["defect_embedder", "septal_detector"],
+        [DEFECT_EMBEDDER, SEPTAL_DETECTOR],
         patients=patients,
         wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
     )
     pipeline = EchoPipeline(models, device=device)
     rows = []
     for number, labels in enumerate(chosen.cines):
-        cine = chosen.labelled.folder.read_cine(labels.image_id)
-        frames = evenly_chosen(range(cine.frame_count), 2 * FRAMES_PER_CINE)
-        prediction = pipeline.predict(cine, tasks=("defect",), frame_indices=frames).defect
+        prediction = pipeline.predict(chosen.labelled.folder.read_cine(labels.image_id), tasks=("defect",)).defect
         assert prediction is not None
         rows.append([prediction.probabilities[defect] for defect in DEFECTS])
         _tell(progress, number, chosen)
@@ -141,11 +142,11 @@ def evaluate_views(
     TrainingDataError, ModelNotFoundError
         If nobody is left to measure on, or nothing is published.
     """
-    classes = load_card(models, "view_classifier").classes
+    classes = load_card(models, VIEW_CLASSIFIER).classes
     chosen = choose_held_out(
         studies,
         models,
-        ["view_classifier"],
+        [VIEW_CLASSIFIER],
         patients=patients,
         wants=lambda cine: cine.annotation.view is not None and cine.annotation.view.value in classes,
     )
@@ -171,13 +172,16 @@ def _report_classes(
     seed: int,
     studies: Path,
 ) -> dict[str, Any]:
-    majority = int(chosen.card.config.get("majority_id", 0))  # type: ignore[arg-type]
+    majority = chosen.card.config.get("majority_id")
+    majority = majority if isinstance(majority, int) else None
     patients = [cine.patient_id for cine in chosen.cines]
     cohort = chosen.cohort(patients, seed)
     metrics = classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=majority)
     if what == "defects":
-        by_patient, patient_truth = _by_patient(patients, probabilities, truth)
-        alone = chosen.cohort(sorted(set(patients)), seed)
+        names, by_patient = _mean_by_patient(patients, probabilities)
+        defects = chosen.labelled.defects
+        patient_truth = np.array([classes.index((defects[name] or Defect.NORMAL).value) for name in names])
+        alone = chosen.cohort(names, seed)
         each = classification_metrics(alone, patient_truth, by_patient, classes=classes, majority_id=majority)
         metrics = {f"{name} (patients)": metric for name, metric in each.items()} | metrics
     confusion = confusion_matrix(truth, probabilities.argmax(axis=1), len(classes))
@@ -194,14 +198,11 @@ def _report_classes(
     return write_report(out, report, figures, title={"defects": "Septal defects", "views": "Views"}[what])
 
 
-def _by_patient(
-    patients: Sequence[str], probabilities: FloatArray, truth: NDArray[np.int_]
-) -> tuple[FloatArray, NDArray[np.int_]]:
-    """Return the mean probabilities of each patient's cines and the patient's class: a defect in any cine counts."""
+def _mean_by_patient(patients: Sequence[str], probabilities: FloatArray) -> tuple[list[str], FloatArray]:
+    """Return the P patients and (P, K) the mean probabilities of their cines."""
     owner = np.array(patients)
     names = sorted(set(patients))
-    means = np.stack([probabilities[owner == name].mean(axis=0) for name in names])
-    return means, np.array([truth[owner == name].max() for name in names])
+    return names, np.stack([probabilities[owner == name].mean(axis=0) for name in names])
 
 
 def _frame_boxes(boxes: Sequence[SeptalBox], mapping: FrameMapping) -> FrameBoxes:
@@ -228,6 +229,7 @@ def _report(
         "on_phantoms": chosen.labelled.is_phantom,
         "split": chosen.split,
         "patients": cohort.count,
+        "patients_left_out": chosen.left_out,
         "cines": len(chosen.cines),
         "seed": seed,
         "command": f"monailabel-echo evaluate {what} --studies {studies.name} --models DIR --out DIR",

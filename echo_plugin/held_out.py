@@ -12,17 +12,21 @@ from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.provenance import known_patients, names_its_patients
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The cines to measure on, none of a patient that ``cards`` learned from or chose a checkpoint with."""
+    """The cines to measure on, none of a patient that a model involved learned from or chose a checkpoint with.
+
+    ``card`` : of the model that is measured. ``left_out`` : how many patients of the folder were learned from.
+    """
 
     labelled: LabelledFolder
     cines: tuple[LabelledCine, ...]
     card: ModelCard
     split: str
+    left_out: int
 
     def cohort(self, patients: Sequence[str], seed: int) -> Cohort:
         """Return the cohort of items whose patients are given."""
@@ -42,9 +46,17 @@ def choose_held_out(
     Raises
     ------
     TrainingDataError
-        If ``patients`` asks for somebody that was learned from, or nobody is left.
+        If ``patients`` asks for somebody that was learned from, nobody is left, or a card does not say whom its model
+        learned from.
     """
     cards = [load_card(models, name) for name in names]
+    for card in cards:
+        if not names_its_patients(card):
+            msg = (
+                f"Model {card.name}: its card does not list the patients it learned from, so nobody can be called"
+                " unseen; measure a model that `monailabel-echo train` published."
+            )
+            raise TrainingDataError(msg)
     labelled = open_labelled_folder(studies)
     everyone = sorted({cine.patient_id for cine in labelled.cines})
     seen = {p for card in cards for p, part in known_patients(card, everyone).items() if part != "test"}
@@ -63,4 +75,4 @@ def choose_held_out(
         )
         raise TrainingDataError(msg)
     words = f"{'phantoms' if labelled.is_phantom else 'patients'} that were not learned from"
-    return HeldOut(labelled, cines, cards[0], words)
+    return HeldOut(labelled, cines, cards[0], words, len(seen))

@@ -111,22 +111,24 @@ def _mean_over_present(values: FloatArray, confusion: FloatArray) -> FloatArray:
 
 
 def classification_metrics(
-    cohort: Cohort, true_ids: Ids, probabilities: FloatArray, *, classes: Sequence[str], majority_id: int
+    cohort: Cohort, true_ids: Ids, probabilities: FloatArray, *, classes: Sequence[str], majority_id: int | None
 ) -> dict[str, Metric]:
     """Return accuracy, balanced accuracy, macro and per-class precision, recall, F1, AUC and the Brier score.
 
-    ``probabilities`` (N, K). ``majority_id`` : the constant answer, the most frequent class of the TRAINING patients.
+    ``probabilities`` (N, K). ``majority_id`` : the constant answer, the most frequent class of the TRAINING patients;
+    None: not known, there are no baselines then but that of chance for AUC.
     """
     K = len(classes)
     truth = np.asarray(true_ids, dtype=int)
     one_hot = np.eye(K)
     confusions = _patient_confusions(cohort, truth, probabilities.argmax(1), K)
-    constant = confusion_matrix(truth, np.full_like(truth, majority_id), K)[None]
 
     def measured(measure: Callable[[FloatArray], FloatArray]) -> Metric:
-        return cohort.metric(
-            lambda w: measure(np.tensordot(w, confusions, axes=1)), _finite(float(measure(constant)[0]))
-        )
+        baseline = None
+        if majority_id is not None:
+            baseline = float(measure(confusion_matrix(truth, np.full_like(truth, majority_id), K)[None])[0])
+            baseline = baseline if np.isfinite(baseline) else None
+        return cohort.metric(lambda w: measure(np.tensordot(w, confusions, axes=1)), baseline)
 
     metrics = {
         "accuracy": measured(accuracy_of),
@@ -135,7 +137,7 @@ def classification_metrics(
         "macro_f1": measured(lambda c: _mean_over_present(f1_of(c), c)),
         "brier": cohort.mean(
             ((probabilities - one_hot[truth]) ** 2).sum(1),
-            float((one_hot[truth] != one_hot[majority_id]).sum(1).mean()),
+            None if majority_id is None else float((one_hot[truth] != one_hot[majority_id]).sum(1).mean()),
         ),
     }
     for k, name in enumerate(classes):
@@ -147,10 +149,6 @@ def classification_metrics(
         if (truth != k).any():
             metrics[f"auc {name}"] = auc_metric(cohort, truth == k, probabilities[:, k])
     return metrics
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _patient_confusions(cohort: Cohort, truth: NDArray[np.int_], answers: NDArray[np.int_], classes: int) -> FloatArray:

@@ -33,7 +33,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-wi
 <h1>{{ title }}</h1>
 {% if report.on_phantoms %}<p class="warning">Results on phantoms: synthetic cines. They say nothing about patients.</p>
 {% endif %}
-<p>{{ report.patients }} patients, {{ report.cines }} cines: {{ report.split }}. Model {{ report.model.name }}
+<p>{{ report.patients }} patients, {{ report.cines }} cines: {{ report.split }}
+({{ report.patients_left_out }} patients of the folder were, and are left out). Model {{ report.model.name }}
 {{ report.model.version }}, trained on {{ report.model.trained_on }}. Intervals: 95 %, bootstrap over patients, seed
 {{ report.seed }}. Research only, not for clinical use.</p>
 <table>

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Septum
-from echo_plugin.box_metrics import FrameBoxes, best_overlaps, constant_answer
+from echo_plugin.box_metrics import FrameBoxes, best_overlaps, constant_answer, constant_boxes_px
 from echo_plugin.cine import Cine
+from echo_plugin.errors import ModelMismatchError
 from echo_plugin.geometry import FloatArray, transform_boxes
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
 from echo_plugin.models.from_card import build_detector
@@ -69,8 +70,10 @@ def measure_transfer(
     load_state(detector, state, card)
     detector.eval()
     size = card.input_size_px
-    medians = np.array(card.config["constant_boxes"], dtype=np.float64).reshape(-1, 4) * size
-    medians[medians < 0] = np.nan
+    medians = constant_boxes_px(card)
+    if medians is None:
+        msg = f"Model {card.name}: its card has no constant boxes to compare with; train it anew."
+        raise ModelMismatchError(msg)
     pixels, mapping = to_model_input(cine, list(reference), size)
     truths = [FrameBoxes(mapping.to_model(t.boxes), t.labels, t.scores) for t in reference.values()]
     copies = {}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 
 import pytest
 import torch
@@ -41,11 +42,38 @@ def test_measuring_a_patient_that_was_learned_from_is_refused(easy_studies, publ
     assert learned_from not in str(refusal.value)
 
 
+def test_who_was_learned_from_is_left_out_and_counted(easy_studies, published_detector, tmp_path):
+    report = evaluate_detector(easy_studies, published_detector, tmp_path, device="cpu")
+
+    assert (report["patients"], report["patients_left_out"]) == (2, 10)
+    assert "10 patients of the folder were, and are left out" in (tmp_path / "report.html").read_text()
+    assert report["model"]["trained_on"] == "annotations of a study folder"
+    for name in ("AP50", "AP50 interatrial", "AP50 interventricular"):
+        assert {"value", "low", "high", "patients", "baseline"} <= set(report["metrics"][name])
+        assert report["metrics"][name]["baseline"] is not None
+
+
+@pytest.mark.parametrize("key", ["patient_salt", "patients_train"])
+def test_a_model_that_does_not_say_whom_it_learned_from_is_not_measured(
+    easy_studies, published_detector, tmp_path, key
+):
+    for path in published_detector.glob("septal_detector.*"):
+        shutil.copy(path, tmp_path)
+    card = json.loads((tmp_path / "septal_detector.json").read_text())
+    del card["config"][key]
+    (tmp_path / "septal_detector.json").write_text(json.dumps(card))
+
+    with pytest.raises(TrainingDataError, match="does not list the patients it learned from"):
+        evaluate_detector(easy_studies, tmp_path, tmp_path / "out")
+
+
 def test_defects_are_measured_by_cine_and_by_patient(easy_studies, published_detector, tmp_path):
     report = evaluate_defects(easy_studies, published_detector, tmp_path, device="cpu")
 
     assert report["metrics"]["accuracy"]["patients"] == 2
     assert report["metrics"]["accuracy (patients)"]["patients"] == 2
+    assert report["metrics"]["accuracy"]["baseline"] is not None
+    assert report["metrics"]["accuracy (patients)"]["baseline"] is not None
     assert sum(map(sum, report["confusion"])) == report["cines"] == 4
     assert report["on_phantoms"] is False
 
@@ -57,6 +85,9 @@ def test_views_are_measured_by_cine(easy_studies, tmp_path):
 
     assert report["cines"] == 6
     assert report["classes"][0] == "A4C"
+    accuracy = report["metrics"]["accuracy"]
+    assert accuracy["baseline"] == pytest.approx(4 / 6)  # two of three cines of each child are A4C
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
 
 def test_measuring_without_a_model_says_what_is_missing(easy_studies, tmp_path):

@@ -21,14 +21,13 @@ from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingD
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import load_published, load_state
+from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
 from echo_plugin.training.loop import Learned
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
 
 logger = logging.getLogger(__name__)
-
-MODEL_NAMES = ("septal_detector", "defect_embedder", "view_classifier")
 
 PHANTOM_LIMITS = (
     "Trained on phantoms only: synthetic children imaged by a convolution model."
@@ -46,7 +45,11 @@ class Start:
 
 
 def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
-    """Load the starting weights into ``model``, where the options want some that fit; the log says what was done."""
+    """Load the starting weights into ``model``, where the options want some that fit.
+
+    Without a published model training starts from random weights; where there is one that does not fit, a warning is
+    logged.
+    """
     if options.start == "scratch":
         return Start()
     folder = options.starter or models
@@ -57,7 +60,7 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
         logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
         return Start()
     except ModelMismatchError as exc:
-        logger.info("Training starts from random weights: %s", exc)
+        logger.warning("Training starts from random weights, not from the published ones: %s", exc)
         return Start()
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
@@ -69,7 +72,7 @@ def split_for(
     """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part."""
     patients = {cine.patient_id for cine in cines}
     cards = [start.card] if start.card else []
-    for name in MODEL_NAMES:
+    for name in TRAIN_COMMANDS:
         try:
             card = load_card(models, name)
         except (ModelNotFoundError, ModelMismatchError):
@@ -80,6 +83,11 @@ def split_for(
     for card in reversed(cards):
         known |= known_patients(card, sorted(patients))
     return split_by_patient({p: defects.get(p) for p in patients}, seed=seed, known=known)
+
+
+def names_its_patients(card: ModelCard) -> bool:
+    """Whether a card lists whom its model learned from; one that does not can be held against nobody."""
+    return isinstance(card.config.get("patient_salt"), str) and all(f"patients_{part}" in card.config for part in PARTS)
 
 
 def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
@@ -161,8 +169,8 @@ def _fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | li
 
 def _command(name: str, options: TrainOptions, learned: Learned) -> str:
     """Return the command that repeats a training, where its caller did not say it."""
-    what = {"septal_detector": "detector", "defect_embedder": "defects", "view_classifier": "views"}[name]
-    return f"monailabel-echo train {what} --studies DIR --models DIR --epochs {learned.epochs} --seed {options.seed}"
+    verb = f"monailabel-echo train {TRAIN_COMMANDS[name]}"
+    return f"{verb} --studies DIR --models DIR --epochs {learned.epochs} --seed {options.seed}"
 
 
 def _next_version(start: Start) -> str:

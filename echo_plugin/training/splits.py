@@ -164,7 +164,10 @@ def _fingerprint(patient: str, salt: str) -> int:
 def recognised_patients(
     patients: Iterable[str], fingerprints: Mapping[str, Iterable[int]], *, salt: str
 ) -> dict[str, str]:
-    """Return, by patient, the name under which its fingerprint is listed; strangers are left out."""
-    names = {number: name for name, numbers in fingerprints.items() for number in numbers}
+    """Return, by patient, the first name under which its fingerprint is listed; strangers are left out."""
+    names: dict[int, str] = {}
+    for name, numbers in fingerprints.items():
+        for number in numbers:
+            names.setdefault(number, name)  # should two fingerprints be equal: learned from goes before measured
     found = {patient: names.get(_fingerprint(patient, salt)) for patient in sorted(set(patients))}
     return {patient: name for patient, name in found.items() if name is not None}

@@ -98,3 +98,9 @@ def test_known_patients_keep_their_part_and_new_ones_are_dealt():
 def test_no_one_left_to_measure_is_refused():
     with pytest.raises(TrainingDataError, match="leave no one to measure"):
         split_by_patient(DEFECTS, seed=0, known=dict.fromkeys(DEFECTS, "train"))
+
+
+def test_equal_fingerprints_count_as_learned_from():
+    seen = patient_fingerprints(["a"], salt="s")
+
+    assert recognised_patients(["a"], {"train": seen, "test": seen}, salt="s") == {"a": "train"}
