@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 _IDENTITY = (
-    "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
-    "Modality",
     "PatientID",
     "PatientAge",
     "PatientBirthDate",
