@@ -91,7 +91,9 @@ def ready_text(host: str, port: int, studies: Path) -> str:
 READY. Serving {studies} at {url}
 
   In 3D Slicer  module MONAI Label, server {url}, press the arrow, then Next Sample.
-                Boxes: Markups > ROI on the frame you see; Submit Label stores them.
+                Boxes: drag those predicted, or draw with Markups > ROI on the frame you see and change the new
+                control point's label from R-1 to IAS or IVS: a box without a name is kept, but teaches nothing.
+                Submit Label stores them.
   In a browser  {url}/docs (the API), {url}/info/ (what is offered)
 
 Research only: not for clinical use. Ctrl+C ends the server."""

@@ -58,7 +58,8 @@ WELCOME = """<!doctype html><html lang="en"><title>monailabel-echo</title>
 <body style="font-family: sans-serif; max-width: 40em; margin: 2em auto">
 <h1>monailabel-echo</h1>
 <p>This server is running. In 3D Slicer open the module <b>MONAI Label</b>, enter this page's address as the server,
-press the arrow beside it, then <b>Next Sample</b>.</p>
+press the arrow beside it, then <b>Next Sample</b>. Drag the boxes, or draw with <b>Markups &gt; ROI</b> and name the
+new control point IAS or IVS; <b>Submit Label</b> stores them.</p>
 <p><a href="/info/">What it offers</a>, <a href="/docs">its API</a>. Research only: not for clinical use.</p>
 </body></html>"""
 

@@ -396,6 +396,21 @@ def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patien
         trainer.require_trainable(store, {})
 
 
+def test_boxes_as_slicer_names_them_are_kept_but_teach_no_detector(store, tmp_path):
+    trainer = CineTrainer("septal_boxes", tmp_path, tmp_path / "progress.json", "cpu")
+    trainer.require_trainable(store, {})
+
+    for image_id in store.list_images():
+        text = markups_of(store, image_id, BOX).replace("IVS", "R-1").replace("interventricular", "")
+        store.save_label(image_id, upload(tmp_path, text), FINAL, {})
+
+    assert {store.studies.annotation(i).boxes[0].septum for i in store.list_images()} == {Septum.UNSPECIFIED}
+    with pytest.raises(
+        TrainingDataError, match=r"septal boxes named IAS or IVS of at least 3 .* the study folder has 0"
+    ):
+        trainer.require_trainable(store, {})
+
+
 def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_path):
     trainer = CineTrainer("defects", tmp_path, tmp_path / "progress.json", "cpu")
     assert trainer.require_trainable(store, {"epochs": "2"}).epochs == 2

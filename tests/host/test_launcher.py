@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.launcher import ready_text, serve, server_environment
+from echo_plugin.host.launcher import APP_DIR, ready_text, serve, server_environment
 
 
 @pytest.fixture
@@ -58,6 +58,19 @@ def test_a_port_in_use_is_named(studies, models):
             serve(studies, models, port=port)
 
 
+def test_without_a_model_folder_the_studies_get_one_of_their_own(studies):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        with pytest.raises(EchoError, match="cannot be used"):  # ends it before the libraries are loaded
+            serve(studies, port=taken.getsockname()[1])
+
+    starters = {path.name for path in (APP_DIR / "model").glob("*.safetensors")}
+    assert {path.name for path in (studies / ".echo_models").glob("*.safetensors")} == starters
+    assert (studies / ".echo_models").is_dir()
+
+
 def test_a_host_that_is_not_ours_is_named(studies, models):
     with pytest.raises(EchoError, match=r"192\.0\.2\.1"):
         serve(studies, models, host="192.0.2.1", port=0)
@@ -83,4 +96,5 @@ def test_the_ready_text_names_an_address_that_can_be_opened(host, url, studies):
 
     assert f"server {url}," in text
     assert "Next Sample" in text
+    assert "label from R-1 to IAS or IVS" in text
     assert "not for clinical use" in text

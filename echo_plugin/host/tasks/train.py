@@ -12,6 +12,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import EchoError, TrainingDataError
 from echo_plugin.host.datastore import EchoDatastore
@@ -61,8 +62,14 @@ class Trainable:
     teaches: Callable[[Annotation], bool]
 
 
+def _names_its_septa(annotation: Annotation) -> bool:
+    """Whether there is a frame to learn boxes from, as ``training.datasets.detection_frames`` chooses them."""
+    unnamed = {box.frame_index for box in annotation.boxes if box.septum not in DETECTED_SEPTA}
+    return bool(set(annotation.annotated_frames) - unnamed)
+
+
 TRAINABLES = {
-    "septal_boxes": Trainable("Septal detector", "septal boxes", _train_detector, lambda a: bool(a.annotated_frames)),
+    "septal_boxes": Trainable("Septal detector", "septal boxes named IAS or IVS", _train_detector, _names_its_septa),
     "defects": Trainable("Defect embedder", "a defect", _train_defects, lambda a: a.defect is not None),
     "views": Trainable("View classifier", "a view", _train_views, lambda a: a.view is not None),
 }
