@@ -19,7 +19,10 @@ FLOORS = {
     3: {"host", "viewers"},
     4: {"cli", "progress_bar", "__main__"},
 }  # fmt: skip
-SHARED_BY_TRAINERS = {"splits", "datasets", "augment", "appearance", "loop", "options", "provenance", "clips"}
+SHARED_BY_TRAINERS = {
+    "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
+    "clips",
+}  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 
 

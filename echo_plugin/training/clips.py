@@ -14,8 +14,9 @@ from torch import Tensor
 from echo_plugin.geometry import FloatArray
 from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.preprocess import normalise
-from echo_plugin.training.datasets import LabelledCine, PreparedFrames
+from echo_plugin.training.datasets import LabelledCine
 from echo_plugin.training.loop import balanced_batches, lower_precision
+from echo_plugin.training.prepared_frames import PreparedFrames
 
 
 @dataclass(frozen=True)

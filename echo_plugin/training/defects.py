@@ -22,17 +22,10 @@ from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import CROP_MOTION, centre_affines, compose, random_affines, warp
-from echo_plugin.training.datasets import (
-    LabelledCine,
-    PreparedFrames,
-    Progress,
-    crop_frames,
-    open_labelled_folder,
-    prepare_crops,
-    prepare_frames,
-)
+from echo_plugin.training.datasets import LabelledCine, Progress, crop_frames, open_labelled_folder
 from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.prepared_frames import PreparedFrames, prepare_crops, prepare_frames
 from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
 
 logger = logging.getLogger(__name__)
@@ -82,8 +75,8 @@ def train_defects(
         cache_dir=options.cache_dir,
         progress=progress,
     )
-    device = choose_device(options.device)
-    place(model, device)
+    parts = crops.readable(parts)
+    place(model, choose_device(options.device))
     items = {part: crops.of(members) for part, members in parts.items()}
     labels = _labels(cines)[crops.cine]
     learned = run_epochs(

@@ -23,17 +23,10 @@ from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import DETECTOR_MOTION, move_boxes, random_affines, spoil, visible_boxes, warp
-from echo_plugin.training.datasets import (
-    BOX_SLOTS,
-    PreparedFrames,
-    Progress,
-    detection_frames,
-    open_labelled_folder,
-    prepare_detection,
-    prepare_frames,
-)
+from echo_plugin.training.datasets import Progress, detection_frames, open_labelled_folder
 from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
 
 logger = logging.getLogger(__name__)
@@ -82,8 +75,8 @@ def train_detector(
         cache_dir=options.cache_dir,
         progress=progress,
     )
-    device = choose_device(options.device)
-    place(model, device)
+    parts = frames.readable(parts)
+    place(model, choose_device(options.device))
     items = {part: frames.of(members) for part, members in parts.items()}
     kinds = _kinds(frames)[items["train"]]
     learned = run_epochs(

@@ -25,6 +25,7 @@ from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
 from echo_plugin.training.loop import Learned
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.phantom_folder import phantom_command
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def build_card(
     start: Start,
 ) -> ModelCard:
     """Return the card of a finished training; ``config`` holds ``input_size_px``."""
-    provenance = "phantoms only" if labelled.is_phantom else "annotations of a study folder"
+    provenance = labelled.provenance
     if start.card is not None:
         provenance += f", going on from {start.card.name} {start.card.version} ({start.card.trained_on})"
     data = TrainingData(provenance, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes)
@@ -145,7 +146,7 @@ def build_card(
         config={**config, **_fingerprints(split, start, data.digest), "split_digest": split.digest},
         training_data=data,
         metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
-        command=options.command or _command(name, options, learned),
+        command=_commands(name, labelled, options, learned),
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
         limits=PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS,
@@ -167,10 +168,14 @@ def _fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | li
     return lists
 
 
-def _command(name: str, options: TrainOptions, learned: Learned) -> str:
-    """Return the command that repeats a training, where its caller did not say it."""
-    verb = f"monailabel-echo train {TRAIN_COMMANDS[name]}"
-    return f"{verb} --studies DIR --models DIR --epochs {learned.epochs} --seed {options.seed}"
+def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learned: Learned) -> str:
+    """Return the commands that repeat a training: that of the phantoms, if it had them alone, and its own."""
+    train = options.command
+    if not train:
+        train = f"monailabel-echo train {TRAIN_COMMANDS[name]} --studies DIR --models DIR"
+        train += f" --epochs {learned.epochs} --seed {options.seed}"
+    made = phantom_command(labelled.folder.root) if labelled.is_phantom else None
+    return f"{made} && {train}" if made else train
 
 
 def _next_version(start: Start) -> str:

@@ -23,15 +23,10 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import VIEW_MOTION, random_affines, warp
 from echo_plugin.training.clips import ClipTable, cine_probabilities
-from echo_plugin.training.datasets import (
-    LabelledCine,
-    Progress,
-    open_labelled_folder,
-    prepare_frames,
-    prepare_whole,
-)
+from echo_plugin.training.datasets import LabelledCine, Progress, open_labelled_folder
 from echo_plugin.training.loop import Learned, Recipe, lower_precision, place, run_epochs
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
+from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
 
 logger = logging.getLogger(__name__)
@@ -84,6 +79,7 @@ def train_views(
         cache_dir=options.cache_dir,
         progress=progress,
     )
+    parts = frames.readable(parts)
     place(model, choose_device(options.device))
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
     table = ClipTable.of(frames, config.frames_per_clip, labels, parts)

@@ -120,3 +120,29 @@ def test_temperature_recovers_that_by_which_logits_were_inflated():
 def test_unknown_start_is_refused():
     with pytest.raises(ValueError, match="Training start is 'imagenet'"):
         TrainOptions(start="imagenet")
+
+
+@pytest.mark.parametrize("train", [train_detector, train_defects, train_views])
+def test_cines_that_cannot_be_decoded_are_left_out(easy_studies, tmp_path, train):
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    for picture in studies.glob("*_0.png"):
+        picture.write_bytes(picture.read_bytes()[:-2000])
+
+    card = train(studies, tmp_path / "models", TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
+
+    assert all(metric.patients == 2 for metric in card.metrics.values())
+
+
+def test_pictures_that_changed_are_read_anew(easy_studies, tmp_path):
+    studies, cache = tmp_path / "studies", tmp_path / "cache"
+    shutil.copytree(easy_studies, studies)
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=cache)
+    train_defects(studies, tmp_path / "models", options)
+    before = len(list(cache.glob("*.pixels.npy")))
+    for picture in studies.glob("*.png"):
+        picture.touch()
+
+    train_defects(studies, tmp_path / "models", options)
+
+    assert (before, len(list(cache.glob("*.pixels.npy")))) == (1, 2)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames to learn from, prepared once and kept as bytes in memory or in a memory-mapped cache.
+
+They pass through ``preprocess``, the path that predictions take, a single time; epochs then read uint8 arrays. What
+differs between epochs is in ``augment`` and ``appearance``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.cine import Cine
+from echo_plugin.errors import TrainingDataError, UnreadableCineError
+from echo_plugin.io.sector import tissue_region
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.preprocess import CONTEXT_MARGIN, crop_square, septal_square, to_model_input
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, digest_of
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+PREPARATION = 2
+"""Raised when the preparation of pixels changes, so that older caches are not read."""
+
+BOX_SLOTS = 4
+"""Boxes kept per frame; a frame has one for each septum, seldom more."""
+
+
+@dataclass(frozen=True)
+class PreparedFrames:
+    """``pixels`` (N, S, S) uint8; ``targets`` (N, E) float32; ``cine`` (N,) index into ``cines``."""
+
+    pixels: Tensor
+    targets: Tensor
+    cine: Tensor
+    cines: tuple[LabelledCine, ...]
+
+    def of(self, cines: Sequence[LabelledCine]) -> Tensor:
+        """Return the indices of the frames of the given cines."""
+        wanted = {c.image_id for c in cines}
+        keep = torch.tensor([c.image_id in wanted for c in self.cines], dtype=torch.bool)
+        return torch.where(keep[self.cine])[0]
+
+    def readable(self, parts: Mapping[str, Sequence[LabelledCine]]) -> dict[str, list[LabelledCine]]:
+        """Return the cines of each part without those that could not be read.
+
+        Raises
+        ------
+        TrainingDataError
+            If a part has none left.
+        """
+        there = {self.cines[i].image_id for i in set(self.cine.tolist())}
+        left = {part: [cine for cine in cines if cine.image_id in there] for part, cines in parts.items()}
+        for part, cines in left.items():
+            if not cines:
+                msg = (
+                    f"None of the {len(parts[part])} labelled cines of the {part} patients could be read; see the log."
+                )
+                raise TrainingDataError(msg)
+        return left
+
+
+Prepare = Callable[[Cine, LabelledCine, tuple[int, ...]], tuple[Tensor, Array]]
+"""(cine, its labels, frame indices) -> pixels (n, S, S) uint8 and targets (n, E) float32."""
+
+
+def prepare_frames(
+    labelled: LabelledFolder,
+    choice: Sequence[tuple[LabelledCine, tuple[int, ...]]],
+    prepare: Prepare,
+    *,
+    name: str,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+) -> PreparedFrames:
+    """Decode and prepare the chosen frames of each cine once; a cache of the same files and labels is read instead.
+
+    ``name`` tells caches of one folder apart: task and size.
+    """
+    rows = [[*_file_stamp(labelled.folder, c), c.annotation.revision, list(f)] for c, f in choice]
+    key = digest_of([PREPARATION, name, rows])[:24]
+    paths = [cache_dir / f"{name}-{key}.{part}.npy" for part in ("pixels", "targets", "cine")] if cache_dir else []
+    cines = tuple(c for c, _ in choice)
+    if paths and all(path.is_file() for path in paths):
+        arrays = [np.load(path, mmap_mode="c") for path in paths]
+    else:
+        arrays = _prepare_all(labelled, choice, prepare, progress)
+        for path, array in zip(paths, arrays, strict=False):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, array)
+            partial.replace(path)
+    pixels, targets, cine = (torch.from_numpy(np.asarray(array)) for array in arrays)
+    return PreparedFrames(pixels, targets, cine, cines)
+
+
+def _file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
+    """Return what tells one writing of a file from another: phantoms made anew keep their ids."""
+    status = folder.entry(cine.image_id).path.stat()
+    return cine.image_id, status.st_mtime_ns, status.st_size
+
+
+def _prepare_all(
+    labelled: LabelledFolder,
+    choice: Sequence[tuple[LabelledCine, tuple[int, ...]]],
+    prepare: Prepare,
+    progress: Progress | None,
+) -> list[Array]:
+    pixels: list[Array] = []
+    targets: list[Array] = []
+    owners: list[Array] = []
+    for index, (labels, frame_indices) in enumerate(choice):
+        try:
+            cine_pixels, cine_targets = prepare(labelled.folder.read_cine(labels.image_id), labels, frame_indices)
+        except (UnreadableCineError, OSError) as exc:
+            logger.warning("Cine %s is left out: %s", labels.image_id, exc)
+            continue
+        pixels.append(cine_pixels.numpy())
+        targets.append(cine_targets.astype(np.float32))
+        owners.append(np.full(len(cine_pixels), index, dtype=np.int64))
+        if progress is not None:
+            progress(index + 1, len(choice), "reading cines")
+    if not pixels:
+        msg = f"None of the {len(choice)} labelled cines could be read; see the log for each."
+        raise TrainingDataError(msg)
+    return [np.concatenate(parts) for parts in (pixels, targets, owners)]
+
+
+def prepare_detection(size_px: int) -> Prepare:
+    """Return the preparation of whole frames; targets (n, BOX_SLOTS * 5) are x1, y1, x2, y2 model px, class id; NaN."""
+
+    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, Array]:
+        pixels, mapping = to_model_input(cine, frame_indices, size_px)
+        targets = np.full((len(frame_indices), BOX_SLOTS, 5), np.nan)
+        for row, frame_index in enumerate(frame_indices):
+            boxes = labels.annotation.boxes_on(frame_index)[:BOX_SLOTS]
+            targets[row, : len(boxes), :4] = mapping.to_model(boxes)
+            targets[row, : len(boxes), 4] = [DETECTED_SEPTA.index(box.septum) for box in boxes]
+        return pixels, targets.reshape(len(frame_indices), -1)
+
+    return prepare
+
+
+def prepare_crops(size_px: int, room: float) -> Prepare:
+    """Return the preparation of crops round the true septa, ``room`` times as wide as a prediction sees them.
+
+    ``size_px`` : the side of these wide crops. Their middle 1/room is what ``preprocess.crop_septa`` cuts.
+    """
+    margin = (room * (1 + 2 * CONTEXT_MARGIN) - 1) / 2
+
+    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, Array]:
+        region = tissue_region(cine)
+        frames = cine.read_frames(frame_indices)
+        squares = [septal_square(labels.annotation.boxes_on(f), margin) for f in frame_indices]
+        crops = [crop_square(f, s, size_px, region=region) for f, s in zip(frames, squares, strict=True)]
+        return torch.stack(crops), np.zeros((len(crops), 0))
+
+    return prepare
+
+
+def prepare_whole(size_px: int) -> Prepare:
+    """Return the preparation of whole frames without targets."""
+
+    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, Array]:
+        pixels, _ = to_model_input(cine, frame_indices, size_px)
+        return pixels, np.zeros((len(frame_indices), 0))
+
+    return prepare
