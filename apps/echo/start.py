@@ -10,6 +10,7 @@ goes to ``monailabel-echo serve``; without arguments the sample studies are serv
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -46,13 +47,10 @@ def install(lock: Path) -> None:
 def main() -> int:
     """Install if needed, then serve until Ctrl+C; return the server's exit code."""
     install(ROOT / "requirements.lock")
-    command = [str(PYTHON), "-m", "echo_plugin", "serve", *sys.argv[1:]]
-    if "--studies" not in sys.argv[1:]:
-        command += ["--studies", str(ROOT / "sample_studies")]
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    # the last of two --studies counts, so what the caller says goes before the sample
+    command = [str(PYTHON), "-m", "echo_plugin", "serve", "--studies", str(ROOT / "sample_studies"), *sys.argv[1:]]
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl+C is for the server, which ends its trainings; wait for it
+    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":
