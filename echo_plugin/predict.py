@@ -154,10 +154,9 @@ class EchoPipeline:
                         cine, batch, card.input_size_px, region=region, device=self.runtime.device
                     )
                 with progress.timed("boxes"):
-                    for frame_index, result in zip(batch, detector(self._floats(pixels)), strict=True):
-                        corners = mapping.to_pixels(result["boxes"].double().cpu().numpy())
-                        corners = clip_boxes(corners, cine.width, cine.height)
-                        found += _septal_boxes(frame_index, corners, result)
+                    for frame_index, rows in zip(batch, _on_cpu(detector(self._floats(pixels))), strict=True):
+                        corners = clip_boxes(mapping.to_pixels(rows[:, :4]), cine.width, cine.height)
+                        found += _septal_boxes(frame_index, corners, rows)
         return found
 
     def _predict_view(self, cine: Cine, region: UltrasoundRegion, progress: Progress) -> ViewPrediction:
@@ -230,12 +229,17 @@ class EchoPipeline:
         return normalise(pixels, self.runtime.dtype)
 
 
-def _septal_boxes(frame_index: int, corners: NDArray[np.float64], result: dict[str, Tensor]) -> list[SeptalBox]:
+def _on_cpu(results: Sequence[dict[str, Tensor]]) -> list[NDArray[np.float64]]:
+    """Return for each frame (N, 6): XYXY, score, class id; all frames leave the device in one copy."""
+    rows = [torch.cat([r["boxes"], r["scores"][:, None], r["labels"][:, None].float()], dim=1) for r in results]
+    return np.split(torch.cat(rows).double().cpu().numpy(), np.cumsum([len(part) for part in rows])[:-1])
+
+
+def _septal_boxes(frame_index: int, corners: NDArray[np.float64], rows: NDArray[np.float64]) -> list[SeptalBox]:
     """Return the boxes of one frame with an area; corners are px of the file."""
-    labels, scores = result["labels"].tolist(), result["scores"].tolist()
     return [
-        SeptalBox(frame_index, x1, y1, x2, y2, DETECTED_SEPTA[label], min(score, 1.0))
-        for (x1, y1, x2, y2), label, score in zip(corners.tolist(), labels, scores, strict=True)
+        SeptalBox(frame_index, x1, y1, x2, y2, DETECTED_SEPTA[int(label)], min(score, 1.0))
+        for (x1, y1, x2, y2), (score, label) in zip(corners.tolist(), rows[:, 4:].tolist(), strict=True)
         if x1 < x2 and y1 < y2
     ]
 
