@@ -58,7 +58,7 @@ def _trained_a_little(network: nn.Module) -> nn.Module:
 
 
 NETWORKS = {
-    "mobilenet": lambda: SeptalDetector(DetectorConfig(input_size_px=64)).backbone,
+    "mobilenet": lambda: SeptalDetector(DetectorConfig(backbone="mobilenet_v3_large", input_size_px=64)).backbone,
     "resnet50 pyramid": lambda: SeptalDetector(DetectorConfig(backbone="resnet50", input_size_px=64)).backbone,
     "embedder": lambda: DefectEmbedder(EmbedderConfig(input_size_px=64)),
     "views": lambda: ViewClassifier(ViewConfig(classes=4)).backbone,

@@ -45,8 +45,8 @@ ANCHOR_RATIOS = (0.4, 1.0, 2.0, 3.5)
 class DetectorConfig:
     """The numbers that rebuild a septal detector; a model card repeats them."""
 
-    backbone: str = "mobilenet_v3_large"
-    input_size_px: int = 224
+    backbone: str = "resnet18"
+    input_size_px: int = 192
     pyramid_channels: int = 96
     head_convolutions: int = 2
     """Convolutions before each output; RetinaNet has 4, which cost most of its time."""

@@ -138,7 +138,7 @@ def test_anchors_are_exact_under_bfloat16(detector: SeptalDetector) -> None:
 
 
 def test_every_ordinary_septum_has_a_fitting_anchor() -> None:
-    network = SeptalDetector(DetectorConfig())
+    network = SeptalDetector(DetectorConfig(input_size_px=256))
     images, _ = network.transform(torch.zeros(1, 1, 256, 256))
     anchors = network.anchor_generator(images, [torch.zeros(1, 1, 256 // s, 256 // s) for s in (8, 16, 32)])[0]
     rng = np.random.default_rng(0)
