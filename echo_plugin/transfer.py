@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from echo_plugin.anatomy import DETECTED_SEPTA, Septum
+from echo_plugin.anatomy import DETECTED_SEPTA, Septum, View
 from echo_plugin.box_metrics import FrameBoxes, best_overlaps, constant_answer, constant_boxes_px
 from echo_plugin.cine import Cine
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.geometry import FloatArray, transform_boxes
-from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
-from echo_plugin.models.from_card import build_detector
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load_published, load_state
+from echo_plugin.models.from_card import build_detector, build_view_classifier
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.training.augment import warp
@@ -96,6 +96,31 @@ def measure_transfer(
             name: max([float(s) for answer in _detect(detector, frames) for s in answer.scores], default=0.0)
             for name, frames in empty.items()
         },
+    }
+
+
+@torch.no_grad()
+def measure_view_share(models: Path, cine: Cine, view: View) -> dict[str, Any]:
+    """Return what share of a cine's clips, one beginning at each frame, is called ``view``, and its mean probability.
+
+    A cine shorter than a clip gives one clip, its last frame repeated.
+    """
+    card, state = load_published(models, VIEW_CLASSIFIER)
+    classifier = build_view_classifier(card)
+    load_state(classifier, state, card)
+    classifier.eval()
+    pixels, _ = to_model_input(cine, range(cine.frame_count), card.input_size_px)
+    length = classifier.config.frames_per_clip
+    starts = torch.arange(max(cine.frame_count - length, 0) + 1)
+    clips = (starts[:, None] + torch.arange(length)).clamp(max=cine.frame_count - 1)
+    probabilities = torch.cat([classifier(normalise(pixels[part])).softmax(dim=1) for part in clips.split(16)])
+    place = card.classes.index(view.value)
+    return {
+        "model": f"{card.name} {card.version}, trained on {card.trained_on}",
+        "sha256": card.sha256,
+        "clips": len(clips),
+        "share": float((probabilities.argmax(dim=1) == place).float().mean()),
+        "mean_probability": float(probabilities[:, place].mean()),
     }
 
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from echo_plugin.anatomy import View
 from echo_plugin.box_metrics import FrameBoxes
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.transfer import COPIES, _affine, measure_transfer, read_reference_boxes
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.transfer import COPIES, _affine, measure_transfer, measure_view_share, read_reference_boxes
 
 torch.set_num_threads(1)
 REFERENCE = Path(__file__).parent / "real_reference_boxes.json"
@@ -57,3 +62,24 @@ def test_reference_boxes_lie_in_the_ultrasound_region_of_the_real_cine(shared_da
     for boxes in read_reference_boxes(REFERENCE).values():
         assert boxes.boxes[:, :2].min(axis=0).tolist() >= [region.x1, region.y1]
         assert (boxes.boxes[:, 2] <= region.x2).all() and (boxes.boxes[:, 3] <= region.y2).all()
+
+
+@pytest.mark.parametrize(("frame_count", "clips"), [(1, 1), (4, 1), (9, 6)])
+def test_view_share_counts_a_clip_from_each_frame(tmp_path, frame_count, clips):
+    classes = (View.A4C.value, View.OTHER.value)
+    config = ViewConfig(classes=2, input_size_px=64)
+    network = ViewClassifier(config)
+    torch.nn.init.zeros_(network.head[1].weight)
+    with torch.no_grad():
+        network.head[1].bias.copy_(torch.tensor([2.0, 0.0]))
+    data = TrainingData("noise", patients=1, cines=1, digest="0")
+    card = ModelCard("view_classifier", "1", "view", "test", classes, 64, dataclasses.asdict(config), data)
+    publish(tmp_path, network.state_dict(), card)
+    pixels = np.random.default_rng(0).integers(0, 255, (frame_count, 80, 80, 1), dtype=np.uint8)
+    cine = Cine("cine", FramesInMemory(pixels), regions=(UltrasoundRegion(0, 0, 80, 80),))
+
+    answer = measure_view_share(tmp_path, cine, View.A4C)
+
+    assert answer["clips"] == clips
+    assert answer["share"] == 1.0
+    assert answer["mean_probability"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a detector does on the real four-chamber cine beside the checkout, and on real pictures without a heart.
+"""How detector and view classifier do on the real four-chamber cine beside the checkout, and without a heart.
 
 python tests/benchmarks/real_cine_transfer.py --models apps/echo/model [--data ../shared/data]
 """
@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from echo_plugin.anatomy import View
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.transfer import measure_transfer, read_reference_boxes
+from echo_plugin.transfer import measure_transfer, measure_view_share, read_reference_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
 CINE = "color3d_jpeg_baseline.dcm"
@@ -26,7 +27,8 @@ def measure(models: Path, data: Path) -> dict[str, object]:
     """Return the figures of `measure_transfer` for the real cine."""
     reference = read_reference_boxes(ROOT / "tests" / "real_reference_boxes.json")
     controls = [read_cine(data / name, image_id=Path(name).stem) for name in WITHOUT_HEART]
-    return measure_transfer(models, read_cine(data / CINE), reference, controls)
+    cine = read_cine(data / CINE)
+    return measure_transfer(models, cine, reference, controls) | {"A4C": measure_view_share(models, cine, View.A4C)}
 
 
 def main() -> None:
@@ -42,6 +44,8 @@ def main() -> None:
             for name, s in septa.items()
         )
         sys.stderr.write(f"{copy:28} {figures}\n")
+    view = result["A4C"]
+    sys.stderr.write(f"called A4C: {view['share']:.0%} of {view['clips']} clips, mean {view['mean_probability']:.2f}\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 
