@@ -46,7 +46,8 @@ Models = Annotated[Path, typer.Option("--models", help="Folder of published mode
 Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
 Start = Annotated[
-    Literal["starter", "scratch"], typer.Option("--from", help="Published weights to go on from, or none.")
+    Literal["starter", "views", "scratch"],
+    typer.Option("--from", help="Weights to go on from: its own, the view encoder, none."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 

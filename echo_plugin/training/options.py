@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-STARTS = ("starter", "scratch")
+STARTS = ("starter", "views", "scratch")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class TrainOptions:
     ``max_minutes`` : wall time of the epochs; the schedule of the learning rate is shortened with it.
     ``cache_dir`` : decoded frames are kept there as memory-mapped arrays; None: in memory.
     ``start`` : "starter" goes on from the model of that name in ``starter`` (None: the folder that is published to),
-    if there is one of the same architecture; "scratch" begins with random weights.
+    if there is one of the same architecture; "views" takes the frame encoder of the published view classifier, which
+    has seen more pictures than any other; "scratch" begins with random weights.
     ``should_stop`` : asked after every epoch; what is best so far is then published.
     ``command`` : written to the card.
     """

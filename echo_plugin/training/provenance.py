@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from echo_plugin.anatomy import Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import load_published, load_state
+from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
 from echo_plugin.training.loop import Learned
@@ -48,12 +49,16 @@ class Start:
 def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
     """Load the starting weights into ``model``, where the options want some that fit.
 
-    Without a published model training starts from random weights; where there is one that does not fit, a warning is
-    logged.
+    Without a published model of its own a training starts from random weights; where there is one that does not fit, a
+    warning is logged. A view encoder that was asked for and is absent, or does not fit, is an error.
     """
     if options.start == "scratch":
         return Start()
     folder = options.starter or models
+    if options.start == "views" and name != VIEW_CLASSIFIER:
+        card, state = load_published(folder, VIEW_CLASSIFIER)
+        _load_encoder(model, state, card)
+        return Start(card, state)
     try:
         card, state = load_published(folder, name)
         load_state(model, state, card)
@@ -65,6 +70,27 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
         return Start()
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
+
+
+def _load_encoder(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Load the convolutions and norms of a view classifier's frame encoder into the body of another network.
+
+    Raises
+    ------
+    ModelMismatchError
+        If the body is of another architecture; the message names the first parameter that the encoder lacks.
+    """
+    own = model.state_dict()
+    bodies = [key for key in own if re.match(r"backbone\.(body\.)?(conv1|bn1|layer\d)\.", key)]
+    encoder = {key: state.get(key.replace("backbone.body.", "backbone.")) for key in bodies}
+    for key, value in encoder.items():
+        if value is None or value.shape != own[key].shape:
+            msg = f"Model {card.name}: its encoder has no {key} of shape {tuple(own[key].shape)}; use its backbone."
+            raise ModelMismatchError(msg)
+    if not bodies:
+        msg = f"Model {card.name}: its encoder fits no part of this network; use its backbone."
+        raise ModelMismatchError(msg)
+    model.load_state_dict({key: value for key, value in encoder.items() if value is not None}, strict=False)
 
 
 def split_for(
@@ -138,7 +164,7 @@ def build_card(
     size = config["input_size_px"]
     return ModelCard(
         name=name,
-        version=_next_version(start),
+        version=_next_version(start, name),
         task=task,
         architecture=architecture,
         classes=classes,
@@ -178,8 +204,8 @@ def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learne
     return f"{made} && {train}" if made else train
 
 
-def _next_version(start: Start) -> str:
-    if start.card is None:
+def _next_version(start: Start, name: str) -> str:
+    if start.card is None or start.card.name != name:
         return "1"
     return str(int(start.card.version) + 1) if start.card.version.isdecimal() else f"{start.card.version}+1"
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training goes on from."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import load_start
+
+torch.set_num_threads(1)
+CONFIG = ViewConfig(classes=2, input_size_px=64)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder with a view classifier, and its network."""
+    network = ViewClassifier(CONFIG)
+    data = TrainingData("noise", patients=1, cines=1, digest="0")
+    card = ModelCard("view_classifier", "4", "view", "test", ("A4C", "OTHER"), 64, dataclasses.asdict(CONFIG), data)
+    publish(tmp_path, network.state_dict(), card)
+    return tmp_path, network
+
+
+@pytest.mark.parametrize(
+    ("network", "body"),
+    [
+        (DefectEmbedder(EmbedderConfig(input_size_px=64)), "backbone"),
+        (SeptalDetector(DetectorConfig(backbone="resnet18", input_size_px=64)), "backbone.body"),
+    ],
+    ids=["defects", "detector"],
+)
+def test_the_view_encoder_becomes_the_body_of_another_network(published, network, body):
+    models, encoder = published
+    name = "septal_detector" if body.endswith("body") else "defect_embedder"
+
+    start = load_start(network, name, models, TrainOptions(start="views"))
+
+    loaded = network.get_submodule(body).state_dict()
+    wanted = encoder.backbone.state_dict()
+    for key in ("conv1.weight", "bn1.running_mean", "layer4.1.conv2.weight"):
+        torch.testing.assert_close(loaded[key], wanted[key])
+    assert start.card.name == "view_classifier"
+
+
+def test_an_encoder_of_another_architecture_is_refused(published):
+    models, _ = published
+    network = DefectEmbedder(EmbedderConfig(backbone="resnet50", input_size_px=64))
+
+    with pytest.raises(ModelMismatchError, match=r"view_classifier: its encoder has no backbone\.\S+ of shape"):
+        load_start(network, "defect_embedder", models, TrainOptions(start="views"))
+
+
+def test_an_absent_view_encoder_is_no_silent_scratch(tmp_path):
+    network = DefectEmbedder(EmbedderConfig(input_size_px=64))
+
+    with pytest.raises(ModelNotFoundError, match="view_classifier"):
+        load_start(network, "defect_embedder", tmp_path, TrainOptions(start="views"))
