@@ -83,7 +83,7 @@ def train_views(
     place(model, choose_device(options.device))
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
     table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
-    learned = _two_stages(model, table, options, on_epoch)
+    learned = _two_stages(model, table, options, on_epoch, is_going_on=start.card is not None)
     classes = tuple(view.value for view in vocabulary)
     metrics = _measure(model, table, cines, classes, words_for_test(labelled), options.seed)
     card = build_card(
@@ -189,8 +189,13 @@ def _two_stages(
     table: ClipTable,
     options: TrainOptions,
     on_epoch: OnEpoch | None,
+    *,
+    is_going_on: bool,
 ) -> Learned:
-    """Train the frame classifier, then everything on clips; each stage has its part of the epochs and of the time."""
+    """Train the frame classifier, then everything on clips; each stage has its part of the epochs and of the time.
+
+    A classifier that goes on from a published one has its frame stage behind it.
+    """
     epochs = max(options.epochs or EPOCHS, 2)
     first = min(max(round(epochs * FRAME_STAGE), 1), epochs - 1)
 
@@ -217,6 +222,8 @@ def _two_stages(
     rate = options.learning_rate or LEARNING_RATE
     if model.config.temporal == "mean":  # has nothing to learn in the second stage
         return run("frames", epochs, rate, 0)
+    if is_going_on:
+        return run("clips", epochs, rate / 3, 0)
     frame_stage = run("frames", first, rate, 0)
     clip_stage = run("clips", epochs - first, rate / 3, first)
     wall_time_s = frame_stage.wall_time_s + clip_stage.wall_time_s
