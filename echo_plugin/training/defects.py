@@ -83,7 +83,7 @@ def train_defects(
         model,
         Recipe(
             epochs=options.epochs or EPOCHS,
-            learning_rate=options.learning_rate or LEARNING_RATE,
+            learning_rate=options.learning_rate or LEARNING_RATE * start.rate_for(DEFECT_EMBEDDER),
             weight_decay=0.05,
             max_minutes=options.max_minutes,
         ),

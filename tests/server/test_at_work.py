@@ -116,7 +116,18 @@ def wait_for(server, states, limit_s=TRAIN_LIMIT_S):
     pytest.fail(f"training is still {job['status']} after {limit_s} s: {job}")
 
 
+@pytest.fixture
+def kept_models(server, tmp_path):
+    """Put the session's models back when the test is over: others count on weights that find boxes."""
+    kept = shutil.copytree(server.models, tmp_path / "kept")
+    yield
+    for path in sorted(kept.iterdir(), key=lambda path: path.suffix == ".json"):  # the card is the commit point
+        shutil.copy(path, server.models / f"{path.name}.new")
+        (server.models / f"{path.name}.new").replace(server.models / path.name)
+
+
 @pytest.mark.heavy
+@pytest.mark.usefixtures("kept_models")
 def test_training_reports_its_epochs_and_the_next_prediction_uses_its_model(server, slicer_client, new_image):
     before = slicer_client.infer("septal_boxes", new_image, {})[1]["models"]["detector"]["version"]
 

@@ -13,7 +13,7 @@ from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import load_start
+from echo_plugin.training.provenance import Start, load_start
 
 torch.set_num_threads(1)
 CONFIG = ViewConfig(classes=2, input_size_px=64)
@@ -63,3 +63,13 @@ def test_an_absent_view_encoder_is_no_silent_scratch(tmp_path):
 
     with pytest.raises(ModelNotFoundError, match="view_classifier"):
         load_start(network, "defect_embedder", tmp_path, TrainOptions(start="views"))
+
+
+def test_weights_that_have_learned_go_on_at_a_fifth_of_the_rate(published):
+    models, _ = published
+
+    own = load_start(ViewClassifier(CONFIG), "view_classifier", models, TrainOptions(start="starter"))
+
+    assert own.rate_for("view_classifier") == pytest.approx(0.2)
+    assert own.rate_for("defect_embedder") == 1.0
+    assert Start().rate_for("view_classifier") == 1.0

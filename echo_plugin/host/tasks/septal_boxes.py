@@ -9,8 +9,8 @@ from echo_plugin.prediction import CinePrediction
 
 
 def show_boxes(prediction: CinePrediction) -> Shown:
-    """Return the boxes as ROIs; there is no text."""
-    return Shown(boxes=tuple(prediction.boxes))
+    """Return the boxes as ROIs; without any, a text that says so: Slicer refuses a file without markups."""
+    return Shown(boxes=tuple(prediction.boxes), caption=None if prediction.boxes else "no septum found")
 
 
 SEPTAL_BOXES = TaskDescription(
