@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
+from echo_plugin.cli_train import train
 from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
 
@@ -29,27 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --debug to any command for tracebacks and the log.",
 )
-
-
-class Trainable(StrEnum):
-    """The models that a person can train and measure."""
-
-    DETECTOR = "detector"
-    DEFECTS = "defects"
-    VIEWS = "views"
-
-
-DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
-"""The starter weights of a checkout."""
-
-Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
-Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
-Start = Annotated[
-    Literal["starter", "views", "scratch"],
-    typer.Option("--from", help="Weights to go on from: its own, the view encoder, none."),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 
 
 def _write_json(result: Any, target: str | None) -> None:
@@ -115,52 +94,7 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
-def train(
-    what: Annotated[Trainable, typer.Argument(help="Which model.")],
-    studies: Studies,
-    models: Models = DEFAULT_MODELS,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
-    start: Start = "starter",
-    max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
-    cache: Annotated[Path | None, typer.Option(help="Keep decoded frames there for the next training.")] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-) -> None:
-    """Train a model on the annotations of a study folder and publish it.
-
-    Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
-    """
-    from echo_plugin.training.options import EpochStatus, TrainOptions
-
-    if what is Trainable.DETECTOR:
-        from echo_plugin.training.detector import train_detector as run
-    elif what is Trainable.DEFECTS:
-        from echo_plugin.training.defects import train_defects as run
-    else:
-        from echo_plugin.training.views import train_views as run
-    options = TrainOptions(
-        epochs=epochs,
-        backbone=backbone,
-        start=start,
-        max_minutes=max_minutes,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-        command=shlex.join(["monailabel-echo", *sys.argv[1:]]),
-    )
-    with progress_bar(f"Training {what}") as bar:
-
-        def on_epoch(status: EpochStatus) -> None:
-            bar(
-                status.epoch,
-                status.total_epochs,
-                "" if status.best_metric is None else f"best {status.best_metric:.3f}",
-            )
-
-        card = run(studies, models, options, on_epoch=on_epoch, progress=bar)
-    typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
+app.command()(train)
 
 
 @app.command()

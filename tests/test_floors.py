@@ -17,7 +17,7 @@ FLOORS = {
         "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
     },
     3: {"host", "viewers"},
-    4: {"cli", "progress_bar", "__main__"},
+    4: {"cli", "cli_options", "cli_train", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
