@@ -54,8 +54,10 @@ class Cohort:
 
     def metric(self, measure: Callable[[FloatArray], FloatArray], baseline: float | None = None) -> Metric:
         """Return ``measure`` with its interval: it maps (B, P) patient weights to (B,) values; NaN: undefined."""
-        value = float(measure(np.ones((1, self.count)))[0])
-        samples = measure(self.draws())
+        return self.from_samples(float(measure(np.ones((1, self.count)))[0]), measure(self.draws()), baseline)
+
+    def from_samples(self, value: float, samples: FloatArray, baseline: float | None = None) -> Metric:
+        """Return ``value`` with the interval of (B,) resampled values; NaN: undefined there."""
         samples = samples[np.isfinite(samples)]
         low: float | None = None
         high: float | None = None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Septum, View
+from echo_plugin.anatomy import DEFECTS, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
+from echo_plugin.detections import rows_on_cpu, septal_boxes
 from echo_plugin.errors import ModelNotFoundError
-from echo_plugin.gallery import NearestCase, read_gallery
+from echo_plugin.gallery import KeptGallery, NearestCase
 from echo_plugin.geometry import clip_boxes
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.model_card import ModelCard
@@ -26,12 +26,10 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
 from echo_plugin.models.view_classifier import sample_clips
-from echo_plugin.prediction import TASKS, CinePrediction, Progress
+from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
 from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes, crop_septa, normalise, septal_square, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.tracks import TrackOptions, choose_frames, link_boxes
-
-logger = logging.getLogger(__name__)
 
 VIEW_CLIPS = 3
 DEFECT_FRAMES = 10
@@ -54,10 +52,20 @@ class EchoPipeline:
         auto, cpu or cuda.
     track
         How boxes are linked over time; ``operating_score`` of a detector's card goes before the one given here.
+    gallery_dir
+        Where the gallery of past cases is kept; None: beside the models.
     """
 
-    def __init__(self, models_dir: Path, *, device: str = "auto", track: TrackOptions | None = None) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        device: str = "auto",
+        track: TrackOptions | None = None,
+        gallery_dir: Path | None = None,
+    ) -> None:
         self.models_dir = models_dir
+        self.gallery = KeptGallery(gallery_dir or models_dir)
         self.runtime = Runtime.on(device)
         self.track = track or TrackOptions()
         self._detector = PublishedNetwork(models_dir, SEPTAL_DETECTOR, build_detector, self.runtime)
@@ -95,7 +103,7 @@ class EchoPipeline:
         cine
             Any cine; a single frame will do.
         tasks
-            Of view, boxes, defect. A defect needs boxes, which are then found without being returned.
+            Of view, boxes, defect with the nearest cases, nearest alone. Boxes that a task needs are found unasked.
         frame_indices
             0-based frames for boxes and defect; None: all. The view is that of the whole cine.
 
@@ -106,9 +114,9 @@ class EchoPipeline:
         ValueError, IndexError
             If a task is unknown, or a frame is not in the cine.
         """
-        unknown = sorted(set(tasks) - set(TASKS))
+        unknown = sorted(set(tasks) - set(ASKABLE))
         if unknown:
-            msg = f"Task {unknown[0]!r} is unknown; {', '.join(TASKS)} are accepted."
+            msg = f"Task {unknown[0]!r} is unknown; {', '.join(ASKABLE)} are accepted."
             raise ValueError(msg)
         progress = Progress()
         with progress.timed("total"), torch.inference_mode():
@@ -116,12 +124,33 @@ class EchoPipeline:
                 region = tissue_region(cine)
             frames = sorted(set(range(cine.frame_count) if frame_indices is None else frame_indices))
             view = self._predict_view(cine, region, progress) if "view" in tasks else None
-            boxes = self._predict_boxes(cine, region, frames, progress) if {"boxes", "defect"} & set(tasks) else ()
-            defect, nearest = (
-                self._predict_defect(cine, region, frames, boxes, progress) if "defect" in tasks else (None, ())
-            )
-        reported = boxes if "boxes" in tasks else ()
-        return CinePrediction(reported, view, defect, nearest, progress.models, progress.timings_ms)
+            boxes = self._predict_boxes(cine, region, frames, progress) if set(tasks) - {"view"} else ()
+            defect, nearest = None, tuple[NearestCase, ...]()
+            if {"defect", "nearest"} & set(tasks):
+                defect, embedding = self._predict_defect(cine, region, frames, boxes, progress)
+                with progress.timed("nearest"):
+                    gallery = self.gallery.of(progress.models["defects"].sha256)
+                    if gallery is not None:
+                        nearest = gallery.nearest(
+                            embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
+                        )
+        boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
+        return CinePrediction(boxes, view, defect, nearest, progress.models, progress.timings_ms)
+
+    def embed(self, cine: Cine) -> CineEmbedding:
+        """Return the embedding of a cine with the models that made it; compares it with no past case.
+
+        Raises
+        ------
+        ModelNotFoundError, ModelMismatchError
+            If detector or embedder are not published, or do not fit their cards.
+        """
+        progress = Progress()
+        with torch.inference_mode():
+            region, frames = tissue_region(cine), range(cine.frame_count)
+            boxes = self._predict_boxes(cine, region, frames, progress)
+            defect, vector = self._predict_defect(cine, region, frames, boxes, progress)
+        return CineEmbedding(vector, defect, progress.models["defects"], progress.models["detector"])
 
     def detect_septa(self, cine: Cine, frame_indices: Sequence[int] | None = None) -> tuple[SeptalBox, ...]:
         """Return every box the detector sees, not linked over time, best score first on each frame."""
@@ -154,9 +183,9 @@ class EchoPipeline:
                         cine, batch, card.input_size_px, region=region, device=self.runtime.device
                     )
                 with progress.timed("boxes"):
-                    for frame_index, rows in zip(batch, _on_cpu(detector(self._floats(pixels))), strict=True):
+                    for frame_index, rows in zip(batch, rows_on_cpu(detector(self._floats(pixels))), strict=True):
                         corners = clip_boxes(mapping.to_pixels(rows[:, :4]), cine.width, cine.height)
-                        found += _septal_boxes(frame_index, corners, rows)
+                        found += septal_boxes(frame_index, corners, rows)
         return found
 
     def _predict_view(self, cine: Cine, region: UltrasoundRegion, progress: Progress) -> ViewPrediction:
@@ -183,7 +212,8 @@ class EchoPipeline:
         frames: Sequence[int],
         boxes: Sequence[SeptalBox],
         progress: Progress,
-    ) -> tuple[DefectPrediction, tuple[NearestCase, ...]]:
+    ) -> tuple[DefectPrediction, NDArray[np.float32]]:
+        """Return the defect, and the (D,) unit embedding of the cine that past cases are compared with."""
         chosen = choose_frames(best_boxes(boxes), frames, DEFECT_FRAMES)
         weights = torch.tensor([max((box.score or 0.0 for box in on), default=1.0) for on in chosen.values()])
         with self._embedder.lock:
@@ -210,38 +240,10 @@ class EchoPipeline:
             crops=tuple(_crop_box(frame, on, margin) for frame, on in chosen.items() if on),
             is_whole_frame=not boxes,
         )
-        with progress.timed("nearest"):
-            return prediction, self._nearest(cine, card, embedding)
-
-    def _nearest(self, cine: Cine, card: ModelCard, embedding: Tensor) -> tuple[NearestCase, ...]:
-        gallery = read_gallery(self.models_dir)
-        if gallery is None:
-            return ()
-        if gallery.sha256 != card.sha256:
-            logger.warning(
-                "The gallery in %s is of another %s than is published; make it anew.", self.models_dir, card.name
-            )
-            return ()
-        vector = embedding[0].float().cpu().numpy()
-        return gallery.nearest(vector, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id)
+        return prediction, embedding[0].float().cpu().numpy()
 
     def _floats(self, pixels: Tensor) -> Tensor:
         return normalise(pixels, self.runtime.dtype)
-
-
-def _on_cpu(results: Sequence[dict[str, Tensor]]) -> list[NDArray[np.float64]]:
-    """Return for each frame (N, 6): XYXY, score, class id; all frames leave the device in one copy."""
-    rows = [torch.cat([r["boxes"], r["scores"][:, None], r["labels"][:, None].float()], dim=1) for r in results]
-    return np.split(torch.cat(rows).double().cpu().numpy(), np.cumsum([len(part) for part in rows])[:-1])
-
-
-def _septal_boxes(frame_index: int, corners: NDArray[np.float64], rows: NDArray[np.float64]) -> list[SeptalBox]:
-    """Return the boxes of one frame with an area; corners are px of the file."""
-    return [
-        SeptalBox(frame_index, x1, y1, x2, y2, DETECTED_SEPTA[int(label)], min(score, 1.0))
-        for (x1, y1, x2, y2), (score, label) in zip(corners.tolist(), rows[:, 4:].tolist(), strict=True)
-        if x1 < x2 and y1 < y2
-    ]
 
 
 def _crop_box(frame_index: int, boxes: Sequence[SeptalBox], margin: float) -> SeptalBox:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine
 from echo_plugin.gallery import NearestCase
@@ -17,6 +20,8 @@ from echo_plugin.model_card import ModelCard
 
 TASKS = ("view", "boxes", "defect")
 """What a cine can be asked for."""
+ASKABLE = (*TASKS, "nearest")
+"""With the nearest past cases by themselves; ``defect`` brings them too."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +50,23 @@ class CinePrediction:
             "view": _view_json(self.view),
             "boxes": [_box_json(box) for box in self.boxes],
             "defect": _defect_json(self.defect),
-            "nearest": [
-                {
-                    "image_id": case.image_id,
-                    "patient_id": case.patient_id,
-                    "defect": case.defect.value,
-                    "similarity": case.similarity,
-                }
-                for case in self.nearest
-            ],
+            "nearest": [_nearest_json(near) for near in self.nearest],
             "models": {
                 task: {"name": card.name, "version": card.version, "trained_on": card.trained_on}
                 for task, card in self.models.items()
             },
             "timings_ms": {step: round(ms, 1) for step, ms in self.timings_ms.items()},
         }
+
+
+@dataclass(frozen=True)
+class CineEmbedding:
+    """``vector`` (D,) float32 of unit length; what it says of the defect; the cards of the two models behind it."""
+
+    vector: NDArray[np.float32] = field(repr=False)
+    defect: DefectPrediction
+    embedder: ModelCard = field(repr=False)
+    detector: ModelCard = field(repr=False)
 
 
 @dataclass
@@ -112,4 +119,20 @@ def _defect_json(defect: DefectPrediction | None) -> dict[str, Any] | None:
         "angles_deg": {d.value: angle for d, angle in defect.angles_deg.items()},
         "frame_indices": list(defect.frame_indices),
         "is_whole_frame": defect.is_whole_frame,
+        "crops": [_box_json(crop) for crop in defect.crops],
+    }
+
+
+def _nearest_json(near: NearestCase) -> dict[str, Any]:
+    """Return a past case with what a viewer needs to open it: the image id, and the UIDs if it is a DICOM file."""
+    case = near.case
+    return {
+        "image_id": case.image_id,
+        "patient_id": case.patient_id,
+        "defect": case.defect.value,
+        "similarity": near.similarity,
+        "view": None if case.view is None else case.view.value,
+        "study_instance_uid": case.study_instance_uid,
+        "series_instance_uid": case.series_instance_uid,
+        "sop_instance_uid": case.sop_instance_uid,
     }

@@ -11,7 +11,7 @@ import torch
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, View
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.gallery import Gallery, write_gallery
+from echo_plugin.gallery import Gallery, PastCase, write_gallery
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
@@ -193,13 +193,33 @@ def test_nearest_cases_come_from_the_gallery_of_the_same_embedder(tmp_path: Path
     pipeline = EchoPipeline(tmp_path, device="cpu")
     sha256 = pipeline.cards()["defect_embedder"].sha256
     embeddings = np.eye(3, 512, dtype=np.float32)
+    cases = tuple(
+        PastCase(name, f"p{number}", Defect.VSD, View.A4C, f"1.2.{number}") for number, name in enumerate("abc", 1)
+    )
 
-    write_gallery(tmp_path, Gallery(sha256, embeddings, ("a", "b", "c"), ("p1", "p2", "p3"), (Defect.VSD,) * 3))
-    found = pipeline.predict(cine, tasks=("defect",)).nearest
-    write_gallery(tmp_path, Gallery("other", embeddings, ("a", "b", "c"), ("p1", "p2", "p3"), (Defect.VSD,) * 3))
+    write_gallery(tmp_path, Gallery(sha256, embeddings, cases))
+    found = pipeline.predict(cine, tasks=("defect",))
+    alone = pipeline.predict(cine, tasks=("nearest",))
+    write_gallery(tmp_path, Gallery("other", embeddings, cases))
 
-    assert {case.image_id for case in found} == {"b", "c"}
+    assert {near.case.image_id for near in found.nearest} == {"b", "c"}
+    assert (alone.nearest, alone.defect, alone.boxes) == (found.nearest, None, ())
+    entry = next(e for e in found.to_json(cine, "x")["nearest"] if e["image_id"] == "b")
+    assert set(entry) == {
+        "image_id", "patient_id", "defect", "similarity", "view", "study_instance_uid", "series_instance_uid",
+        "sop_instance_uid",
+    }  # fmt: skip
+    assert (entry["view"], entry["study_instance_uid"], entry["sop_instance_uid"]) == ("A4C", "1.2.2", None)
     assert pipeline.predict(cine, tasks=("defect",)).nearest == ()
+
+
+def test_an_embedding_has_unit_length_and_says_which_models_made_it(pipeline: EchoPipeline, cine: Cine) -> None:
+    embedded = pipeline.embed(cine)
+
+    assert embedded.vector.dtype == np.float32
+    assert np.linalg.norm(embedded.vector) == pytest.approx(1.0, abs=1e-4)
+    assert (embedded.embedder.name, embedded.detector.name) == ("defect_embedder", "septal_detector")
+    assert embedded.defect == pipeline.predict(cine, tasks=("defect",)).defect
 
 
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path: Path, cine: Cine) -> None:

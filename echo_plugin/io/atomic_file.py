@@ -10,8 +10,10 @@ from pathlib import Path
 _TEMPORARY_SUFFIX = ".tmp"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file in one step: temporary file beside it, fsync, rename, fsync of the directory.
+
+    ``mode`` : its permissions, before those that the process's umask takes away.
 
     Raises
     ------
@@ -21,7 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

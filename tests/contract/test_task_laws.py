@@ -14,7 +14,7 @@ from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
-from echo_plugin.gallery import NearestCase
+from echo_plugin.gallery import NearestCase, PastCase
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
@@ -164,7 +164,8 @@ def test_an_answer_names_neither_folders_nor_the_patients_of_past_cases(tmp_path
     class Remembering(KnownAnswer):
         def predict(self, cine, *, tasks, frame_indices):
             answer = super().predict(cine, tasks=tasks, frame_indices=frame_indices)
-            return dataclasses.replace(answer, nearest=(NearestCase("1.2.9", "DOE^JANE", Defect.ASD, 0.9),))
+            near = NearestCase(PastCase("1.2.9", "DOE^JANE", Defect.ASD, sop_instance_uid="1.2.9"), 0.9)
+            return dataclasses.replace(answer, nearest=(near,))
 
     def read_below_a_patient(image):
         return cine_of(), Path("/studies/DOE_JANE/cine.dcm")
@@ -172,7 +173,10 @@ def test_an_answer_names_neither_folders_nor_the_patients_of_past_cases(tmp_path
     _, answer = CineInferTask(DEFECT, Remembering(tmp_path), read_below_a_patient)({"image": IMAGE_ID})
 
     assert answer["path"] == "cine.dcm"
-    assert answer["nearest"] == [{"image_id": "1.2.9", "defect": "ASD", "similarity": 0.9}]
+    assert "DOE" not in json.dumps(answer)
+    (near,) = answer["nearest"]
+    assert (near["image_id"], near["defect"], near["similarity"]) == ("1.2.9", "ASD", 0.9)
+    assert near["sop_instance_uid"] == "1.2.9"
 
 
 @EVERY_TASK
