@@ -182,7 +182,6 @@ SEPTAL_VIEWS: dict[Septum, tuple[View, ...]] = {
         View.A5C,
         View.A3C_LV,
         View.PLAX_LV,
-        View.PSAX_AV,
         View.PSAX_MV,
         View.PSAX_PM,
         View.PSAX_APEX,

@@ -103,7 +103,7 @@ def test_info_prints_json_alone_on_stdout(tmp_path: Path) -> None:
 
     assert answer.returncode == 0
     assert facts["models"] == []
-    assert facts["versions"]["monailabel-echo"] == "0.1.0"
+    assert facts["versions"]["monailabel-echo"] == "0.2.0"
 
 
 def test_training_on_an_unlabelled_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -3,29 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from echo_plugin.anatomy import PAEDIATRIC, SEPTAL_VIEWS, Septum, View
+from echo_plugin.anatomy import PAEDIATRIC, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import ByteArray
 from echo_plugin.phantom import septa
 from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
 from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
+from echo_plugin.phantom.hand import hold
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.phantom_cine import PhantomCine
 from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import (
-    WINDOWS,
-    Pose,
-    aimed_pose,
-    jittered_pose,
-    moved_pose,
-    off_axis_pose,
-    stood_off,
-    swept_pose,
-)
+from echo_plugin.phantom.scan_planes import Pose, moved_pose, swept_pose
 from echo_plugin.phantom.scatterers import (
     SPECULAR_POWER,
     Scatterers,
@@ -44,8 +37,6 @@ KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 LEAFLET_STRENGTH = 3.0
 LEAST_BRIGHT_GREY = 0.12
 """The grey of the brightest 7 % of a picture that a sonographer would still accept."""
-AIMED_SHARE = 0.7
-"""How often the hand tilts a septal view so that the defect is seen."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +102,9 @@ def acquire_cine(heart: Heart, view: View, rng: np.random.Generator, *, frames: 
 
 
 def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Acquisition:
-    shown = view
-    sweep_rad = 0.0
-    if view is View.OTHER:
-        shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))]
-    pose = jittered_pose(heart, shown, rng, spread=float(rng.choice([0.6, 1.0, 1.0, 1.6])))
-    farthest = 0.75 if WINDOWS[shown].lifts_with_apex else 0.35
-    standoff = float(rng.uniform(-0.15, farthest))
-    pose = stood_off(pose, standoff)
-    if heart.hole is not None and view in SEPTAL_VIEWS[heart.hole.septum] and rng.random() < AIMED_SHARE:
-        pose = aimed_pose(pose, np.asarray(heart.hole.centre), rng)
-    if kind == "off_axis":
-        pose = off_axis_pose(heart, rng)
-    if kind == "sweep":
-        sweep_rad = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.25, 0.4))
-    probe = Probe.sample(rng, depth_mm=(WINDOWS[shown].depth + standoff) * heart.size_mm, age_days=heart.age_days)
-    return _with_usable_gain(set_up(heart, pose, probe, rng, kind=kind, sweep_rad=sweep_rad))
+    held = hold(heart, view, kind, rng)
+    probe = Probe.sample(rng, depth_mm=held.depth * heart.size_mm, age_days=heart.age_days)
+    return _with_usable_gain(set_up(heart, held.pose, probe, rng, kind=kind, sweep_rad=held.sweep_rad))
 
 
 def _with_usable_gain(acquisition: Acquisition) -> Acquisition:
@@ -216,15 +194,24 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
         boxes=tuple(boxes),
         defect=heart.defect,
         defect_size_mm=heart.defect_size_mm,
-        facts=_facts(acquisition, kind, seen.dropout()),
+        facts=_facts(acquisition, kind, boxes, frames) | {"septal_dropout": seen.dropout()},
     )
 
 
-def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, float | str]:
+def _shows_defect(acquisition: Acquisition, boxes: Sequence[SeptalBox], frames: int) -> bool:
+    """Return whether, most of the time, the plane cuts the hole and its wall is in the picture."""
+    hole = acquisition.heart.hole
+    if hole is None or not acquisition.walls:
+        return False
+    middle = swept_pose(acquisition.pose, acquisition.sweep_rad, 0.5)
+    boxed = len({box.frame_index for box in boxes if box.septum is hole.septum})
+    in_plane = septa.hole_in_plane_share(acquisition.heart, middle, acquisition.probe)
+    return boxed >= 0.5 * frames and in_plane >= 0.5
+
+
+def _facts(acquisition: Acquisition, kind: str, boxes: Sequence[SeptalBox], frames: int) -> dict[str, float | str]:
     """Return what is true of a recording, for tables."""
     heart, probe = acquisition.heart, acquisition.probe
-    has_heart = bool(acquisition.walls)
-    middle = swept_pose(acquisition.pose, acquisition.sweep_rad, 0.5)
     return {
         "acquisition": kind,
         "age_days": float(heart.age_days),
@@ -233,9 +220,8 @@ def _facts(acquisition: Acquisition, kind: str, dropout: float) -> dict[str, flo
         "lv_diameter_mm": heart.size_mm * heart.lv_scale,
         "rv_scale": heart.rv_scale,
         "lv_scale": heart.lv_scale,
-        "defect_kind": heart.defect_kind,
-        "defect_in_plane": float(has_heart and septa.hole_in_plane_share(heart, middle, probe) >= 0.5),
-        "septal_dropout": dropout,
+        "defect_kind": heart.hole.kind if heart.hole else "none",
+        "defect_in_plane": float(_shows_defect(acquisition, boxes, frames)),
         "respiration_mm": heart.respiration * heart.size_mm,
         "image_quality": probe.image_quality,
         "gain_db": probe.gain_db,

@@ -28,6 +28,8 @@ class Hole:
     axis: tuple[float, float, float]
     radius: float
     septum: Septum
+    kind: str
+    """One of secundum, perimembranous, muscular."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Heart:
 
     ``size_mm`` scales the unit heart; scales of chambers are about 1.
     ``connective_*``: echo (relative to muscle) and depth of the tissue around the heart;
-    ``lung_gap``: how far the left lung is. ``defect_kind`` is one of
-    none, secundum, perimembranous, muscular; ``defect_size_mm`` is None without a defect.
+    ``lung_gap``: how far the left lung is. ``defect_size_mm`` is None without a defect.
     """
 
     age_days: int
@@ -67,7 +68,6 @@ class Heart:
     posterior_echo: float = 1.1
     lung_gap: float = 0.3
     defect: Defect = Defect.NORMAL
-    defect_kind: str = "none"
     defect_size_mm: float | None = None
     hole: Hole | None = None
 
@@ -148,51 +148,55 @@ def sample_heart(rng: np.random.Generator, *, defect: Defect | None = None) -> H
         posterior_echo=float(rng.uniform(0.7, 1.6)),
         lung_gap=float(rng.uniform(0.0, 0.6)),
     )
-    if defect is Defect.ASD:
-        return _with_atrial_defect(heart, rng)
-    if defect is Defect.VSD:
-        return _with_ventricular_defect(heart, rng)
-    return heart
+    if defect is Defect.NORMAL:
+        return heart
+    septum = Septum.INTERATRIAL if defect is Defect.ASD else Septum.INTERVENTRICULAR
+    return _with_hole(heart, defect, sample_hole(heart, septum, rng), rng)
 
 
-def _with_atrial_defect(heart: Heart, rng: np.random.Generator) -> Heart:
-    """Return the heart with a secundum defect and, the more the larger it is, a larger right heart."""
-    size = float(rng.uniform(*ASD_SIZES_MM))
-    size = min(size, 0.62 * heart.size_mm)
+def septum_radius(heart: Heart, height: float) -> float:
+    """Return the distance of the middle of the ventricular wall from the long axis, ``height`` above the crux."""
+    half_length = heart.lv_length - heart.lv_centre_z
+    level = 1.0 - ((height - heart.lv_centre_z) / half_length) ** 2
+    return heart.lv_radius * math.sqrt(level) + 0.5 * heart.lv_wall
+
+
+def sample_hole(heart: Heart, septum: Septum, rng: np.random.Generator) -> Hole:
+    """Return a defect as it may lie in a septum of this heart: secundum, or perimembranous (60 %) or muscular."""
+    if septum is Septum.INTERATRIAL:
+        size = min(float(rng.uniform(*ASD_SIZES_MM)), 0.62 * heart.size_mm)
+        centre = (0.0, float(rng.normal(-0.08, 0.05)), float(rng.normal(-0.46, 0.05)))
+        return Hole(centre, (1.0, 0.0, 0.0), 0.5 * size / heart.size_mm, septum, "secundum")
+    size = min(float(rng.uniform(*VSD_SIZES_MM)), 0.33 * heart.size_mm)
     relative = size / heart.size_mm
-    volume_load = 1.0 + 0.33 * relative * float(rng.uniform(0.3, 1.5))
-    centre = (0.0, float(rng.normal(-0.08, 0.05)), float(rng.normal(-0.46, 0.05)))
-    return replace(
-        heart,
-        rv_scale=heart.rv_scale * volume_load,
-        ra_scale=heart.ra_scale * volume_load,
-        defect=Defect.ASD,
-        defect_kind="secundum",
-        defect_size_mm=size,
-        hole=Hole(centre, (1.0, 0.0, 0.0), 0.5 * relative, Septum.INTERATRIAL),
-    )
-
-
-def _with_ventricular_defect(heart: Heart, rng: np.random.Generator) -> Heart:
-    """Return the heart with a perimembranous or muscular defect and a somewhat larger left heart."""
-    size = float(rng.uniform(*VSD_SIZES_MM))
-    size = min(size, 0.33 * heart.size_mm)
-    relative = size / heart.size_mm
-    volume_load = 1.0 + 0.42 * relative * float(rng.uniform(0.3, 1.5))
-    heart = replace(heart, lv_scale=heart.lv_scale * volume_load, la_scale=heart.la_scale * volume_load)
-    is_membranous = bool(rng.random() < 0.6)
-    if is_membranous:
-        turn, height = float(rng.normal(0.3, 0.15)), 0.1 + 0.5 * relative + float(rng.uniform(0.0, 0.08))
+    kind = "perimembranous" if rng.random() < 0.6 else "muscular"
+    if kind == "perimembranous":  # under the aortic valve, where the outflow tract borders on the right ventricle
+        turn, height = float(rng.normal(0.42, 0.12)), 0.07 + 0.5 * relative + float(rng.uniform(0.0, 0.08))
     else:
         turn, height = float(rng.normal(-0.05, 0.25)), heart.lv_length * float(rng.uniform(0.25, 0.72))
-    half_length = heart.lv_length - heart.lv_centre_z
-    radius = heart.lv_radius * math.sqrt(1.0 - ((height - heart.lv_centre_z) / half_length) ** 2) + 0.5 * heart.lv_wall
     axis = (-math.cos(turn), math.sin(turn), 0.0)
+    radius = septum_radius(heart, height)
     centre = (heart.lv_axis_x + radius * axis[0], radius * axis[1], height)
-    return replace(
-        heart,
-        defect=Defect.VSD,
-        defect_kind="perimembranous" if is_membranous else "muscular",
-        defect_size_mm=size,
-        hole=Hole(centre, axis, 0.5 * relative, Septum.INTERVENTRICULAR),
-    )
+    return Hole(centre, axis, 0.5 * relative, septum, kind)
+
+
+def _with_hole(heart: Heart, defect: Defect, hole: Hole, rng: np.random.Generator) -> Heart:
+    """Return the heart with the defect and, the more the larger it is, a larger heart on the side that it loads."""
+    relative = 2 * hole.radius
+    burden = float(rng.uniform(0.3, 1.5))
+    if defect is Defect.ASD:
+        load = 1.0 + 0.3 * relative * burden
+        heart = replace(heart, rv_scale=heart.rv_scale * load, ra_scale=heart.ra_scale * load)
+    else:
+        load = 1.0 + 0.42 * relative * burden
+        grown = replace(heart, lv_scale=heart.lv_scale * load, la_scale=heart.la_scale * load)
+        hole = _carried_along(hole, heart, grown)
+        heart = grown
+    return replace(heart, defect=defect, defect_size_mm=relative * heart.size_mm, hole=hole)
+
+
+def _carried_along(hole: Hole, heart: Heart, grown: Heart) -> Hole:
+    """Return the hole of the ventricular septum where that wall lies once the left ventricle is larger."""
+    wider = septum_radius(grown, hole.centre[2])
+    centre = (grown.lv_axis_x + wider * hole.axis[0], wider * hole.axis[1], hole.centre[2])
+    return replace(hole, centre=centre)

@@ -85,8 +85,9 @@ class Probe:
         depth = depth_mm * float(rng.uniform(0.94, 1.22))
         near = float(rng.uniform(0.015, 0.09)) * depth
         half_angle = math.radians(float(rng.uniform(30.0, 50.0)))
-        low, high = (4.5, 8.0) if age_days < 730 else (2.6, 5.5)
-        frequency = float(rng.uniform(low, high))
+        is_small = age_days < 730
+        frequency = float(rng.uniform(4.5, 8.0) if is_small else rng.uniform(2.6, 5.5))
+        aperture_mm = float(rng.uniform(10.0, 16.0) if is_small else rng.uniform(15.0, 22.0))
         blur = float(rng.uniform(0.8, 1.3)) * (1 + 0.7 * poor)
         height, width = PICTURE_SIZES[int(rng.integers(len(PICTURE_SIZES)))]
         mm_per_px, apex_x, apex_y = _place_in_picture(rng, (height, width), depth, half_angle)
@@ -96,7 +97,8 @@ class Probe:
             near_mm=near,
             half_angle_rad=half_angle,
             axial_fwhm_mm=blur * 0.0075 * depth * float(rng.uniform(0.7, 1.3)),
-            lateral_fwhm_rad=math.radians(blur * float(rng.uniform(1.1, 2.4))),
+            # a beam is about a wavelength over the aperture wide (1.2 one way, less there and back), more off the best
+            lateral_fwhm_rad=blur * float(rng.uniform(0.8, 1.6)) * SOUND_MM_PER_US / frequency / aperture_mm,
             focus_mm=depth * float(rng.uniform(0.35, 0.8)),
             elevation_mm=depth * float(rng.uniform(0.007, 0.014)),
             frame_time_ms=float(rng.uniform(18.0, 34.0)),

@@ -119,7 +119,7 @@ def stood_off(pose: Pose, standoff: float) -> Pose:
     return replace(pose, apex=pose.apex - standoff * pose.beam)
 
 
-def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float = 0.05) -> Pose:
+def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float) -> Pose:
     """Return the pose tilted, by ``most_rad`` at most, so that the plane passes near a point of the unit heart."""
     offset = point - pose.apex
     tilt = math.atan2(offset @ pose.elevation, offset @ pose.beam) + float(rng.normal(0.0, 0.01))

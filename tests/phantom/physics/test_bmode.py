@@ -137,8 +137,8 @@ def test_defect_of_a_cine_is_that_of_its_heart():
 
 @pytest.mark.parametrize(("sweep_rad", "in_plane"), [(0.0, 1.0), (0.35, 0.0)])
 def test_defect_is_in_plane_only_where_the_recording_shows_it(heart, clean_probe, sweep_rad, in_plane):
-    hole = Hole((0.0, -0.08, -0.46), (1.0, 0.0, 0.0), 0.15, Septum.INTERATRIAL)
-    holed = replace(heart, defect=Defect.ASD, defect_kind="secundum", defect_size_mm=9.9, hole=hole)
+    hole = Hole((0.0, -0.08, -0.46), (1.0, 0.0, 0.0), 0.15, Septum.INTERATRIAL, "secundum")
+    holed = replace(heart, defect=Defect.ASD, defect_size_mm=9.9, hole=hole)
     pose = look_at(np.array([0.0, -0.08, 1.6]), np.array(hole.centre), np.array([1.0, 0.0, 0.0]))
     acquisition = set_up(holed, pose, clean_probe(), np.random.default_rng(0), sweep_rad=sweep_rad)
 

@@ -47,7 +47,7 @@ def test_loaded_ventricle_is_larger_on_average_but_overlaps_the_normal(hearts, d
 
 
 def test_both_kinds_of_ventricular_defect_occur(hearts):
-    kinds = [h.defect_kind for h in hearts(Defect.VSD, 60)]
+    kinds = [h.hole.kind for h in hearts(Defect.VSD, 60)]
 
     assert {"perimembranous", "muscular"} == set(kinds)
     assert 0.4 < kinds.count("perimembranous") / 60 < 0.8

@@ -14,8 +14,8 @@ from echo_plugin.phantom.visibility import Visibility
 
 
 def hole_of(size_mm, heart):
-    hole = Hole((0.0, -0.08, -0.46), (1.0, 0.0, 0.0), 0.5 * size_mm / heart.size_mm, Septum.INTERATRIAL)
-    return replace(heart, defect=Defect.ASD, defect_kind="secundum", defect_size_mm=size_mm, hole=hole)
+    hole = Hole((0.0, -0.08, -0.46), (1.0, 0.0, 0.0), 0.5 * size_mm / heart.size_mm, Septum.INTERATRIAL, "secundum")
+    return replace(heart, defect=Defect.ASD, defect_size_mm=size_mm, hole=hole)
 
 
 @pytest.mark.parametrize("view", [View.A4C, View.SUBCOSTAL_4C])
