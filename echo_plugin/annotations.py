@@ -89,6 +89,7 @@ class Annotation:
     ``annotated_frames`` : 0-based, ascending; a frame listed here without a box is a true negative ("no septum").
     ``view``, ``defect`` : None: not said. ``defect_size_mm`` : the largest diameter; None: not measured.
     ``saved_at`` : with time zone. ``revision`` : 1 for the first save; 0 for one not stored yet.
+    ``is_unusable`` : nobody should annotate or learn from this cine; what was said before stays with it.
     """
 
     image_id: str
@@ -100,6 +101,7 @@ class Annotation:
     author: str | None = None
     saved_at: datetime | None = None
     revision: int = 0
+    is_unusable: bool = False
 
     def __post_init__(self) -> None:
         require_image_id(self.image_id)
@@ -117,6 +119,9 @@ class Annotation:
         self._require_a_possible_heart()
         if self.saved_at is not None and self.saved_at.tzinfo is None:
             msg = f"Annotation of {self.image_id}: saved_at {self.saved_at.isoformat()} has no time zone."
+            raise AnnotationError(msg)
+        if not isinstance(self.is_unusable, bool):
+            msg = f"Annotation of {self.image_id}: is_unusable is {self.is_unusable!r}; True or False is accepted."
             raise AnnotationError(msg)
         if self.revision < 0:
             msg = f"Annotation of {self.image_id}: revision is {self.revision}; 0 or more is accepted."

@@ -21,7 +21,8 @@ from echo_plugin.errors import AnnotationError, UnknownImageError
 from echo_plugin.host.cache import cache_folder, write_kept
 from echo_plugin.host.kept_predictions import KeptPredictions
 from echo_plugin.host.study_images import StudyImages
-from echo_plugin.host.submission import readable_annotation, store_submission
+from echo_plugin.host.submission import store_submission
+from echo_plugin.io.label_summaries import LabelSummaries, summarise
 from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
@@ -61,6 +62,7 @@ class EchoDatastore(Datastore):
         self.studies = StudyFolder(root)
         self.cache = cache_folder(root, cache_base)
         self.images = StudyImages(self.studies, self.cache)
+        self.labels = LabelSummaries(self.studies)
         self.predictions = KeptPredictions(self.cache / "predictions")
         self._name = root.name
         self._description = "Echocardiograms and their septal boxes"
@@ -128,8 +130,8 @@ class EchoDatastore(Datastore):
         """Return the images with a label; ``labels``: only those that name one of these septa, views or defects."""
         if require_tag(label_tag) == ORIGINAL:
             return [i for i in self.list_images() if i in self.predictions]
-        annotated = set(self.studies.annotated_ids())
-        return [i for i in self.list_images() if i in annotated and _says(readable_annotation(self.studies, i), labels)]
+        labelled, names = self.labels.current(), _label_names(labels)
+        return [i for i in self.list_images() if i in labelled and (not names or labelled[i].names_any(names))]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         labelled = set(self.get_labeled_images(label_tag, labels))
@@ -179,7 +181,7 @@ class EchoDatastore(Datastore):
 
     def _annotation(self, image_id: str) -> Annotation:
         annotation = self.studies.annotation(image_id)
-        if annotation is None or not _says(annotation):
+        if annotation is None or summarise(annotation).is_empty:
             msg = f"Image {image_id} has no label yet."
             raise UnknownImageError(msg)
         return annotation
@@ -238,13 +240,8 @@ class EchoDatastore(Datastore):
             self.studies.remove_annotation(self._annotation(image_id).image_id)
 
 
-def _says(annotation: Annotation | None, labels: list[str] | None = None) -> bool:
-    """Whether an annotation says anything, and one of ``labels`` if some are given."""
+def _label_names(labels: list[str] | None) -> list[str]:
     if not isinstance(labels, list | None):
         msg = f"Labels are {str(labels)[:40]!r}; a list of names is accepted."
         raise ValueError(msg)
-    if annotation is None or not (annotation.annotated_frames or annotation.view or annotation.defect):
-        return False
-    said = {box.septum.value for box in annotation.boxes}
-    said |= {what.value for what in (annotation.view, annotation.defect) if what is not None}
-    return not labels or any(label in said for label in map(str, labels))
+    return labels or []

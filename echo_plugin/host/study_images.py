@@ -57,9 +57,19 @@ class StudyImages:
         return [i for i in self._known_ids() if i not in self._set_aside]
 
     def _known_ids(self) -> list[str]:
+        self._look_again()
+        return self.studies.image_ids()
+
+    def _is_readable(self, image_id: str) -> bool:
+        self._look_again()
+        try:
+            return self.studies.entry(image_id).error is None
+        except UnknownImageError:
+            return False
+
+    def _look_again(self) -> None:
         if time.monotonic() - self._scanned_at > RESCAN_AFTER_S:
             self.refresh()
-        return self.studies.image_ids()
 
     def set_aside(self, image_id: str, reason: str) -> None:
         """Offer an image no more, because it turned out to be unreadable; until the server restarts."""
@@ -77,10 +87,9 @@ class StudyImages:
         UnknownImageError
             If it is malformed, names no cine, or names several.
         """
-        known = self._known_ids()
-        if require_image_id(image_id) in known:
+        if self._is_readable(require_image_id(image_id)):
             return image_id
-        entries = [self.studies.entry(one) for one in known]
+        entries = [entry for entry in self.studies.entries() if not entry.error]
         named = [e for e in entries if image_id in (e.series_instance_uid, e.path.name.removesuffix(e.path.suffix))]
         if len(named) == 1:
             return named[0].image_id

@@ -39,6 +39,7 @@ def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: 
         The file as it came; kept verbatim in the history.
     info
         ``user`` or ``client_id``: the author. ``annotated_frames``: 0-based frames that were looked at.
+        ``unusable``: whether nobody should learn from the cine; not said: as before.
         ``revision``: the one the change was based on; a newer one is then a conflict. 3D Slicer names none, and its
         submission follows whatever is there.
 
@@ -95,7 +96,8 @@ def _parse(content: bytes, current: Annotation, cine: Cine, info: Mapping[str, A
         return annotation
     boxes = boxes_from_markups(text, rendition_geometry(cine))
     frames = annotated_frames(boxes, cine.frame_count, _asked_frames(image_id, info.get("annotated_frames")))
-    return dataclasses.replace(current, boxes=boxes, annotated_frames=frames)
+    unusable = info.get("unusable", current.is_unusable)
+    return dataclasses.replace(current, boxes=boxes, annotated_frames=frames, is_unusable=unusable)
 
 
 def _asked_frames(image_id: str, frames: object) -> list[int] | None:

@@ -8,7 +8,8 @@
      "boxes": [{"frame_index": 7, "x1": 10.5, "y1": 20.0, "x2": 60.0, "y2": 80.25,
                 "septum": "interatrial", "score": null}]}
 
-The last three lines' fields are required; others may be absent: not said. Equal annotations give equal bytes.
+The last three lines' fields are required; others may be absent: not said. ``"unusable": true`` is written of a cine
+that nobody should learn from, and only then. Equal annotations give equal bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SCHEMA = "monailabel-echo/annotation"
 VERSION = 1
 
 _REQUIRED = ("schema", "version", "image_id", "annotated_frames", "boxes")
-_OPTIONAL = ("revision", "author", "saved_at", "view", "defect", "defect_size_mm")
+_OPTIONAL = ("revision", "author", "saved_at", "view", "defect", "defect_size_mm", "unusable")
 _CORNERS = ("x1", "y1", "x2", "y2")
 _BOX_REQUIRED = ("frame_index", *_CORNERS, "septum")
 _BOX_OPTIONAL = ("score",)
@@ -49,6 +50,7 @@ def annotation_to_json(annotation: Annotation) -> str:
         "defect_size_mm": _float_or_none(annotation.defect_size_mm),
         "annotated_frames": [int(frame_index) for frame_index in annotation.annotated_frames],
         "boxes": [_box_to_dict(box) for box in annotation.boxes],
+        **({"unusable": True} if annotation.is_unusable else {}),
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
@@ -88,6 +90,7 @@ def annotation_from_json(text: str, *, source: str = "Annotation") -> Annotation
             author=_text(document.get("author"), f"{source}: 'author'"),
             saved_at=_time(document.get("saved_at"), f"{source}: 'saved_at'"),
             revision=_whole(document.get("revision", 0), f"{source}: 'revision'"),
+            is_unusable=_flag(document.get("unusable", False), f"{source}: 'unusable'"),
         )
     except _FieldError:
         raise
@@ -151,6 +154,13 @@ def _list(value: object, where: str) -> list[object]:
 def _whole(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         msg = f"{where} is {str(value)[:40]!r}; a whole number from 0 is accepted."
+        raise _FieldError(msg)
+    return value
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        msg = f"{where} is {str(value)[:40]!r}; true or false is accepted."
         raise _FieldError(msg)
     return value
 

@@ -54,6 +54,8 @@ class StudyFolder:
         self._store = AnnotationStore(self.root / ANNOTATIONS_DIRECTORY)
         self._refreshing = threading.Lock()
         self._patients: dict[str, str] = {}
+        self._found: dict[bytes, tuple[int, int]] = {}
+        self.generation = 0  # another number after every refresh that found other files or patients
         self.refresh()
 
     def refresh(self, progress: Callable[[int, int], None] | None = None) -> int:
@@ -67,7 +69,7 @@ class StudyFolder:
             If patients.csv is malformed.
         """
         with self._refreshing:
-            self._patients = read_patients(self.root / PATIENTS_FILE)
+            patients = read_patients(self.root / PATIENTS_FILE)
             found, known = find_image_files(self.root), self._index.stamps()
             self._index.remove([path for path in known if path not in found])
             changed = sorted(path for path, stamp in found.items() if known.get(path) != stamp)
@@ -76,6 +78,8 @@ class StudyFolder:
                 self._index.put([describe_file(self.root, path, found[path]) for path in paths])
                 if progress:
                     progress(start + len(paths), len(changed))
+            self.generation += (found, patients) != (self._found, self._patients)
+            self._found, self._patients = found, patients
         if changed:
             problems = self.problems()
             logger.info("Study folder: %d files read, %d of %d not used", len(changed), len(problems), len(found))
@@ -92,7 +96,7 @@ class StudyFolder:
 
     def image_ids(self) -> list[str]:
         """Return the ids of the readable cines in the order of their paths."""
-        return list(dict.fromkeys(file.image_id for file in self._index.files() if not file.error))
+        return self._index.image_ids()
 
     def entry(self, image_id: str) -> CineEntry:
         """Return what is known of one image; of several copies, the first path.

@@ -134,6 +134,11 @@ class StudyIndex:
         """Return all files in the order of their paths."""
         return [IndexedFile(*row) for row in self._connection().execute(f"{_SELECT} ORDER BY path")]
 
+    def image_ids(self) -> list[str]:
+        """Return the image ids of the files that can be read, in the order of their paths, copies once."""
+        rows = self._connection().execute("SELECT image_id FROM files WHERE error IS NULL ORDER BY path")
+        return list(dict.fromkeys(image_id for (image_id,) in rows))
+
     def files_of(self, image_id: str) -> list[IndexedFile]:
         """Return the files that have an image id, in the order of their paths."""
         rows = self._connection().execute(f"{_SELECT} WHERE image_id = ? ORDER BY path", (image_id,))

@@ -67,7 +67,7 @@ class LabelledFolder:
 
 
 def open_labelled_folder(studies: Path) -> LabelledFolder:
-    """Return the annotated cines of a study folder, sorted by image id.
+    """Return the annotated cines of a study folder, sorted by image id, without those marked unusable.
 
     Raises
     ------
@@ -81,6 +81,8 @@ def open_labelled_folder(studies: Path) -> LabelledFolder:
         entry = folder.entry(image_id)
         if annotation is None or entry.error is not None:
             logger.warning("Cine %s is left out: %s", image_id, entry.error or "its annotation is gone")
+            continue
+        if annotation.is_unusable:
             continue
         patient = require_patient(entry.patient_id, image_id)
         cines.append(LabelledCine(image_id, patient, entry.frames or 1, annotation))

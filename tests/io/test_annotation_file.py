@@ -39,6 +39,7 @@ def annotations(draw: st.DrawFn) -> Annotation:
         author=draw(st.none() | st.text(max_size=20)),
         saved_at=draw(st.none() | st.datetimes(timezones=zones)),
         revision=draw(st.integers(0, 10**6)),
+        is_unusable=draw(st.booleans()),
     )
 
 
@@ -127,6 +128,7 @@ def test_fields_that_may_be_absent_read_as_not_said() -> None:
         (changed(saved_at="2026-01-31T12:00:00"), "has no time zone"),
         (changed(defect_size_mm=-1), "defect_size_mm is -1"),
         (changed(revision=-1), "'revision' is '-1'"),
+        (changed(unusable="yes"), r"'unusable' is 'yes'; true or false"),
         (changed(patient="x"), r"has the unknown fields \['patient'\]"),
         (changed_box(septum="IVS"), r"'boxes\[1\]' 'septum' is 'IVS'; \['interatrial'"),
         (changed_box(septum=None), r"'boxes\[1\]' 'septum' is 'None'"),

@@ -125,7 +125,7 @@ class CineTrainer(TrainTask):
         for image_id in datastore.get_labeled_images():
             annotation = datastore.studies.annotation(image_id)
             patient = require_patient(datastore.images.entry(image_id).patient_id, image_id)
-            if annotation is not None and self.about.teaches(annotation):
+            if annotation is not None and not annotation.is_unusable and self.about.teaches(annotation):
                 patients.add(patient)
         if len(patients) < MINIMAL_PATIENTS:
             msg = (
