@@ -21,6 +21,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
+from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.tasks.batch import CineBatchInfer
 from echo_plugin.host.tasks.defects import DEFECT
@@ -67,6 +68,7 @@ class EchoApp(MONAILabelApp):
             # 3D Slicer predicts by itself, on each next sample, with the model of the first of these labels
             labels=[septum.value for septum in DETECTED_SEPTA],
         )
+        self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
 
     def init_datastore(self) -> EchoDatastore:
         if self.studies.startswith(("http://", "https://")):

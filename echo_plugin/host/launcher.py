@@ -48,6 +48,9 @@ def serve(
     if not is_loopback(host):
         _say(f"Listening on {host} without sign-in: everybody on that network can see the cines and change labels.")
     _say("Starting; the libraries take about half a minute to load.")
+    from echo_plugin.host.ohif_package import VIEWER
+
+    VIEWER.start()
     import uvicorn
     from monailabel.utils.others.generic import init_log_config
 
@@ -94,7 +97,8 @@ READY. Serving {studies} at {url}
                 Boxes: drag those predicted, or draw with Markups > ROI on the frame you see and change the new
                 control point's label from R-1 to IAS or IVS: a box without a name is kept, but teaches nothing.
                 Submit Label stores them.
-  In a browser  {url}/docs (the API), {url}/info/ (what is offered)
+  In a browser  {url}/ohif/ (OHIF: the studies of this folder)
+                {url}/docs (the API), {url}/info/ (what is offered)
 
 Research only: not for clinical use. Ctrl+C ends the server."""
 

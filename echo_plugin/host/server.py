@@ -3,7 +3,7 @@
 
 The routes have MONAI Label's paths, parameters and answers, and run in threads, so that one slow prediction keeps
 nobody waiting. Left out, because they hand out or take in files without looking: the DICOM proxy, sessions, model
-upload, the whole-slide routes, the bundled OHIF and ``/reload``.
+upload, the whole-slide routes, the bundled OHIF and ``/reload``. Beside them are ``/dicom-web`` and ``/ohif``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from echo_plugin.errors import (
     UnknownImageError,
 )
 from echo_plugin.host.datastore_routes import router as datastore_router
+from echo_plugin.host.dicomweb import router as dicomweb_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
+from echo_plugin.host.ohif import router as ohif_router
 from echo_plugin.host.task_routes import router as task_router
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ WELCOME = """<!doctype html><html lang="en"><title>monailabel-echo</title>
 <p>This server is running. In 3D Slicer open the module <b>MONAI Label</b>, enter this page's address as the server,
 press the arrow beside it, then <b>Next Sample</b>. Drag the boxes, or draw with <b>Markups &gt; ROI</b> and name the
 new control point IAS or IVS; <b>Submit Label</b> stores them.</p>
+<p>In a browser: <a href="/ohif/">OHIF</a>.</p>
 <p><a href="/info/">What it offers</a>, <a href="/docs">its API</a>. Research only: not for clinical use.</p>
 </body></html>"""
 
@@ -119,6 +122,8 @@ def build_app() -> FastAPI:
     app.include_router(task_router)
     app.include_router(job_router)
     app.include_router(datastore_router)
+    app.include_router(dicomweb_router)
+    app.include_router(ohif_router)
 
     @app.get("/logs/", summary="Last lines of the log")
     def logs(lines: int = 300) -> Response:

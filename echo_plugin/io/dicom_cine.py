@@ -110,6 +110,25 @@ class DicomFrames:
                 done.result()
         return frames
 
+    def stored_frame(self, frame_index: int) -> bytes:
+        """Return one frame as it is stored: its compressed stream, or its samples in little endian.
+
+        Raises
+        ------
+        IndexError
+            If there is no such frame.
+        UnreadableCineError
+            If the file has been changed or is cut off.
+        """
+        if not 0 <= frame_index < self.header.frames:
+            msg = f"Frame number {frame_index + 1} does not exist; 1 to {self.header.frames} are accepted."
+            raise IndexError(msg)
+        with self.stored.open() as file:
+            raw = frame_bytes(self.header, self.stored, file, self.spans[frame_index])
+        if self.header.is_little_endian or self.header.bits_allocated == 8:
+            return raw
+        return np.frombuffer(raw, dtype=np.uint16).byteswap().tobytes()
+
     def _read_into(self, frames: ByteArray, frame_indices: Sequence[int]) -> None:
         with self.stored.open() as file:
             for frame_index, frame in zip(frame_indices, frames, strict=True):
