@@ -167,13 +167,17 @@ def require_classes(card: ModelCard, classes: tuple[str, ...]) -> None:
 def config_from_card(card: ModelCard, config_type: type[Config]) -> Config:
     """Return the network's config dataclass from ``card.config``; keys of the training are passed over.
 
+    A field whose metadata say ``may_be_absent`` came with a later version: its default is what earlier cards mean.
+
     Raises
     ------
     ModelMismatchError
         If a number is missing or refused, or the card's input size is another one.
     """
-    fields = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-    missing = sorted(fields - set(card.config))
+    everything = dataclasses.fields(config_type)  # type: ignore[arg-type]
+    later = {field.name for field in everything if field.metadata.get("may_be_absent")}
+    fields = {field.name for field in everything}
+    missing = sorted(fields - later - set(card.config))
     if missing:
         msg = f"Model {card.name}: its card's config lacks {missing[0]!r}."
         raise ModelMismatchError(msg)
@@ -184,7 +188,7 @@ def config_from_card(card: ModelCard, config_type: type[Config]) -> Config:
         )
         raise ModelMismatchError(msg)
     try:
-        return config_type(**{key: card.config[key] for key in fields})
+        return config_type(**{key: card.config[key] for key in fields & set(card.config)})
     except (TypeError, ValueError) as exc:
         msg = f"Model {card.name}: its card's config is refused: {exc}"
         raise ModelMismatchError(msg) from exc

@@ -8,13 +8,14 @@ first ``frame_logits`` on single frames, then everything on clips.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from echo_plugin.models.lean_torchvision import resnet18, resnet50
+from echo_plugin.models.standardise import standardise
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 TEMPORAL_HEADS = ("weave", "gru", "mean")
@@ -103,6 +104,8 @@ class ViewConfig:
     """The paper's dropout after the first pooling (0.5); it slows short trainings."""
     gru_dropout: float = 0.5
     head_dropout: float = 0.6
+    is_standardised: bool = field(default=False, metadata={"may_be_absent": True})
+    """Whether every frame is first brought to the same contrast."""
 
     def __post_init__(self) -> None:
         if self.backbone not in RESNETS or self.temporal not in TEMPORAL_HEADS:
@@ -146,9 +149,14 @@ class ViewClassifier(nn.Module):
         )
         self.head = nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(config.gru_size, config.classes))
 
+    def features(self, frames: Tensor) -> Tensor:
+        """Return the (N, D) embeddings of single frames (N, 1, S, S)."""
+        embeddings: Tensor = self.backbone(standardise(frames) if self.config.is_standardised else frames)
+        return embeddings
+
     def frame_logits(self, frames: Tensor) -> Tensor:
         """Return the (N, K) logits of single frames (N, 1, S, S): the classifier of the first training stage."""
-        logits: Tensor = self.frame_head(self.backbone(frames))
+        logits: Tensor = self.frame_head(self.features(frames))
         return logits.float()
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -157,7 +165,7 @@ class ViewClassifier(nn.Module):
         frames = clips.flatten(0, 1)
         if self.config.temporal == "mean":
             return self.frame_logits(frames).softmax(dim=1).reshape(B, T, -1).mean(dim=1).clamp_min(1e-12).log()
-        features = self.backbone(frames).reshape(B, T, -1)
+        features = self.features(frames).reshape(B, T, -1)
         steps = weave(features, self.config.chunks) if self.config.temporal == "weave" else features
         states, _ = self.gru(steps)
         logits: Tensor = self.head(states[:, -1])

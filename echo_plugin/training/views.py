@@ -64,6 +64,7 @@ def train_views(
         backbone=options.backbone or defaults.backbone,
         input_size_px=options.image_size or defaults.input_size_px,
         temporal=options.temporal or defaults.temporal,
+        is_standardised=True,
         stem_dropout=0.1,  # the paper's 0.5 is for its 60 epochs of 800 clips and hundreds of epochs' worth of rotation
     )
     model = ViewClassifier(config)
