@@ -39,6 +39,7 @@ def change_appearance(frames: Tensor, generator: torch.Generator) -> Tensor:
     frames = frames * _depth_gain(frames, draw)
     frames = frames + chance(0.5) * _haze(frames, draw, generator)
     frames = frames * (1 - chance(0.35) * draw(0.3, 1.0) * _shadow(frames, draw))
+    frames = frames * (1 - chance(0.4) * draw(0.4, 0.97) * _lost_contact(frames, draw))
     frames = _compress(frames.clamp(0, 1), draw, chance)
     frames = frames * (1 - chance(0.35) * (1 - _sector(frames, draw)))
     return _draw_overlays(frames, generator)
@@ -125,6 +126,13 @@ def _shadow(frames: Tensor, draw: Draw) -> Tensor:
     width = draw(0.03, 0.16)
     fan = torch.exp(-0.5 * ((angle - draw(-0.6, 0.6)) / width) ** 2)
     return fan * ((depth - draw(0.0, 0.5)) * 12).clamp(0, 1)
+
+
+def _lost_contact(frames: Tensor, draw: Draw) -> Tensor:
+    """Return 0 in the middle to 1 towards the side on which the probe lifts off the chest: there a wall fades out."""
+    angle, _ = _polar(frames, draw)
+    side = draw(-1, 1).sign()
+    return ((side * angle - draw(-0.05, 0.4)) / draw(0.08, 0.5)).clamp(0, 1)
 
 
 def _sector(frames: Tensor, draw: Draw) -> Tensor:
