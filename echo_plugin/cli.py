@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from echo_plugin.cli_evidence import explain, gallery, verify
+from echo_plugin.cli_import import import_data_set
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
 from echo_plugin.cli_train import train
 from echo_plugin.errors import EchoError
@@ -95,6 +97,9 @@ def predict(
 
 
 app.command()(train)
+for verb in (gallery, verify, explain):
+    app.command()(verb)
+app.command("import")(import_data_set)
 
 
 @app.command()

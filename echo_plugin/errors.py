@@ -7,6 +7,7 @@
     ├── AnnotationError          a label that cannot be true or cannot be parsed
     │   └── AnnotationConflictError   somebody saved a newer revision meanwhile
     ├── UnknownImageError        an image id that the study folder does not hold
+    ├── DataSetError             a public data set that is not laid out as its name says
     ├── ModelNotFoundError       no published model of that name
     ├── ModelMismatchError       weights that do not match their card
     └── TrainingDataError        too little, or unsplittable, data to learn from
@@ -37,6 +38,10 @@ class AnnotationConflictError(AnnotationError):
 
 class UnknownImageError(EchoError):
     """Raised when an image id is malformed or not in the study folder."""
+
+
+class DataSetError(EchoError):
+    """Raised when a folder is not laid out as the data set it is said to be, or cannot be made a study folder."""
 
 
 class ModelNotFoundError(EchoError):

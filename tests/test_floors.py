@@ -14,16 +14,16 @@ FLOORS = {
     1: {"io", "models", "phantom"},
     2: {
         "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery",
-        "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
+        "septal_crops", "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
         "defect_pictures", "evaluate_defects", "explain",
     },
     3: {"host", "viewers"},
-    4: {"cli", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
+    4: {"cli", "cli_import", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
-    "clips", "recipe", "state", "processes", "curves",
+    "clips", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

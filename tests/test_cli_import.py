@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``monailabel-echo import``: tables for a person, JSON for programs, one sentence for a failure."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "echo_plugin", "import", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for name in ("A4C/p1/a.png", "PSAX-AV/p2/b.png", "nonsense/c.png"):
+        path = tmp_path / "src" / name
+        path.parent.mkdir(parents=True)
+        Image.new("L", (16, 16), 80).save(path)
+    return tmp_path / "src"
+
+
+def test_an_import_says_what_it_took_and_left(folders: Path, tmp_path: Path) -> None:
+    shown = run("class-folders", folders, tmp_path / "one")
+    told = run("class-folders", folders, tmp_path / "two", "--json", "-")
+
+    assert (shown.returncode, told.returncode) == (0, 0)
+    assert "PSAX-AV" in shown.stdout and "neither a view nor a defect" in shown.stdout
+    report = json.loads(told.stdout)
+    assert (report["cines"], report["patients"]) == (2, 2)
+    assert report["left_out"] == [{"what": "nonsense", "reason": "its name is neither a view nor a defect", "count": 1}]
+
+
+def test_a_wrong_layout_ends_with_1_and_one_sentence(folders: Path, tmp_path: Path) -> None:
+    answer = run("camus", folders, tmp_path / "out")
+
+    assert answer.returncode == 1
+    assert answer.stderr.strip() == (
+        "Folder 'src' is not laid out as CAMUS; database_nifti/patientNNNN/*.nii.gz is accepted."
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(("xray", "a", "b"), "xray"), (("ned", "a", "b", "--test-folds", "7"), "echonet-pediatric")],
+)
+def test_bad_usage_ends_with_2_and_names_the_word(arguments: tuple[str, ...], word: str) -> None:
+    answer = run(*arguments)
+
+    assert answer.returncode == 2
+    assert word in answer.stderr
