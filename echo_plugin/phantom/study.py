@@ -15,12 +15,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from echo_plugin import __version__
 from echo_plugin.anatomy import DEFECTS, Defect, View
@@ -195,12 +197,26 @@ def _each_finished(plan: PatientPlan, indices: list[int], jobs: int) -> Iterator
             yield _image_patient(plan, index)
         return
     # spawn: a fork of a process that runs threads (torch, a server) may hang
-    executor = ProcessPoolExecutor(min(jobs, len(indices)), mp_context=get_context("spawn"))
+    executor = ProcessPoolExecutor(
+        min(jobs, len(indices)), mp_context=get_context("spawn"), initializer=_end_with_the_parent
+    )
     try:
         for future in as_completed([executor.submit(_image_patient, plan, index) for index in indices]):
             yield future.result()
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _end_with_the_parent() -> None:
+    """Let this worker end when the command that started it is killed: nobody would collect what it makes."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _write_table(out: Path, rows: list[dict[str, str]]) -> None:
