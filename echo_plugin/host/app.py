@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -19,14 +20,19 @@ from monailabel.interfaces.tasks.train import TrainTask
 from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
+from echo_plugin.comparison import Comparison, compare_cines
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
+from echo_plugin.gallery import STARTERS
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
+from echo_plugin.host.gallery_keeper import GalleryKeeper
 from echo_plugin.host.infer_task import CineInferTask
+from echo_plugin.host.own_models import own_folder
 from echo_plugin.host.tasks.batch import CineBatchInfer
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
+from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
 from echo_plugin.host.tasks.train import trainers
 from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
@@ -35,7 +41,7 @@ from echo_plugin.predict import EchoPipeline
 
 logger = logging.getLogger(__name__)
 
-INFER_TASKS = {"septal_boxes": SEPTAL_BOXES, "defects": DEFECT, "views": VIEW}
+INFER_TASKS = {"septal_boxes": SEPTAL_BOXES, "defects": DEFECT, "views": VIEW, "similar_cases": SIMILAR_CASES}
 
 
 class EchoApp(MONAILabelApp):
@@ -57,7 +63,7 @@ class EchoApp(MONAILabelApp):
         self.models_dir = Path(conf.get("models") or Path(app_dir) / "model")
         self.device = conf.get("device") or "auto"
         self.cache_base = Path(conf["cache"]) if conf.get("cache") else None
-        self.pipeline = EchoPipeline(self.models_dir, device=self.device)
+        self.pipeline = EchoPipeline(self.models_dir, device=self.device, gallery_dir=self._gallery_dir(studies))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -68,7 +74,13 @@ class EchoApp(MONAILabelApp):
             # 3D Slicer predicts by itself, on each next sample, with the model of the first of these labels
             labels=[septum.value for septum in DETECTED_SEPTA],
         )
+        self.gallery_keeper = GalleryKeeper(self.datastore().studies, self.pipeline)
         self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
+
+    def _gallery_dir(self, studies: str) -> Path:
+        """Return where past cases are kept: beside the models, unless these are the public starter weights."""
+        is_public = self.models_dir.resolve() == STARTERS and Path(studies).is_dir()
+        return own_folder(Path(studies), self.cache_base) if is_public else self.models_dir
 
     def init_datastore(self) -> EchoDatastore:
         if self.studies.startswith(("http://", "https://")):
@@ -102,12 +114,35 @@ class EchoApp(MONAILabelApp):
                 " `monailabel-echo serve`, or --uvicorn_app echo_plugin.host.server:app, does not."
             )
         logger.info("%d cines in the study folder", len(self.datastore().list_images()))
+        self.gallery_keeper.start()
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request
             return read_cine(image), image
         entry = self.datastore().images.entry(image)
-        return self.datastore().images.read(entry.image_id), entry.path
+        cine = self.datastore().images.read(entry.image_id)
+        # a file that names no patient has the one of patients.csv: its patient's other cines are no past cases of it
+        return dataclasses.replace(cine, patient_id=cine.patient_id or entry.patient_id), entry.path
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """Return how alike the septa of two cines of the study folder are.
+
+        Raises
+        ------
+        UnknownImageError, ModelNotFoundError
+            If one of them is not there, or no models are published.
+        """
+        cines = [self._read_cine(self.datastore().images.resolve(image))[0] for image in (first, second)]
+        with self.gallery_keeper.aside():
+            return compare_cines(self.pipeline, *cines)
+
+    def explain(self, image: str, frame_index: int | None) -> bytes:
+        """Return a PNG of what of a cine speaks for the defect that is predicted of it."""
+        from echo_plugin.explain import explain_defect
+
+        cine, _ = self._read_cine(self.datastore().images.resolve(image))
+        with self.gallery_keeper.aside():
+            return explain_defect(self.pipeline, cine, frame_index).to_png()
 
     def infer(self, request: Mapping[str, Any], datastore: EchoDatastore | None = None) -> dict[str, Any]:
         """Predict one cine: ``request`` holds ``model``, ``image`` and the task's own parameters.
@@ -127,7 +162,8 @@ class EchoApp(MONAILabelApp):
         image = request.get("image")
         if not isinstance(image, Path):
             image = datastore.images.resolve(str(image or ""))
-        file, answer = task({**request, "image": image})
+        with self.gallery_keeper.aside():
+            file, answer = task({**request, "image": image})
         if request.get("save_label") and isinstance(image, str):
             datastore.save_label(image, file, ORIGINAL, {"model": request["model"], "params": answer})
         return {"label": file, "tag": ORIGINAL, "file": file, "params": answer}

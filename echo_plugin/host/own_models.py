@@ -31,14 +31,7 @@ def own_models(studies: Path, starters: Path, cache_base: Path | None = None) ->
     cache_base
         See ``cache_folder``.
     """
-    folder = studies.resolve() / OWN_MODELS
-    try:
-        folder.mkdir(exist_ok=True)
-        is_writable = os.access(folder, os.W_OK)
-    except OSError:
-        is_writable = False
-    if not is_writable:
-        folder = cache_folder(studies, cache_base) / "models"
+    folder = own_folder(studies, cache_base)
     copied = read_json(folder / COPIED)
     # A card comes after the weights that it names
     for starter in [*sorted(starters.glob("*.safetensors")), *sorted(starters.glob("*.json"))]:
@@ -49,6 +42,17 @@ def own_models(studies: Path, starters: Path, cache_base: Path | None = None) ->
             copied[starter.name] = digest
     write_kept(folder / COPIED, json.dumps(copied).encode())
     return folder
+
+
+def own_folder(studies: Path, cache_base: Path | None = None) -> Path:
+    """Return where models and gallery of a study folder are kept: in it, or in its cache if it cannot be written to."""
+    folder = studies.resolve() / OWN_MODELS
+    try:
+        folder.mkdir(exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError:
+        is_writable = False
+    return folder if is_writable else cache_folder(studies, cache_base) / "models"
 
 
 def _digest(path: Path) -> str:

@@ -18,11 +18,14 @@ from echo_plugin.gallery import NearestCase, PastCase
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
+from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
 from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CinePrediction
 
-EVERY_TASK = pytest.mark.parametrize("about", [SEPTAL_BOXES, DEFECT, VIEW], ids=lambda about: about.model)
+EVERY_TASK = pytest.mark.parametrize(
+    "about", [SEPTAL_BOXES, DEFECT, VIEW, SIMILAR_CASES], ids=["septal_boxes", "defects", "views", "similar_cases"]
+)
 IMAGE_ID = "1.2.3.4"
 
 
@@ -186,6 +189,37 @@ def test_the_file_is_the_callers_and_nothing_else_is_left(about, tmp_path, tempo
     assert [path.name for path in temporary_folder.iterdir()] == [Path(file).name]
     assert file.endswith(".mrk.json")
     assert json.loads(json.dumps(answer)) == answer
+
+
+def test_a_defect_comes_with_the_crops_it_was_read_from(tmp_path, temporary_folder):
+    class Cropping(KnownAnswer):
+        def predict(self, cine, *, tasks, frame_indices):
+            answer = super().predict(cine, tasks=tasks, frame_indices=frame_indices)
+            crop = SeptalBox(2, 1.0, 2.0, 31.0, 32.0, Septum.UNSPECIFIED, 0.9)
+            return dataclasses.replace(answer, defect=dataclasses.replace(answer.defect, crops=(crop,)))
+
+    _, answer = CineInferTask(DEFECT, Cropping(tmp_path), read)({"image": IMAGE_ID})
+
+    (crop,) = answer["defect"]["crops"]
+    assert (crop["frame_index"], crop["x1"], crop["y1"], crop["x2"], crop["y2"]) == (2, 1.0, 2.0, 31.0, 32.0)
+
+
+def test_similar_cases_are_given_alone(tmp_path, temporary_folder):
+    class Remembering(KnownAnswer):
+        def predict(self, cine, *, tasks, frame_indices):
+            assert tasks == ("nearest",)
+            near = tuple(
+                NearestCase(PastCase(f"1.{n}", f"p{n}", defect), 0.9 - n / 10) for n, defect in enumerate(DEFECTS)
+            )
+            return CinePrediction((), None, None, near, {}, {})
+
+    file, answer = CineInferTask(SIMILAR_CASES, Remembering(tmp_path), read)({"image": IMAGE_ID})
+    alone, _ = CineInferTask(SIMILAR_CASES, KnownAnswer(tmp_path), read)({"image": IMAGE_ID})
+
+    captions = [json.loads(Path(f).read_text())["markups"][0]["controlPoints"][0]["label"] for f in (file, alone)]
+    assert captions == ["similar: Normal 0.90, ASD 0.80, VSD 0.70", "no past cases to compare with yet"]
+    assert [near["image_id"] for near in answer["nearest"]] == ["1.0", "1.1", "1.2"]
+    assert (answer["boxes"], answer["defect"], answer["view"]) == ([], None, None)
 
 
 def test_a_defect_is_told_with_its_evidence(tmp_path, temporary_folder):

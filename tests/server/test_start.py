@@ -30,7 +30,7 @@ def test_monai_labels_own_command_serves_the_app_too(
     info = client.info()
     sample = client.next_sample("first", {})
 
-    assert list(info["models"]) == ["septal_boxes", "defects", "views"]
+    assert list(info["models"]) == ["septal_boxes", "defects", "views", "similar_cases"]
     assert sample["path"].endswith(".nrrd")
     assert psutil.Process(process.pid).environ()["OMP_WAIT_POLICY"] == "PASSIVE"  # as `monailabel-echo serve` sets it
     assert "monailabel-echo serve" in log.read_text()  # MONAI Label's own server leaves holes open, and is said to

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs about the evidence for a defect: ``gallery``, ``verify``, ``explain``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Studies
+from echo_plugin.progress_bar import progress_bar
+
+
+def gallery(
+    studies: Studies,
+    models: Annotated[
+        Path | None,
+        typer.Option("--models", help="Folder of published models.", show_default="the studies' own, begun as copies"),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Embed the labelled cines of a study folder, for predictions with these models to compare with.
+
+    The gallery is kept beside the models. It is patient data: embeddings can tell patients apart.
+
+    Example: monailabel-echo gallery --studies my_studies
+    """
+    from echo_plugin.gallery_update import update_gallery
+    from echo_plugin.host.own_models import own_models
+    from echo_plugin.io.study_folder import StudyFolder
+    from echo_plugin.predict import EchoPipeline
+
+    folder = StudyFolder(studies)
+    models = own_models(studies, DEFAULT_MODELS) if models is None else models
+    with progress_bar("Embedding") as bar:
+        done = update_gallery(folder, EchoPipeline(models, device=device), progress=bar)
+    cases = done.gallery.cases
+    typer.echo(
+        f"{len(cases)} past cases of {len({case.patient_id for case in cases})} patients in {models}"
+        f" ({done.embedded} embedded now, {done.passed_over} labelled cines have no septum or no patient id)."
+    )
+    point = done.gallery.operating_point
+    if point is not None:
+        typer.echo(
+            f"Two cases count as one defect type from similarity {point.threshold:.3f} on: FAR {point.far:.3f}, FRR"
+            f" {point.frr:.3f} ({point.pairs} pairs of {point.patients} {point.measured_on})."
+        )
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A cine.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another cine.")],
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether two cines show the same defect type, with the error rates of that answer.
+
+    Example: monailabel-echo verify a.dcm b.dcm --models my_studies/.echo_models
+    """
+    from echo_plugin.comparison import compare_cines
+    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.predict import EchoPipeline
+
+    cines = read_cine(first), read_cine(second)
+    answer = compare_cines(EchoPipeline(models, device=device), *cines)
+    text = json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()
+    sys.stdout.write(text + "\n")
+
+
+def explain(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A cine.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    frame: Annotated[
+        int | None, typer.Option(help="0-based; by default the one that speaks loudest.", min=0, show_default=False)
+    ] = None,
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+) -> None:
+    """Draw what of a frame speaks for the predicted defect (Grad-CAM); needs the extra "explain".
+
+    Example: monailabel-echo explain cine.dcm --out why.png
+    """
+    from echo_plugin.explain import explain_defect
+    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.predict import EchoPipeline
+
+    found = explain_defect(EchoPipeline(models, device=device), read_cine(file), frame)
+    out.write_bytes(found.to_png())
+    answer = found.defect
+    typer.echo(f"{answer.defect.value} {answer.probability:.2f}: frame {found.frame_index} is drawn in {out}.")

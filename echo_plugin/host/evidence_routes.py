@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of the evidence: /echo/verify compares two cines, /echo/explain draws what a defect was read from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from echo_plugin.host.request_parts import echo_app, run_heavy
+
+router = APIRouter(prefix="/echo")
+
+
+class TwoCines(BaseModel):
+    """The image ids of two cines of the study folder."""
+
+    first: str
+    second: str
+
+
+@router.post("/verify", summary="Whether two cines show the same defect type")
+async def verify(cines: TwoCines) -> dict[str, Any]:
+    """Return similarity, threshold, verdict and the error rates at the threshold."""
+    return await run_heavy(lambda: echo_app().compare(cines.first, cines.second).to_json())
+
+
+@router.get("/explain", summary="What of a frame speaks for the defect", response_class=Response)
+async def explain(image: str, frame: int | None = None) -> Response:
+    """Return a PNG: the frame (0-based; none: the one that speaks loudest) with the heat of Grad-CAM in its crop."""
+    png = await run_heavy(lambda: echo_app().explain(image, frame))
+    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
