@@ -35,6 +35,7 @@ from echo_plugin.errors import (
 )
 from echo_plugin.host.datastore_routes import router as datastore_router
 from echo_plugin.host.dicomweb import router as dicomweb_router
+from echo_plugin.host.dicomweb_store import router as dicomweb_store_router
 from echo_plugin.host.evidence_routes import router as evidence_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
@@ -125,6 +126,7 @@ def build_app() -> FastAPI:
     app.include_router(datastore_router)
     app.include_router(evidence_router)
     app.include_router(dicomweb_router)
+    app.include_router(dicomweb_store_router)
     app.include_router(ohif_router)
 
     @app.get("/logs/", summary="Last lines of the log")
