@@ -40,6 +40,7 @@ from echo_plugin.host.evidence_routes import router as evidence_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
 from echo_plugin.host.ohif import router as ohif_router
+from echo_plugin.host.panel_routes import router as panel_router
 from echo_plugin.host.task_routes import router as task_router
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ def build_app() -> FastAPI:
     app.include_router(dicomweb_router)
     app.include_router(dicomweb_store_router)
     app.include_router(ohif_router)
+    app.include_router(panel_router)
 
     @app.get("/logs/", summary="Last lines of the log")
     def logs(lines: int = 300) -> Response:

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The server's routes for this panel. A refusal is thrown as the one sentence that the server gave.
+
+const ROOT = new URL('../', import.meta.url);
+
+/** Somebody saved a newer revision: `current` is what they saved. */
+export class ConflictError extends Error {
+  constructor(sentence, current) {
+    super(sentence);
+    this.current = current;
+  }
+}
+
+async function ask(method, path, body, signal) {
+  const request = { method, signal, cache: 'no-store' };
+  if (body !== undefined) {
+    request.headers = { 'Content-Type': 'application/json' };
+    request.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(new URL(path, ROOT), request);
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new Error('The server does not answer; your changes stay in this browser. Is it still running?');
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.status === 409 && answer.current) throw new ConflictError(answer.detail, answer.current);
+  if (!response.ok) throw new Error(answer.detail ?? `${path}: the server answered ${response.status}.`);
+  return answer;
+}
+
+const id = encodeURIComponent;
+
+export const about = () => ask('GET', 'echo/about');
+export const cinesOfStudy = (study) => ask('GET', `echo/cines?study=${id(study)}`);
+export const cine = (imageId) => ask('GET', `echo/cines/${id(imageId)}`);
+export const readAnnotation = (imageId) => ask('GET', `echo/annotations/${id(imageId)}`);
+export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(document.image_id)}`, document);
+export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
+export const nextCine = (strategy, reader) => ask('POST', 'echo/next', { strategy, client_id: reader || null });
+export const training = () => ask('GET', 'echo/training');
+export const startTraining = (model, params) => ask('POST', `train/${id(model)}`, params);
+export const stopTraining = () => ask('DELETE', 'train/');
+
+/** Return the address of a small picture: of the tissue in the middle frame, or of a box `[x1, y1, x2, y2]` in a frame. */
+export function pictureUrl(imageId, frameIndex = null, box = null) {
+  const url = new URL(`echo/pictures/${id(imageId)}`, ROOT);
+  if (frameIndex !== null) url.searchParams.set('frame_index', frameIndex);
+  if (box !== null) url.searchParams.set('box', box.map((end) => end.toFixed(1)).join(','));
+  return url.href;
+}
+
+/** Return the address that opens a cine in this viewer, at the first of `frames` (0-based). */
+export function cineUrl(study, imageId, { frames = [], reason = '' } = {}) {
+  const url = new URL(location.pathname, location.origin);
+  url.searchParams.set('StudyInstanceUIDs', study);
+  url.searchParams.set('cine', imageId);
+  if (frames.length) url.searchParams.set('frames', frames.join(','));
+  if (reason) url.searchParams.set('reason', reason);
+  return url.href;
+}

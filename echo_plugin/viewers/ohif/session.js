@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the reader is looking at: the open cine, its prediction, the draft of its annotation, messages.
+// The panel shows `session.state`; editing.js and tasks.js change it; the picture is kept in step from here.
+
+import * as api from './api.js';
+import { isAnnotated, withFrame } from './annotation.js';
+import { setDrawing } from './box-tool.js';
+import { PictureBoxes } from './boxes.js';
+import { asideOf, isChanged, keepDraft, keptDraft, newDraft } from './draft.js';
+import { Viewer } from './viewer.js';
+import { MODEL, OTHER_READER, PERSON } from './words.js';
+
+const READER = 'echo-reader';
+const KEEP_AFTER_MS = 250;
+const SMALLEST_BOX_PX = 2;
+
+const isSamePlace = (one, other) =>
+  one.frame_index === other.frame_index && one.septum === other.septum &&
+  ['x1', 'y1', 'x2', 'y2'].every((end) => Math.abs(one[end] - other[end]) < 1);
+
+export class Session {
+  constructor(managers) {
+    this.managers = managers;
+    this.viewer = new Viewer(managers);
+    this.picture = new PictureBoxes(this.viewer);
+    this.listeners = new Set();
+    this.drafts = new Map();
+    this.predictions = new Map();
+    this.asked = null; // { imageId, frames, reason }: the cine that was asked for, until it is shown
+    this.state = {
+      about: null, imageId: null, frames: 0, frameIndex: 0, reader: localStorage.getItem(READER) ?? '', drawing: null,
+      draft: null, prediction: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
+      reason: null, worthDrawing: [], isComparing: true, strategy: 'random',
+    };
+  }
+
+  set(patch) {
+    Object.assign(this.state, patch);
+    this.listeners.forEach((listener) => listener(this.state));
+  }
+
+  say(text, kind = 'good') {
+    this.set({ message: text ? { text, kind } : null });
+  }
+
+  setReader(reader) {
+    localStorage.setItem(READER, reader);
+    this.set({ reader });
+  }
+
+  /** Do something that takes a while; a refusal becomes the message. */
+  async work(busy, task) {
+    if (this.state.busy) return;
+    this.set({ busy, message: null });
+    try {
+      await task();
+    } catch (error) {
+      if (error.name !== 'AbortError') this.say(error.message, 'bad');
+    } finally {
+      this.set({ busy: null, progress: null });
+    }
+  }
+
+  /** Follow the viewer; return what ends it. */
+  start() {
+    const { displaySetService } = this.viewer.services;
+    const added = displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, () => this.openAsked());
+    const beforeLeaving = (event) => {
+      this.keepNow();
+      if ([...this.drafts.values()].some(isChanged)) event.preventDefault();
+    };
+    window.addEventListener('beforeunload', beforeLeaving);
+    const ends = [
+      () => added.unsubscribe(),
+      () => window.removeEventListener('beforeunload', beforeLeaving),
+      this.viewer.watch(() => this.onCine(), () => this.onFrame()),
+      this.picture.watch((annotation, kind) => this.onEdit(annotation, kind)),
+    ];
+    this.refreshAbout();
+    return () => ends.forEach((end) => end());
+  }
+
+  async refreshAbout() {
+    try {
+      this.set({ about: await api.about() });
+    } catch (error) {
+      this.say(error.message, 'bad');
+    }
+  }
+
+  /** Show the cine that was asked for, once the viewer knows it. */
+  openAsked() {
+    if (this.asked && this.viewer.viewport()) this.viewer.openCine(this.asked.imageId);
+  }
+
+  onFrame() {
+    const shown = this.viewer.shown();
+    if (shown?.imageId === this.state.imageId) this.set({ frameIndex: shown.frameIndex });
+    else this.onCine();
+  }
+
+  onCine() {
+    const shown = this.viewer.shown();
+    if (!shown) return;
+    const asked = this.asked?.imageId === shown.imageId ? this.asked : null;
+    if (this.asked && !asked) this.openAsked();
+    if (shown.imageId === this.state.imageId && !asked) {
+      this.set(shown);
+      this.draw(); // the viewport may have been made anew
+      return;
+    }
+    this.asked = asked ? null : this.asked;
+    setDrawing(this.managers, false);
+    this.set({
+      ...shown, draft: this.drafts.get(shown.imageId) ?? null, prediction: this.predictions.get(shown.imageId) ?? null,
+      conflict: null, hasAside: Boolean(asideOf(shown.imageId)), drawing: null, message: null,
+      reason: asked?.reason ?? null, worthDrawing: asked?.frames ?? [],
+    });
+    if (asked?.frames.length) this.viewer.goTo(asked.frames[0]);
+    if (this.state.draft) this.draw();
+    else this.read(shown.imageId);
+  }
+
+  async read(imageId) {
+    try {
+      const stored = await api.readAnnotation(imageId);
+      const kept = keptDraft(imageId);
+      const draft = kept ?? newDraft(stored);
+      this.drafts.set(imageId, draft);
+      if (imageId !== this.state.imageId) return;
+      this.set({ draft });
+      if (kept) this.say('Your unsaved changes are back: submit or discard them.', 'note');
+      if (kept && kept.base.revision !== stored.revision) this.set({ conflict: stored });
+      this.draw();
+    } catch (error) {
+      this.say(error.message, 'bad');
+    }
+  }
+
+  /** Show in the picture what the draft, the model and, in a conflict, the other reader say. */
+  draw() {
+    const { imageId, draft, prediction, conflict, isComparing } = this.state;
+    if (!draft) return;
+    const boxes = draft.now.boxes.map((box) => ({ ...box, by: PERSON }));
+    for (const box of prediction?.boxes ?? []) {
+      if (!isAnnotated(draft.now, box.frame_index)) boxes.push({ ...box, by: MODEL });
+      else if (isComparing && !draft.now.boxes.some((mine) => isSamePlace(mine, box))) boxes.push({ ...box, by: MODEL, uid: `${box.uid}-compared`, isCompared: true });
+    }
+    for (const box of conflict?.boxes ?? []) boxes.push({ ...box, by: OTHER_READER, author: conflict.author });
+    this.picture.write(imageId, boxes);
+  }
+
+  /** Change the draft of the open cine; `redraw` is false where the picture shows the change already. */
+  change(now, { redraw = true } = {}) {
+    const draft = { ...this.state.draft, now };
+    this.drafts.set(this.state.imageId, draft);
+    clearTimeout(this.keeping);
+    this.keeping = setTimeout(() => this.keepNow(), KEEP_AFTER_MS);
+    this.set({ draft });
+    if (redraw) this.draw();
+  }
+
+  keepNow() {
+    clearTimeout(this.keeping);
+    this.drafts.forEach((draft, imageId) => keepDraft(imageId, draft));
+  }
+
+  /**
+   * A person drew, moved or deleted a box: the frame is theirs now, with what the model had said there beside it.
+   * Else the frame would teach that the wall which nobody touched is not there.
+   */
+  onEdit(annotation, kind) {
+    const { imageId, draft, drawing } = this.state;
+    const { echo } = annotation.data;
+    if (!draft || (kind === 'moved' && !echo)) return; // being drawn
+    if (kind === 'drawn') annotation.data.echo = { septum: drawing ?? 'unspecified', by: PERSON, score: null, author: null };
+    const edited = this.picture.toBox(annotation);
+    const isTiny = edited.x2 - edited.x1 < SMALLEST_BOX_PX || edited.y2 - edited.y1 < SMALLEST_BOX_PX;
+    if (echo?.by === OTHER_READER || echo?.isCompared || (kind === 'drawn' && isTiny)) {
+      queueMicrotask(() => this.draw()); // it is put back, or taken away
+      return;
+    }
+    const others = this.picture.read(imageId).filter(
+      (box) =>
+        box.frame_index === edited.frame_index && box.uid !== edited.uid && box.by !== OTHER_READER && !box.isCompared &&
+        !(kind === 'drawn' && box.by === MODEL && box.septum === edited.septum),
+    );
+    const boxes = (kind === 'deleted' ? others : [...others, edited]).map(({ by, author, isCompared, ...box }) => box);
+    this.change(withFrame(draft.now, edited.frame_index, boxes), { redraw: false });
+    // Not now: cornerstone is still at work on this very annotation.
+    if (echo?.by !== PERSON) queueMicrotask(() => this.draw());
+  }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the models say of the cine: view and defect with their probabilities, and the evidence for the defect.
+
+import { cineUrl, pictureUrl } from './api.js';
+import { h } from './dom.js';
+import { frameList, percent } from './words.js';
+
+const VIEWS_SHOWN = 3;
+const BETTER_THAN_CHANCE = 1.2;
+
+function bar(name, probability, note, { chosen = false } = {}) {
+  return h(
+    'div',
+    { class: `bar${chosen ? ' chosen' : ''}` },
+    h('span', { class: 'name' }, name),
+    h('span', { class: 'track' }, h('span', { class: 'fill', style: `width:${percent(probability)}` })),
+    h('span', { class: 'number' }, percent(probability)),
+    note === null ? null : h('span', { class: 'note' }, note),
+  );
+}
+
+function viewLine(view) {
+  const likely = Object.entries(view.probabilities).sort(([, one], [, other]) => other - one).slice(0, VIEWS_SHOWN);
+  const others = likely.slice(1).map(([name, probability]) => `${name} ${percent(probability)}`).join(', ');
+  return h(
+    'div',
+    { 'data-echo': 'view', title: `Then ${others}; from ${frameList(view.frame_indices)}` },
+    h('h3', {}, 'View ', h('b', {}, view.view), bar('', view.probability, null, { chosen: true })),
+  );
+}
+
+/** Return why the defect should not be trusted, in one sentence; null when nothing speaks against it. */
+function doubt(defect) {
+  if (defect.abstained) return `The model abstains: ${defect.abstained}`;
+  if (defect.is_whole_frame) return 'No septum was found: whole frames were compared, so this says little.';
+  const chance = 1 / Object.keys(defect.probabilities).length;
+  return defect.probability < BETTER_THAN_CHANCE * chance ? 'Undecided: hardly better than chance.' : null;
+}
+
+function cropUsed(imageId, { crops = [] }, goTo) {
+  if (!crops.length) return null;
+  const { frame_index: frameIndex, x1, y1, x2, y2 } = crops[Math.floor(crops.length / 2)];
+  return h(
+    'figure',
+    {},
+    h('button', { type: 'button', class: 'picture', title: 'Show this frame', onclick: () => goTo(frameIndex) },
+      h('img', { src: pictureUrl(imageId, frameIndex, [x1, y1, x2, y2]), alt: 'Crop that the defect was read from' })),
+    h('figcaption', { title: `One of ${crops.length} crops` }, `crop, frame ${frameIndex + 1}`),
+  );
+}
+
+function defectPart(imageId, defect, goTo) {
+  const warning = doubt(defect);
+  const bars = Object.entries(defect.probabilities).map(([name, probability]) => {
+    const angle = defect.angles_deg?.[name];
+    return bar(name, probability, angle === undefined ? null : `${Math.round(angle)}°`, { chosen: name === defect.defect });
+  });
+  return h(
+    'div',
+    { 'data-echo': 'defect', title: `Degrees: angle to the centre of each class; from ${frameList(defect.frame_indices)}` },
+    h('div', { class: 'beside' },
+      h('div', {},
+        h('h3', {}, 'Defect ', h('b', {}, warning ? `${defect.defect}?` : defect.defect)),
+        bars),
+      cropUsed(imageId, defect, goTo)),
+    warning ? h('p', { class: 'doubt', 'data-echo': 'doubt' }, warning) : null,
+  );
+}
+
+function nearestCases(cases) {
+  if (!cases.length) return null;
+  return h(
+    'div',
+    { 'data-echo': 'nearest' },
+    h('h3', {}, 'Most similar past cases'),
+    h('div', { class: 'cases' }, cases.map(({ image_id: imageId, study_instance_uid: study, defect, similarity }) => {
+      const picture = study ? h('img', { src: pictureUrl(imageId), alt: `Past case with ${defect}` }) : h('span', { class: 'missing' }, 'not in this folder');
+      const caption = h('span', {}, `${defect} ${similarity.toFixed(2)}`);
+      if (!study) return h('span', { class: 'case' }, picture, caption);
+      return h('a', { class: 'case', href: cineUrl(study, imageId), target: '_blank', rel: 'noopener', title: 'Open this case in a new tab' }, picture, caption);
+    })),
+  );
+}
+
+/** Return the cards of a prediction; `goTo(frameIndex)` shows a frame. */
+export function findings({ imageId, view, defect, nearest }, goTo) {
+  if (!view && !defect) return null;
+  return h('div', { class: 'card' },
+    view ? viewLine(view) : null,
+    defect ? defectPart(imageId, defect, goTo) : null,
+    nearestCases(nearest ?? []));
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// What needs the server: predict, submit, settle a conflict, go to the next cine.
+
+import * as api from './api.js';
+import { merge, newUid, toDocument, withUids } from './annotation.js';
+import { asideOf, isChanged, newDraft, setAside } from './draft.js';
+import { clock, frameList } from './words.js';
+
+let stopping = null;
+
+async function predictOne(session, imageId) {
+  const answer = await api.predict(imageId, stopping.signal);
+  const prediction = { ...answer, boxes: answer.boxes.map((box) => ({ ...box, uid: newUid() })) };
+  session.predictions.set(imageId, prediction);
+  if (imageId === session.state.imageId) {
+    session.set({ prediction });
+    session.draw();
+  }
+  return prediction;
+}
+
+function found({ boxes }) {
+  const frames = new Set(boxes.map((box) => box.frame_index)).size;
+  return boxes.length ? `${boxes.length} boxes on ${frames} frames` : 'no septum found';
+}
+
+export const predictCine = (session) =>
+  session.work('predict', async () => {
+    stopping = new AbortController();
+    session.set({ progress: { done: 0, total: 1 } });
+    const prediction = await predictOne(session, session.state.imageId);
+    session.say(`Predicted: ${found(prediction)}.`);
+  });
+
+export const predictStudy = (session) =>
+  session.work('predict', async () => {
+    stopping = new AbortController();
+    const cines = await api.cinesOfStudy(session.viewer.study());
+    const failures = [];
+    for (const [done, { image_id: imageId }] of cines.entries()) {
+      session.set({ progress: { done, total: cines.length } });
+      await predictOne(session, imageId).catch((error) => {
+        if (error.name === 'AbortError') throw error;
+        failures.push(error.message);
+      });
+    }
+    if (failures.length) session.say(`${failures.length} of ${cines.length} cines failed. ${failures[0]}`, 'bad');
+    else session.say(`All ${cines.length} cines of this study are predicted.`);
+  });
+
+export const stopPredicting = () => stopping?.abort();
+
+export const submit = (session) =>
+  session.work('submit', async () => {
+    const { draft, reader, conflict } = session.state;
+    if (!draft) return;
+    if (conflict) throw new Error('First choose what becomes of the other reader\'s version.');
+    if (!reader.trim()) throw new Error('Enter your name or initials beside Submit first.');
+    if (!isChanged(draft)) throw new Error('Nothing has changed since the last revision.');
+    try {
+      const saved = await api.submitAnnotation(toDocument(draft.now, reader.trim()));
+      adopt(session, saved, newDraft(saved));
+      const boxes = `${saved.boxes.length} box${saved.boxes.length === 1 ? '' : 'es'}`;
+      const on = saved.annotated_frames.length ? ` on ${frameList(saved.annotated_frames)}` : '';
+      session.say(`Saved as revision ${saved.revision} by ${saved.author} at ${clock(saved.saved_at)}: ${boxes}${on}.`);
+    } catch (error) {
+      if (!(error instanceof api.ConflictError)) throw error;
+      session.set({ conflict: error.current });
+      session.draw();
+    }
+  });
+
+function adopt(session, { image_id: imageId }, draft) {
+  session.drafts.set(imageId, draft);
+  session.keepNow();
+  if (imageId !== session.state.imageId) return;
+  session.set({ draft, conflict: null, hasAside: Boolean(asideOf(imageId)) });
+  session.draw();
+}
+
+/** Settle a conflict: 'both' joins the versions, 'mine' or 'theirs' takes one; the other stays in history or aside. */
+export function settle(session, choice) {
+  const { draft, conflict: theirs } = session.state;
+  const mine = draft.now;
+  if (choice === 'theirs') {
+    setAside(theirs.image_id, mine);
+    adopt(session, theirs, newDraft(theirs));
+    session.say('Their version is shown; yours is set aside in this browser.', 'note');
+    return;
+  }
+  const now = choice === 'both' ? merge(draft.base, mine, theirs) : { ...mine, revision: theirs.revision };
+  adopt(session, theirs, { base: theirs, now: withUids(now) });
+  session.say(
+    choice === 'both'
+      ? 'Both versions are joined; look at it, then submit.'
+      : `Your version is kept; submit it. Theirs stays in the history as revision ${theirs.revision}.`,
+    'note',
+  );
+}
+
+/** Bring back the version that was set aside in a conflict. */
+export function bringBack(session) {
+  const { imageId, draft } = session.state;
+  const aside = asideOf(imageId);
+  setAside(imageId, null);
+  session.set({ hasAside: false });
+  session.change(withUids({ ...aside, revision: draft.base.revision }));
+  session.say('Your version is back; look at it, then submit.', 'note');
+}
+
+/** Go to a cine: in this viewer when it is of the open study, else by its address. */
+export function open(session, { image_id: imageId, study_instance_uid: study, show: frames = [], reason = '' }) {
+  if (!study) throw new Error(`Cine ${imageId} is no DICOM file; this viewer cannot open it, 3D Slicer can.`);
+  if (study !== session.viewer.study()) {
+    session.keepNow();
+    location.assign(api.cineUrl(study, imageId, { frames, reason }));
+    return;
+  }
+  session.asked = { imageId, frames, reason };
+  if (imageId === session.state.imageId) session.onCine();
+  else session.openAsked();
+}
+
+export const next = (session, strategy) =>
+  session.work('next', async () => {
+    const chosen = await api.nextCine(strategy, session.state.reader);
+    if (!chosen.image_id) session.say('Every cine has a label.', 'note');
+    else open(session, { ...chosen, reason: chosen.reason ?? `${session.state.about?.strategies[strategy] ?? strategy}.` });
+  });

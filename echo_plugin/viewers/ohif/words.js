@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names and colours: one colour for each septum, the same in the picture, the frame strip and the buttons.
+
+export const SEPTA = {
+  interatrial: { short: 'IAS', name: 'Interatrial septum', colour: '#4cc9ff' },
+  interventricular: { short: 'IVS', name: 'Interventricular septum', colour: '#ffa94d' },
+  unspecified: { short: '?', name: 'Septum not named', colour: '#e9e9e9' },
+};
+
+export const MODEL = 'model';
+export const PERSON = 'person';
+export const OTHER_READER = 'other';
+
+/** Return what stands beside a box: its septum, and the score of a model or the name of the other reader. */
+export function boxLabel({ septum, by, score, author }) {
+  const { short } = SEPTA[septum] ?? SEPTA.unspecified;
+  if (by === MODEL && score !== null) return `${short} ${score.toFixed(2)}`;
+  return by === OTHER_READER ? `${short} ${author ?? 'other reader'}` : short;
+}
+
+export const percent = (probability) => `${Math.round(100 * probability)}%`;
+
+/** Return "frames 3, 7-9, 12" of 0-based indices, counted from 1 as the viewer counts. */
+export function frameList(frameIndices) {
+  const runs = [];
+  for (const index of frameIndices) {
+    const last = runs.at(-1);
+    if (last && index === last[1] + 1) last[1] = index;
+    else runs.push([index, index]);
+  }
+  const text = runs.map(([from, to]) => (from === to ? `${from + 1}` : `${from + 1}-${to + 1}`)).join(', ');
+  return `frame${frameIndices.length === 1 ? '' : 's'} ${text}`;
+}
+
+/** Return "2 min 5 s" of seconds. */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+/** Return the clock time of an ISO text, with the date when it is not today. */
+export function clock(iso) {
+  if (!iso) return '';
+  const then = new Date(iso);
+  const time = then.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  return then.toDateString() === new Date().toDateString() ? time : `${then.toISOString().slice(0, 10)} ${time}`;
+}
