@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,8 +15,16 @@ from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studie
 from echo_plugin.progress_bar import progress_bar
 
 Start = Annotated[
-    Literal["starter", "views", "scratch"],
-    typer.Option("--from", help="Weights to go on from: its own, the view encoder, none."),
+    str,
+    typer.Option(
+        "--from",
+        metavar="starter|views|scratch|imagenet|FILE",
+        help="Weights to go on from: its own, the view encoder, none, torchvision's, or a .safetensors or .pth file.",
+    ),
+]
+Recipe = Annotated[Literal["ours", "paper"], typer.Option(help="Of the detector; paper: that of the ASD/VSD paper.")]
+Patience = Annotated[
+    int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
 
 
@@ -25,42 +34,73 @@ def train(
     models: Models = DEFAULT_MODELS,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
+    recipe: Recipe = "ours",
     start: Start = "starter",
     max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
+    patience: Patience = None,
     cache: Annotated[Path | None, typer.Option(help="Keep decoded frames there for the next training.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train a model on the annotations of a study folder and publish it.
 
+    A training that was interrupted goes on when the same command is given again. Curves for TensorBoard are in the
+    folder logs beside the models. With several GPUs: torchrun --nproc-per-node 2 -m echo_plugin train ...
+
     Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
     """
-    from echo_plugin.training.options import EpochStatus, TrainOptions
+    from echo_plugin.training.options import TrainOptions
 
+    if recipe != "ours" and what is not Trainable.DETECTOR:
+        msg = f"--recipe {recipe} is a recipe of the detector; {what} has one recipe only."
+        raise typer.BadParameter(msg)
+    try:
+        options = TrainOptions(
+            epochs=epochs,
+            backbone=backbone,
+            recipe=recipe,
+            start=start,
+            max_minutes=max_minutes,
+            patience=patience,
+            cache_dir=cache,
+            seed=seed,
+            device=device,
+            log_dir=models / "logs",
+            command=shlex.join(["monailabel-echo", *sys.argv[1:]]),
+        )
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    run = _trainer(what)
+    from echo_plugin.training.processes import is_first, joined_processes
+
+    with joined_processes(device), progress_bar(f"Training {what}") as bar:
+        card = run(studies, models, options, on_epoch=_shown_on(bar), progress=bar)
+        if is_first():
+            typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
+
+
+def _trainer(what: Trainable) -> Callable[..., Any]:
     if what is Trainable.DETECTOR:
-        from echo_plugin.training.detector import train_detector as run
-    elif what is Trainable.DEFECTS:
-        from echo_plugin.training.defects import train_defects as run
-    else:
-        from echo_plugin.training.views import train_views as run
-    options = TrainOptions(
-        epochs=epochs,
-        backbone=backbone,
-        start=start,
-        max_minutes=max_minutes,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-        command=shlex.join(["monailabel-echo", *sys.argv[1:]]),
-    )
-    with progress_bar(f"Training {what}") as bar:
+        from echo_plugin.training.detector import train_detector
 
-        def on_epoch(status: EpochStatus) -> None:
-            bar(
-                status.epoch,
-                status.total_epochs,
-                "" if status.best_metric is None else f"best {status.best_metric:.3f}",
-            )
+        return train_detector
+    if what is Trainable.DEFECTS:
+        from echo_plugin.training.defects import train_defects
 
-        card = run(studies, models, options, on_epoch=on_epoch, progress=bar)
-    typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
+        return train_defects
+    from echo_plugin.training.views import train_views
+
+    return train_views
+
+
+def _shown_on(bar: Callable[[int, int, str], None]) -> Callable[[Any], None]:
+    """Return what moves the bar with every epoch; an interrupted training that goes on is said in words too."""
+
+    def on_epoch(status: Any) -> None:
+        if status.is_resumed:
+            words = f"Going on with the interrupted training after epoch {status.epoch} of {status.total_epochs}."
+            typer.echo(words, err=True)
+        note = "" if status.best_metric is None else f"best {status.best_metric:.3f}"
+        bar(status.epoch, status.total_epochs, note)
+
+    return on_epoch

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, View
+from echo_plugin.anatomy import DETECTED_SEPTA, Defect, View
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import config_from_card, require_classes
@@ -15,17 +17,29 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 
 
 def build_detector(card: ModelCard) -> SeptalDetector:
-    """Return the septal detector of a card."""
+    """Return the septal detector of a card; one that names no anchors has the fixed family."""
     require_classes(card, tuple(septum.value for septum in DETECTED_SEPTA))
+    card = dataclasses.replace(card, config={"anchor_shapes": [], **card.config})
     with torch.random.fork_rng(devices=()):  # initial weights are thrown away: leave the caller's seed alone
         return SeptalDetector(config_from_card(card, DetectorConfig))
 
 
 def build_embedder(card: ModelCard) -> DefectEmbedder:
-    """Return the defect embedder of a card."""
-    require_classes(card, tuple(defect.value for defect in DEFECTS))
+    """Return the defect embedder of a card; its classes may be any defects that have a name here, and Normal."""
+    known = [defect.value for defect in Defect]
+    for name in card.classes:
+        if name not in known:
+            msg = f"Model {card.name} tells apart defect {name!r}; {known} are accepted."
+            raise ModelMismatchError(msg)
+    config = config_from_card(card, EmbedderConfig)
+    if config.classes != len(card.classes) or card.classes[config.normal_id] != Defect.NORMAL.value:
+        msg = (
+            f"Model {card.name}: its card names {list(card.classes)}, its network has {config.classes} classes of which"
+            f" number {config.normal_id} is Normal; they must be the same."
+        )
+        raise ModelMismatchError(msg)
     with torch.random.fork_rng(devices=()):
-        return DefectEmbedder(config_from_card(card, EmbedderConfig))
+        return DefectEmbedder(config)
 
 
 def build_view_classifier(card: ModelCard) -> ViewClassifier:

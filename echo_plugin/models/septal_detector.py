@@ -2,7 +2,7 @@
 """The septal detector: a light RetinaNet on one square greyscale frame, a box and a septum out.
 
 torchvision's RetinaNet (Lin 2017, arXiv 1708.02002) with Smooth L1 for the boxes, pyramid levels at strides 8, 16, 32
-and anchors of the sizes that septa have. Class ids follow ``anatomy.DETECTED_SEPTA``.
+and anchors of the shapes that septa have. Class ids follow ``anatomy.DETECTED_SEPTA``.
 Pixels are prepared in ``preprocess``.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -40,6 +40,8 @@ IoU 0.5 with every interatrial box of 15-60 x 25-70 px and interventricular box 
 ANCHOR_RATIOS = (0.4, 1.0, 2.0, 3.5)
 """Heights over widths: walls stand upright in apical views and lie flat in parasternal ones."""
 
+ANCHORS_PER_LEVEL = len(ANCHOR_SIDES[0]) * len(ANCHOR_RATIOS)
+
 
 @dataclass(frozen=True)
 class DetectorConfig:
@@ -54,6 +56,8 @@ class DetectorConfig:
     """Boxes below are not returned; a low bar, so that precision-recall curves are complete."""
     nms_iou: float = 0.5
     boxes_per_frame: int = 20
+    anchor_shapes: tuple[float, ...] = ()
+    """Width, height of each anchor as parts of the input side, finest level first; empty: the fixed family above."""
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -61,6 +65,12 @@ class DetectorConfig:
             raise ValueError(msg)
         if self.input_size_px % STRIDES_PX[-1] or self.input_size_px < 64:
             msg = f"Detector input_size_px is {self.input_size_px}; a multiple of {STRIDES_PX[-1]} from 64 is accepted."
+            raise ValueError(msg)
+        object.__setattr__(self, "anchor_shapes", tuple(self.anchor_shapes))  # a card's JSON has a list
+        numbers = 2 * ANCHORS_PER_LEVEL * len(STRIDES_PX)
+        if len(self.anchor_shapes) not in (0, numbers) or not all(0 < part < 4 for part in self.anchor_shapes):
+            found = len(self.anchor_shapes)
+            msg = f"Detector anchor_shapes are {found} numbers; none, or {numbers} between 0 and 4, are accepted."
             raise ValueError(msg)
 
 
@@ -114,6 +124,14 @@ class PyramidBackbone(nn.Module):
 class ExactAnchors(AnchorGenerator):
     """Anchors in single precision: in bfloat16, the type of the features, 200 px would be off by half a px."""
 
+    def __init__(self, config: DetectorConfig) -> None:
+        side = config.input_size_px
+        sizes = tuple(tuple(part * side for part in level) for level in ANCHOR_SIDES)
+        super().__init__(sizes, (ANCHOR_RATIOS,) * len(ANCHOR_SIDES))
+        if config.anchor_shapes:
+            halves = torch.tensor(config.anchor_shapes).reshape(len(STRIDES_PX), ANCHORS_PER_LEVEL, 2) * side / 2
+            self.cell_anchors = list(torch.cat([-halves, halves], dim=2))
+
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
         super().set_cell_anchors(torch.float32, device)
 
@@ -144,13 +162,9 @@ class SeptalDetector(RetinaNet):
 
     def __init__(self, config: DetectorConfig) -> None:
         backbone = PyramidBackbone(config.backbone, config.pyramid_channels)
-        anchors = ExactAnchors(
-            tuple(tuple(side * config.input_size_px for side in level) for level in ANCHOR_SIDES),
-            (ANCHOR_RATIOS,) * len(ANCHOR_SIDES),
-        )
         head = RetinaNetHead(
             config.pyramid_channels,
-            anchors.num_anchors_per_location()[0],
+            ANCHORS_PER_LEVEL,
             len(DETECTED_SEPTA),
             # not batch normalisation: one head sees three levels of different statistics
             norm_layer=partial(nn.GroupNorm, 16),
@@ -161,7 +175,7 @@ class SeptalDetector(RetinaNet):
         super().__init__(
             backbone,
             num_classes=len(DETECTED_SEPTA),
-            anchor_generator=anchors,
+            anchor_generator=ExactAnchors(config),
             head=head,
             score_thresh=config.score_threshold,
             nms_thresh=config.nms_iou,
@@ -169,6 +183,11 @@ class SeptalDetector(RetinaNet):
         )
         self.transform = FramesAsTheyAre()
         self.config = config
+
+    def use_anchors(self, shapes: Sequence[float]) -> None:
+        """Take other anchors, as ``DetectorConfig.anchor_shapes`` has them; the weights stay what they were."""
+        self.config = replace(self.config, anchor_shapes=tuple(shapes))
+        self.anchor_generator = ExactAnchors(self.config)
 
     def forward(
         self, images: Tensor, targets: list[dict[str, Tensor]] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,42 @@ from echo_plugin.box_metrics import FrameBoxes, average_precision, constant_boxe
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric, ModelCard
-from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, publish
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
+from echo_plugin.training.anchors import fit_anchors
 from echo_plugin.training.appearance import change_appearance
-from echo_plugin.training.augment import DETECTOR_MOTION, move_boxes, random_affines, spoil, visible_boxes, warp
+from echo_plugin.training.augment import move_boxes, random_affines, spoil, visible_boxes, warp
 from echo_plugin.training.datasets import Progress, detection_frames, open_labelled_folder
-from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, place, run_epochs
+from echo_plugin.training.detector_recipes import (
+    LEAST_SIDE_PX,
+    OURS,
+    DetectorRecipe,
+    detector_recipe,
+    epoch_batches,
+    moved_boxes,
+    training_items,
+)
+from echo_plugin.training.loop import lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
-from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
+from echo_plugin.training.processes import first_goes_ahead
+from echo_plugin.training.provenance import (
+    Start,
+    build_card,
+    cines_in,
+    data_key,
+    load_start,
+    publish_learned,
+    split_for,
+    words_for_test,
+)
+from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 30, 16, 1e-3, 8
-SPOILED = 0.06
-"""Part of the training frames whose anatomy is destroyed and that then have no box."""
-PLAIN = 0.1
-"""Part of the training frames whose look is left as it is."""
+BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 16, 1e-3, 8
 
 
 def train_detector(
@@ -57,6 +75,7 @@ def train_detector(
     """
     torch.manual_seed(options.seed)
     labelled = open_labelled_folder(studies)
+    recipe = detector_recipe(options.recipe)
     most = options.frames_per_cine or FRAMES_PER_CINE
     cines = [cine for cine in labelled.cines if detection_frames(cine, most)]
     config = DetectorConfig(
@@ -67,33 +86,31 @@ def train_detector(
     start = load_start(model, SEPTAL_DETECTOR, models, options)
     split = split_for(cines, labelled.defects, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
-    frames = prepare_frames(
-        labelled,
-        [(cine, detection_frames(cine, most)) for cine in cines],
-        prepare_detection(config.input_size_px),
-        name=f"detector-{config.input_size_px}",
-        cache_dir=options.cache_dir,
-        progress=progress,
-    )
-    parts = frames.readable(parts)
+    with first_goes_ahead():
+        frames = prepare_frames(
+            labelled,
+            [(cine, detection_frames(cine, most)) for cine in cines],
+            prepare_detection(config.input_size_px),
+            name=f"detector-{config.input_size_px}",
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
+    items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
+    items["train"] = training_items(frames, items["train"], recipe, options.seed)
+    model.use_anchors(_anchors(start, frames, items["train"], recipe, options.seed))
     place(model, choose_device(options.device))
-    items = {part: frames.of(members) for part, members in parts.items()}
-    kinds = _kinds(frames)[items["train"]]
     learned = run_epochs(
         model,
-        Recipe(
-            epochs=options.epochs or EPOCHS,
-            learning_rate=options.learning_rate or LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR),
-            weight_decay=0.02,
-            max_minutes=options.max_minutes,
-        ),
-        batches=lambda g: balanced_batches(items["train"], kinds, options.batch_size or BATCH_SIZE, g),
-        loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g),
+        recipe.optimisation(options, LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)),
+        batches=epoch_batches(frames, items["train"], recipe, options.batch_size or BATCH_SIZE),
+        loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g, recipe),
         validate=lambda m: _validate(m, frames, items["validation"]),
         seed=options.seed,
         on_epoch=on_epoch,
         should_stop=options.should_stop,
-        state_path=options.cache_dir / f"{SEPTAL_DETECTOR}.last.safetensors" if options.cache_dir else None,
+        state_path=state_path(models, SEPTAL_DETECTOR),
+        state_key=data_key(cines, split, options, model.config),
+        log_dir=options.log_dir and options.log_dir / SEPTAL_DETECTOR,
     )
     medians = constant_boxes(true_boxes(frames, items["train"]))
     metrics = _measure(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
@@ -102,7 +119,8 @@ def train_detector(
         task="detection",
         architecture=f"RetinaNet, {config.backbone} FPN",
         classes=tuple(septum.value for septum in DETECTED_SEPTA),
-        config=dataclasses.asdict(config)
+        config=dataclasses.asdict(model.config)
+        | {"anchor_shapes": list(model.config.anchor_shapes), "recipe": options.recipe}
         | {"constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()]}
         | {"operating_score": _operating_score(model, frames, items["validation"])}
         | {"validation_AP": learned.best_metric, "epochs": learned.epochs, "training_frames": len(items["train"])},
@@ -114,28 +132,45 @@ def train_detector(
         options=options,
         start=start,
     )
-    return publish(models, learned.state, card, storage_dtype=torch.float16)
+    return publish_learned(models, learned, card)
 
 
-def detection_loss(model: nn.Module, frames: PreparedFrames, items: Tensor, generator: torch.Generator) -> Tensor:
+def _anchors(start: Start, frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> Sequence[float]:
+    """Return the anchors of the detector that is gone on from, else those that fit the boxes as training moves them."""
+    if start.card is None or start.card.name != SEPTAL_DETECTOR:
+        return fit_anchors(moved_boxes(frames, items, recipe, seed), frames.pixels.shape[-1])
+    known = start.card.config.get("anchor_shapes", [])
+    return known if isinstance(known, list) else []
+
+
+def detection_loss(
+    model: nn.Module,
+    frames: PreparedFrames,
+    items: Tensor,
+    generator: torch.Generator,
+    recipe: DetectorRecipe = OURS,
+) -> Tensor:
     """Return focal loss + Smooth L1 of the frames ``items``, moved and changed at random."""
     device = next(model.parameters()).device
     size = frames.pixels.shape[-1]
     pixels = frames.pixels[items].to(device).float().div_(255)[:, None]
     targets = frames.targets[items].reshape(len(items), BOX_SLOTS, 5)
     looks = torch.rand(len(items), generator=generator)
-    changed = change_appearance(pixels, generator)
-    pixels = torch.where((looks < PLAIN).to(device)[:, None, None, None], pixels, changed)
-    affines = random_affines(len(items), size, DETECTOR_MOTION, generator)
+    if recipe.plain < 1:
+        changed = change_appearance(pixels, generator)
+        pixels = torch.where((looks < recipe.plain).to(device)[:, None, None, None], pixels, changed)
+    affines = random_affines(len(items), size, recipe.motion, generator)
     pixels = warp(pixels, affines, size)
     boxes = visible_boxes(move_boxes(targets[:, :, :4], affines), size)
-    spoiled = torch.where(looks > 1 - SPOILED)[0]
+    spoiled = torch.where(looks > 1 - recipe.spoiled)[0]
     if len(spoiled):
         pixels[spoiled.to(device)] = spoil(pixels[spoiled.to(device)], generator)
         boxes[spoiled] = torch.nan
     wanted = []
     for frame_boxes, labels in zip(boxes, targets[:, :, 4], strict=True):
-        there = torch.isfinite(frame_boxes).all(dim=1) & ((frame_boxes[:, 2:] - frame_boxes[:, :2]) > 2).all(dim=1)
+        there = torch.isfinite(frame_boxes).all(dim=1) & (
+            (frame_boxes[:, 2:] - frame_boxes[:, :2]) > LEAST_SIDE_PX
+        ).all(dim=1)
         wanted.append({"boxes": frame_boxes[there].to(device), "labels": labels[there].long().to(device)})
     inputs = normalise(pixels[:, 0] * 255).contiguous(memory_format=torch.channels_last)
     return _loss(model, inputs, wanted)
@@ -152,12 +187,6 @@ def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]]) -> 
     anchors = model.anchor_generator(ImageList(inputs, sizes), features)
     losses: dict[str, Tensor] = model.compute_loss(wanted, outputs, anchors)
     return losses["classification"] + losses["bbox_regression"]
-
-
-def _kinds(frames: PreparedFrames) -> Tensor:
-    """Return (N,) 0..3: which septa a frame shows (bit 0 interatrial, bit 1 interventricular); to draw all as often."""
-    labels = frames.targets.reshape(len(frames.targets), BOX_SLOTS, 5)[:, :, 4]
-    return ((labels == 0).any(dim=1).long() + 2 * (labels == 1).any(dim=1).long()).clone()
 
 
 def true_boxes(frames: PreparedFrames, items: Tensor) -> list[FrameBoxes]:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The epochs that all trainers share: schedule, averaged weights, the best checkpoint, progress, stopping.
+"""The epochs that all trainers share: schedule, averaged weights, the best checkpoint, progress, stopping, going on.
 
 A trainer gives a model, the batches of an epoch, a loss and a validation measure. What is measured, kept and published
 is the exponential moving average of the weights, which in short trainings is worth more than any schedule.
+Started by ``torchrun``, each process learns from its share of every batch, and the first one measures and reports.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -16,43 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from echo_plugin.runtime import choose_dtype
+from echo_plugin.training.curves import training_curves
 from echo_plugin.training.options import EpochStatus, OnEpoch
+from echo_plugin.training.processes import agreed, is_first, kept_in_step, own_share, process_count, process_index
+from echo_plugin.training.recipe import Recipe, schedule
+from echo_plugin.training.state import KeptState, TrainingState, training_key
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """The numbers of one optimisation. ``optimiser`` : "adamw" or "sgd" (momentum 0.9)."""
-
-    epochs: int
-    learning_rate: float
-    optimiser: str = "adamw"
-    weight_decay: float = 1e-2
-    warm_up: float = 0.05
-    """Part of the training over which the learning rate rises from zero; then it falls as a cosine."""
-    clip_norm: float = 5.0
-    average_decay: float = 0.995
-    max_minutes: float | None = None
-    validate_every: int = 1
-
-    def build_optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimiser; biases and norms (one axis) are not decayed."""
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in learnt if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        if self.optimiser == "sgd":
-            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
-        if self.optimiser == "adamw":
-            return torch.optim.AdamW(groups, lr=self.learning_rate)
-        msg = f"Optimiser is {self.optimiser!r}; 'adamw' and 'sgd' are accepted."
-        raise ValueError(msg)
+Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,25 +40,16 @@ class Learned:
     wall_time_s: float
 
 
-class WeightAverage:
-    """An exponential moving average of a model's weights and statistics, quick at first (as in timm's ModelEmaV3)."""
+class LossOf(nn.Module):
+    """A model with its loss: what several processes keep in step is the gradient of this."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-        self.updates = 0
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``."""
-        self.updates += 1
-        weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+    def forward(self, items: Tensor, generator: torch.Generator) -> Tensor:
+        return self._loss(self.model, items, generator)
 
 
 def run_epochs(
@@ -91,12 +57,14 @@ def run_epochs(
     recipe: Recipe,
     *,
     batches: Callable[[torch.Generator], list[Tensor]],
-    loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
+    loss: Loss,
     validate: Callable[[nn.Module], float],
     seed: int,
     on_epoch: OnEpoch | None = None,
     should_stop: Callable[[], bool] | None = None,
     state_path: Path | None = None,
+    state_key: str = "",
+    log_dir: Path | None = None,
     note: str = "",
 ) -> Learned:
     """Train ``model`` in place and return the best averaged weights.
@@ -112,82 +80,119 @@ def run_epochs(
     should_stop
         Asked after every epoch.
     state_path
-        Where the averaged weights of the last epoch are kept (safetensors), so that a killed training is not lost.
+        Where everything is kept after each epoch; a training of the same weights, recipe, seed and ``state_key`` goes
+        on from there.
+    state_key
+        Tells trainings on other data apart.
+    log_dir
+        Folder of TensorBoard curves; None: none are written.
 
     Raises
     ------
     ValueError
         If the loss is not finite; the message names the epoch.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = recipe.build_optimiser(model)
-    average = WeightAverage(model, recipe.average_decay)
-    started = time.monotonic()
-    best_state, best_metric, metric = None, -math.inf, None
-    for epoch in range(recipe.epochs):
-        epoch_batches = batches(generator)
-        mean_loss = _train_epoch(model, average, optimiser, epoch_batches, loss, recipe, epoch, started, generator)
-        elapsed = time.monotonic() - started
-        is_last = epoch + 1 == recipe.epochs or _is_out_of_time(recipe, elapsed, epoch + 1)
+    run = time.strftime("%Y-%m-%d_%H-%M-%S")
+    state = TrainingState(model, recipe.build_optimiser(model), recipe.average_decay, seed, run)
+    kept = KeptState(state_path, training_key(model, recipe, seed, state_key)) if state_path else None
+    report = _Report(recipe, on_epoch if is_first() else None, note)
+    if kept is not None and kept.restore(state):
+        report(state, is_resumed=True)
+    started = time.monotonic() - state.elapsed_s
+    losses = kept_in_step(LossOf(model, loss))
+    with training_curves(log_dir if is_first() else None, state) as add_to_curves:
+        while not state.is_done:
+            state.loss = _train_epoch(losses, state, batches(state.order), recipe, started)
+            state.epoch += 1
+            _judge(state, recipe, validate, should_stop, started)
+            if kept is not None:
+                kept.save(state)
+            report(state)
+            add_to_curves(state)
+    return _learned(state, model)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Says after an epoch how far the training is, to the log and to who asked."""
+
+    recipe: Recipe
+    on_epoch: OnEpoch | None
+    note: str
+
+    def __call__(self, state: TrainingState, *, is_resumed: bool = False) -> None:
+        done, total = state.epoch, self.recipe.epochs
+        words = "Going on after epoch" if is_resumed else "Epoch"
+        logger.info("%s %d of %d%s: loss %.4f, measure %s", words, done, total, self.note, state.loss, state.metric)
+        if self.on_epoch is not None:
+            eta_s = 0.0 if state.is_done else _eta_s(self.recipe, state.elapsed_s, done)
+            best = state.best_metric if state.best_metric > -math.inf else None
+            self.on_epoch(EpochStatus(done, total, eta_s, state.loss, state.metric, best, self.note, is_resumed))
+
+
+def _judge(
+    state: TrainingState,
+    recipe: Recipe,
+    validate: Callable[[nn.Module], float],
+    should_stop: Callable[[], bool] | None,
+    started: float,
+) -> None:
+    """Measure the averaged weights where it is due, and decide whether this was the last epoch: the first process."""
+    if is_first():
+        elapsed_s = time.monotonic() - started
+        is_last = state.epoch == recipe.epochs or _is_out_of_time(recipe, elapsed_s, state.epoch)
         is_last = is_last or (should_stop is not None and should_stop())
-        if is_last or (epoch + 1) % recipe.validate_every == 0:
-            metric = validate(average.model)
-            if metric >= best_metric:
-                best_metric = metric
-                best_state = {k: v.detach().clone().cpu() for k, v in average.model.state_dict().items()}
-        if state_path is not None:
-            _keep_state(state_path, average.model)
-        eta = _eta_s(recipe, time.monotonic() - started, epoch + 1)
-        best = best_metric if best_metric > -math.inf else None
-        logger.info("Epoch %d of %d%s: loss %.4f, measure %s", epoch + 1, recipe.epochs, note, mean_loss, metric)
-        if on_epoch is not None:
-            on_epoch(EpochStatus(epoch + 1, recipe.epochs, 0.0 if is_last else eta, mean_loss, metric, best, note))
-        if is_last:
-            break
+        if is_last or state.epoch % recipe.validate_every == 0:
+            state.judge(validate(state.average.model))
+        is_tired = recipe.patience is not None and state.epoch - state.best_epoch >= recipe.patience
+        state.is_done = is_last or is_tired
+        state.elapsed_s = time.monotonic() - started
+    state.is_done = agreed(state.is_done)
+
+
+def _learned(state: TrainingState, model: nn.Module) -> Learned:
+    """Return what is best, which is then in ``model`` too."""
+    best_state = agreed(state.best_state)
     if best_state is None:
         msg = (
-            f"Validation never gave a number in {epoch + 1} epochs (last: {metric}); check the labels of its patients."
+            f"Validation never gave a number in {state.epoch} epochs (last: {state.metric});"
+            " check the labels of its patients."
         )
         raise ValueError(msg)
     # published in half precision: what is measured afterwards is what readers get
     best_state = {k: v.half().to(v.dtype) if v.is_floating_point() and v.ndim > 1 else v for k, v in best_state.items()}
     model.load_state_dict(best_state)
-    return Learned(best_state, best_metric, epoch + 1, time.monotonic() - started)
+    return Learned(best_state, agreed(state.best_metric), state.epoch, state.elapsed_s)
 
 
 def _train_epoch(
-    model: nn.Module,
-    average: WeightAverage,
-    optimiser: torch.optim.Optimizer,
-    batches: list[Tensor],
-    loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
-    recipe: Recipe,
-    epoch: int,
-    started: float,
-    generator: torch.Generator,
+    losses: nn.Module, state: TrainingState, batches: list[Tensor], recipe: Recipe, started: float
 ) -> float:
-    model.train()
-    total = 0.0
-    for step, items in enumerate(batches):
-        progress = (epoch + step / len(batches)) / recipe.epochs
+    """Return the mean loss of one epoch, to which this process adds its share of each batch."""
+    losses.train()
+    total, steps = 0.0, 0
+    shares = [own_share(batch, process_index(), process_count()) for batch in batches]
+    for step, items in enumerate(share for share in shares if len(share)):
+        progress = (state.epoch + step / len(shares)) / recipe.epochs
         if recipe.max_minutes is not None:
-            spent = (time.monotonic() - started) / (60 * recipe.max_minutes)
+            spent = agreed((time.monotonic() - started) / (60 * recipe.max_minutes))
             if spent > 1 and step:  # the learning rate has come to rest: further batches would teach nothing
-                return total / step
+                break
             progress = max(progress, spent)
-        for group in optimiser.param_groups:
+        for group in state.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * schedule(progress, recipe.warm_up)
-        value = loss(model, items, generator)
+        value = losses(items, state.draws)
         if not torch.isfinite(value):
-            msg = f"Training loss is {float(value.detach())} in epoch {epoch + 1}; lower the learning rate."
+            msg = f"Training loss is {float(value.detach())} in epoch {state.epoch + 1}; lower the learning rate."
             raise ValueError(msg)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimiser.step()
-        average.update(model)
-        total += float(value.detach())
-    return total / max(len(batches), 1)
+        state.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+        state.optimiser.step()
+        if is_first():
+            state.average.update(state.model)
+        total, steps = total + float(value.detach()), steps + 1
+    return total / max(steps, 1)
 
 
 def lower_precision(device: torch.device) -> torch.autocast:
@@ -199,18 +204,6 @@ def lower_precision(device: torch.device) -> torch.autocast:
 def place(model: nn.Module, device: torch.device) -> None:
     """Move the model to ``device``, channels last in memory: the layout in which convolutions are fastest."""
     model.to(device).to(memory_format=torch.channels_last)
-
-
-def schedule(progress: float, warm_up: float) -> float:
-    """Return the factor of the learning rate at ``progress`` 0..1: straight up, then half a cosine down to 1 %.
-
-    >>> [round(schedule(p, 0.1), 2) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
-    [0.01, 0.5, 1.0, 0.5, 0.01]
-    """
-    if progress < warm_up:
-        return max(progress / warm_up, 0.01)
-    fall = min((progress - warm_up) / max(1 - warm_up, 1e-9), 1.0)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 def shuffled_batches(items: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
@@ -240,10 +233,3 @@ def _is_out_of_time(recipe: Recipe, elapsed_s: float, epochs_done: int) -> bool:
 def _eta_s(recipe: Recipe, elapsed_s: float, epochs_done: int) -> float:
     left = elapsed_s / epochs_done * (recipe.epochs - epochs_done)
     return left if recipe.max_minutes is None else max(0.0, min(left, 60 * recipe.max_minutes - elapsed_s))
-
-
-def _keep_state(path: Path, model: nn.Module) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(save_safetensors({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-    partial.replace(path)

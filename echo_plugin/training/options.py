@@ -7,7 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-STARTS = ("starter", "views", "scratch")
+from echo_plugin.anatomy import VIEW_VOCABULARIES
+
+STARTS = ("starter", "views", "scratch", "imagenet", "face")
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
+RECIPES = ("ours", "paper")
+POOLINGS = ("weave", "gru", "attention", "mean", "image")
+SAMPLINGS = ("consecutive", "spaced")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class EpochStatus:
     metric: float | None
     best_metric: float | None
     note: str = ""
+    is_resumed: bool = False
+    """Whether these epochs were learned before an interruption, after which the training now goes on."""
 
 
 OnEpoch = Callable[[EpochStatus], None]
@@ -34,7 +42,11 @@ class TrainOptions:
     ``cache_dir`` : decoded frames are kept there as memory-mapped arrays; None: in memory.
     ``start`` : "starter" goes on from the model of that name in ``starter`` (None: the folder that is published to),
     if there is one of the same architecture; "views" takes the frame encoder of the published view classifier, which
-    has seen more pictures than any other; "scratch" begins with random weights.
+    has seen more pictures than any other; "scratch" begins with random weights; "imagenet" takes the body that
+    torchvision publishes; a file is a published model's weights or a torchvision network's.
+    ``recipe`` : of the detector; "paper": that of the ASD/VSD paper.
+    ``patience`` : end after so many epochs without a better measure; 0: never.
+    ``log_dir`` : TensorBoard curves are written there; None: nowhere.
     ``should_stop`` : asked after every epoch; what is best so far is then published.
     ``command`` : written to the card.
     """
@@ -53,16 +65,43 @@ class TrainOptions:
     starter: Path | None = None
     should_stop: Callable[[], bool] | None = None
     command: str = ""
+    recipe: str = "ours"
+    patience: int | None = None
+    log_dir: Path | None = None
     scale: float | None = None
     """s of ArcFace."""
     margin_rad: float | None = None
     """m of ArcFace, rad."""
+    head: str | None = None
+    """Loss of the defect embedder: arcface, subcenter, cosface, softmax."""
+    cropping: str | None = None
+    """What the defect embedder sees: walls (each septum its own crop) or union (both in one)."""
     temporal: str | None = None
-    """Temporal head of the view classifier."""
+    """What the view classifier makes of a clip's frames: one of POOLINGS."""
+    sampling: str | None = None
+    """Which frames make a clip for it: one of SAMPLINGS."""
+    vocabulary: str | None = None
+    """The views it tells apart: one of ``anatomy.VIEW_VOCABULARIES``."""
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
-            msg = f"Training start is {self.start!r}; {list(STARTS)} are accepted."
+        if self.start not in STARTS and Path(self.start).suffix not in WEIGHTS_FILES:
+            files = ", ".join(WEIGHTS_FILES)
+            msg = f"Training start is {self.start!r}; {', '.join(STARTS)} or a weights file ({files}) are accepted."
+            raise ValueError(msg)
+        if self.recipe not in RECIPES:
+            msg = f"Training recipe is {self.recipe!r}; {', '.join(RECIPES)} are accepted."
+            raise ValueError(msg)
+        for name, accepted in (
+            ("temporal", POOLINGS),
+            ("sampling", SAMPLINGS),
+            ("vocabulary", tuple(VIEW_VOCABULARIES)),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in accepted:
+                msg = f"Training option {name} is {value!r}; {', '.join(accepted)} are accepted."
+                raise ValueError(msg)
+        if self.patience is not None and self.patience < 0:
+            msg = f"Training option patience is {self.patience}; a number from 0 or None is accepted."
             raise ValueError(msg)
         for name in ("epochs", "batch_size", "frames_per_cine", "image_size", "max_minutes", "learning_rate"):
             value = getattr(self, name)

@@ -10,24 +10,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state
+from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state, publish
 from echo_plugin.runtime import TRAIN_COMMANDS
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
 from echo_plugin.training.loop import Learned
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.phantom_folder import phantom_command
+from echo_plugin.training.pretrained import file_weights, imagenet_weights, load_body, load_encoder
+from echo_plugin.training.processes import agreed, is_first
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
+from echo_plugin.training.state import forget_states
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +43,21 @@ FEW_LIMITS = "Learned from the annotations of one study folder; not tested on ot
 
 @dataclass(frozen=True)
 class Start:
-    """The weights a training goes on from: ``card`` is theirs; None: random weights."""
+    """The weights a training goes on from: ``card`` is theirs; None: no model that was published here.
+
+    ``body`` : what weights without a card are called.
+    """
 
     card: ModelCard | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    body: str = ""
+
+    @property
+    def words(self) -> str:
+        """What is added to the provenance of a training's own data."""
+        if self.card is not None:
+            return f", going on from {self.card.name} {self.card.version} ({self.card.trained_on})"
+        return f", going on from the body of {self.body}" if self.body else ""
 
     def rate_for(self, name: str) -> float:
         """Return the part of the usual learning rate at which model ``name`` goes on: a fifth where it has learned.
@@ -57,53 +71,58 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
     """Load the starting weights into ``model``, where the options want some that fit.
 
     Without a published model of its own a training starts from random weights; where there is one that does not fit, a
-    warning is logged. A view encoder that was asked for and is absent, or does not fit, is an error.
+    warning is logged. Weights that were asked for by name and are absent, or do not fit, are an error.
     """
     if options.start == "scratch":
         return Start()
+    if options.start == "imagenet":
+        state, source = imagenet_weights(str(getattr(model.config, "backbone", "")))
+        load_body(model, state, source)
+        return Start(body=source)
     folder = options.starter or models
     if options.start == "views" and name != VIEW_CLASSIFIER:
-        card, state = load_published(folder, VIEW_CLASSIFIER)
-        _load_encoder(model, state, card)
-        return Start(card, state)
+        return _start_from(folder / VIEW_CLASSIFIER, model, name)
+    if options.start not in ("starter", "views"):
+        return _start_from_file(Path(options.start), model, name)
     try:
-        card, state = load_published(folder, name)
-        load_state(model, state, card)
+        return _start_from(folder / name, model, name)
     except ModelNotFoundError:
         logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
-        return Start()
     except ModelMismatchError as exc:
         logger.warning("Training starts from random weights, not from the published ones: %s", exc)
-        return Start()
+    return Start()
+
+
+def _start_from(published: Path, model: nn.Module, name: str) -> Start:
+    """Load a published model, or the encoder of a view classifier into a network of another name."""
+    card, state = load_published(published.parent, published.name)
+    load = load_encoder if card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER else load_state
+    load(model, state, card)
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
 
 
-def _load_encoder(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Load the convolutions and norms of a view classifier's frame encoder into the body of another network.
-
-    Raises
-    ------
-    ModelMismatchError
-        If the body is of another architecture; the message names the first parameter that the encoder lacks.
-    """
-    own = model.state_dict()
-    bodies = [key for key in own if re.match(r"backbone\.(body\.)?(conv1|bn1|layer\d)\.", key)]
-    encoder = {key: state.get(key.replace("backbone.body.", "backbone.")) for key in bodies}
-    for key, value in encoder.items():
-        if value is None or value.shape != own[key].shape:
-            msg = f"Model {card.name}: its encoder has no {key} of shape {tuple(own[key].shape)}; use its backbone."
-            raise ModelMismatchError(msg)
-    if not bodies:
-        msg = f"Model {card.name}: its encoder fits no part of this network; use its backbone."
-        raise ModelMismatchError(msg)
-    model.load_state_dict({key: value for key, value in encoder.items() if value is not None}, strict=False)
+def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
+    if path.suffix == ".safetensors":  # published: its card, beside it, says whom it learned from
+        return _start_from(path.with_suffix(""), model, name)
+    state, source = file_weights(path)
+    load_body(model, state, source)
+    return Start(body=source)
 
 
 def split_for(
-    cines: Sequence[LabelledCine], defects: Mapping[str, Defect | None], start: Start, models: Path, seed: int
+    cines: Sequence[LabelledCine],
+    defects: Mapping[str, Defect | None],
+    start: Start,
+    models: Path,
+    seed: int,
+    *,
+    fixed: Mapping[str, str] | None = None,
 ) -> Split:
-    """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part."""
+    """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part.
+
+    ``fixed`` : the part in which a data set has a patient; nobody whom a model has learned from is moved for it.
+    """
     patients = {cine.patient_id for cine in cines}
     cards = [start.card] if start.card else []
     for name in TRAIN_COMMANDS:
@@ -113,7 +132,7 @@ def split_for(
             continue
         if start.card is None or card.name != start.card.name:
             cards.append(card)
-    known: dict[str, str] = {}
+    known: dict[str, str] = dict(fixed or {})
     for card in reversed(cards):
         known |= known_patients(card, sorted(patients))
     return split_by_patient({p: defects.get(p) for p in patients}, seed=seed, known=known)
@@ -164,10 +183,9 @@ def build_card(
     start: Start,
 ) -> ModelCard:
     """Return the card of a finished training; ``config`` holds ``input_size_px``."""
-    provenance = labelled.provenance
-    if start.card is not None:
-        provenance += f", going on from {start.card.name} {start.card.version} ({start.card.trained_on})"
-    data = TrainingData(provenance, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes)
+    data = TrainingData(
+        labelled.provenance + start.words, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes
+    )
     size = config["input_size_px"]
     return ModelCard(
         name=name,
@@ -220,3 +238,17 @@ def _next_version(start: Start, name: str) -> str:
 def words_for_test(labelled: LabelledFolder) -> str:
     """Return how a figure on the test patients is to be called."""
     return "test patients (phantoms)" if labelled.is_phantom else "test patients"
+
+
+def data_key(cines: Sequence[LabelledCine], split: Split, options: TrainOptions, config: object) -> str:
+    """Return what tells trainings on other data, or of another network, apart."""
+    chosen = (options.recipe, options.batch_size, options.frames_per_cine)
+    return digest_of([cines_digest(cines), split.digest, repr(chosen), repr(config)])
+
+
+def publish_learned(models: Path, learned: Learned, card: ModelCard) -> ModelCard:
+    """Publish what was learned, from the first process; there is nothing left to go on with then."""
+    if is_first():
+        card = publish(models, learned.state, card, storage_dtype=torch.float16)
+        forget_states(models, card.name)
+    return agreed(card)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ways of training the septal detector: the ASD/VSD paper's and ours.
+
+The paper names Adam, 50 epochs, 100 annotated images, left-right reflection, rotation of +-10 degrees and scaling of
++-15 %, and no more. What it leaves open (learning rate and its course, averaged weights, batch size) is as in ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.geometry import FloatArray
+from echo_plugin.training.augment import DETECTOR_MOTION, Motion, move_boxes, random_affines, visible_boxes
+from echo_plugin.training.loop import balanced_batches, shuffled_batches
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
+from echo_plugin.training.recipe import Recipe
+
+MOVED_COPIES = 8
+"""Of every box, to which anchors are fitted."""
+
+LEAST_SIDE_PX = 2.0
+"""Of a box that is learned from."""
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """What differs between them.
+
+    ``plain`` : part of the training frames whose look is left as it is. ``spoiled`` : part whose anatomy is destroyed
+    and that then have no box. ``images`` : training frames with a box, of all that there are; None: every frame.
+    ``patience`` : epochs without a better measure that end the training; None: it runs to its end.
+    """
+
+    epochs: int
+    optimiser: str
+    weight_decay: float
+    motion: Motion
+    plain: float
+    spoiled: float
+    images: int | None = None
+    patience: int | None = None
+
+    def optimisation(self, options: TrainOptions, learning_rate: float) -> Recipe:
+        """Return the numbers of the optimisation, with what the options choose."""
+        return Recipe(
+            epochs=options.epochs or self.epochs,
+            learning_rate=options.learning_rate or learning_rate,
+            optimiser=self.optimiser,
+            weight_decay=self.weight_decay,
+            max_minutes=options.max_minutes,
+            patience=self.patience if options.patience is None else options.patience or None,
+        )
+
+
+OURS = DetectorRecipe(
+    epochs=30, optimiser="adamw", weight_decay=0.02, motion=DETECTOR_MOTION, plain=0.1, spoiled=0.06, patience=12
+)
+
+PAPER = DetectorRecipe(
+    epochs=50,
+    optimiser="adam",
+    weight_decay=0.0,
+    motion=Motion(rotation_deg=10.0, scale=0.15, stretch=0.0, shift=0.0, mirror=0.5),
+    plain=1.0,
+    spoiled=0.0,
+    images=100,
+)
+
+
+def detector_recipe(name: str) -> DetectorRecipe:
+    """Return the recipe "ours" or "paper"."""
+    return PAPER if name == "paper" else OURS
+
+
+def chosen_images(items: Tensor, has_box: Tensor, cine: Tensor, count: int, seed: int) -> Tensor:
+    """Return at most ``count`` of ``items`` that have a box, from as many cines as can be.
+
+    ``items`` : (N,) frames. ``has_box``, ``cine`` : (N,) of those frames. One frame of each cine, at random, before a
+    second of any.
+    """
+    shuffled = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    shuffled = shuffled[has_box[shuffled]]
+    turns: dict[int, int] = {}
+    turn = []
+    for owner in cine[shuffled].tolist():
+        turn.append(turns.setdefault(owner, 0))
+        turns[owner] += 1
+    order = torch.argsort(torch.tensor(turn, dtype=torch.int64), stable=True)[:count]
+    return items[shuffled[order]].sort().values
+
+
+def training_items(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> Tensor:
+    """Return the frames to learn from: all, or as many with a box as the recipe takes.
+
+    Raises
+    ------
+    TrainingDataError
+        If the recipe takes more than there are.
+    """
+    if recipe.images is None:
+        return items
+    has_box = septa_shown(frames)[items] > 0
+    there = int(has_box.sum())
+    if there < recipe.images:
+        msg = (
+            f"The recipe learns from {recipe.images} frames with a box but the training patients have {there};"
+            " annotate more, or use the recipe 'ours'."
+        )
+        raise TrainingDataError(msg)
+    return chosen_images(items, has_box, frames.cine[items], recipe.images, seed)
+
+
+def epoch_batches(
+    frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, batch_size: int
+) -> Callable[[torch.Generator], list[Tensor]]:
+    """Return what draws an epoch: each chosen image once, or of all frames those that show rarer septa more often."""
+    if recipe.images is not None:
+        return lambda generator: shuffled_batches(items, batch_size, generator)
+    shown = septa_shown(frames)[items]
+    return lambda generator: balanced_batches(items, shown, batch_size, generator)
+
+
+def septa_shown(frames: PreparedFrames) -> Tensor:
+    """Return (N,) 0..3: which septa a frame shows (bit 0 interatrial, bit 1 interventricular)."""
+    labels = frames.targets.reshape(len(frames.targets), BOX_SLOTS, 5)[:, :, 4]
+    return ((labels == 0).any(dim=1).long() + 2 * (labels == 1).any(dim=1).long()).clone()
+
+
+def moved_boxes(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> FloatArray:
+    """Return (N, 4) XYXY px the boxes of the frames ``items`` as training moves them, ``MOVED_COPIES`` of each."""
+    size = frames.pixels.shape[-1]
+    targets = frames.targets[items].reshape(len(items), BOX_SLOTS, 5)[:, :, :4].repeat(MOVED_COPIES, 1, 1)
+    affines = random_affines(len(targets), size, recipe.motion, torch.Generator().manual_seed(seed))
+    boxes = visible_boxes(move_boxes(targets, affines), size).reshape(-1, 4)
+    kept: FloatArray = boxes[((boxes[:, 2:] - boxes[:, :2]) > LEAST_SIDE_PX).all(dim=1)].double().numpy()
+    return kept
