@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring a study folder: what is new, or was scored by other models, is looked at once; everything else is left.
+
+A cine that cannot be read is noted with the reason and not tried again until its file changes. Killed at any moment,
+the next run goes on after the last cine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from echo_plugin.acquisition.evidence import Array
+from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, pooled
+from echo_plugin.acquisition.probe import CineProber, models_key
+from echo_plugin.acquisition.score_store import ScoreStore
+from echo_plugin.acquisition.uncertainty import calibrate
+from echo_plugin.errors import EchoError, ModelNotFoundError, TrainingDataError
+from echo_plugin.io.study_folder import CineEntry, StudyFolder
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
+from echo_plugin.training.provenance import known_patients, names_its_patients
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How many cines were looked at now, how many of them in vain, and how many labels were judged."""
+
+    cines: int
+    failed: int
+    judged: int
+
+
+def stamp_of(entry: CineEntry) -> str:
+    """Return what changes with the content of a cine's file; empty where the system does not tell."""
+    try:
+        status = entry.path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_mtime_ns}:{status.st_size}"
+
+
+def unscored(store: ScoreStore, models: str, entries: Sequence[CineEntry]) -> list[tuple[CineEntry, str]]:
+    """Return the readable cines without a score of these models, with their stamps."""
+    known = store.stamps(models)
+    stamped = [(entry, stamp_of(entry)) for entry in entries if entry.error is None]
+    return [(entry, stamp) for entry, stamp in stamped if known.get(entry.image_id) != stamp]
+
+
+def score_folder(
+    folder: StudyFolder,
+    models: Path,
+    store: ScoreStore,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Scored:
+    """Score what is not scored yet, judge the labels that the detector did not learn from, forget older models.
+
+    Labels that were judged by a review, which has models that saw none of the patient, keep that judgement.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelMismatchError
+        If no usable detector is published.
+    """
+    key = models_key(models)
+    folder.refresh()
+    entries = folder.entries()
+    waiting = unscored(store, key, entries)
+    prober = CineProber(models, device=device) if waiting else None
+    failed = done = 0
+    for done, (entry, stamp) in enumerate(waiting, start=1):
+        if should_stop() or prober is None:
+            return Scored(done - 1, failed, 0)
+        try:
+            store.put(key, entry.image_id, stamp, prober.probe(folder.read_cine(entry.image_id)))
+        except ModelNotFoundError:
+            raise
+        except Exception as exc:  # one cine must never keep the others from being scored
+            failed += 1
+            sentence = str(exc) if isinstance(exc, EchoError) else f"{type(exc).__name__} while it was looked at"
+            logger.warning("Cine %s is not scored: %s", entry.image_id, sentence)
+            store.put(key, entry.image_id, stamp, sentence)
+        if progress is not None:
+            progress(done, len(waiting), "cines")
+    store.keep_only(key, [entry.image_id for entry in entries])
+    return Scored(done, failed, judge_labels(folder, models, store, device=device, should_stop=should_stop))
+
+
+def judge_labels(
+    folder: StudyFolder,
+    models: Path,
+    store: ScoreStore,
+    *,
+    device: str = "auto",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Judge every label of patients the published detector did not learn from; return how many were judged now."""
+    card = load_card(models, SEPTAL_DETECTOR)
+    if not names_its_patients(card):
+        return 0
+    try:
+        labelled = open_labelled_folder(folder.root)
+    except TrainingDataError:
+        return 0
+    seen = known_patients(card, sorted({cine.patient_id for cine in labelled.cines}))
+    fresh = [c for c in labelled.cines if seen.get(c.patient_id, "test") == "test" and detection_frames(c, 1)]
+    known = store.judgements()
+    waiting = [c for c in fresh if not _is_judged(known, c, card.sha256[:16])]
+    if not waiting:
+        return 0
+    return _judge(labelled, waiting, models, store, device=device, should_stop=should_stop)
+
+
+def _is_judged(known: Mapping[str, object], cine: LabelledCine, models: str) -> bool:
+    """Whether the current revision was judged, by this detector or by a review."""
+    judgement_ = known.get(cine.image_id)
+    revision = getattr(judgement_, "revision", None)
+    judges = str(getattr(judgement_, "models", ""))
+    return revision == cine.annotation.revision and (judges == models or judges.startswith("review"))
+
+
+def _judge(
+    labelled: LabelledFolder,
+    waiting: Sequence[LabelledCine],
+    models: Path,
+    store: ScoreStore,
+    *,
+    device: str,
+    should_stop: Callable[[], bool],
+) -> int:
+    judge = LabelJudge(models, device=device)
+    earlier: list[Array] = [j.judged for j in store.judgements().values()]
+    count = 0
+    for cine in waiting:
+        if should_stop():
+            break
+        try:
+            looked = judge.look(labelled, cine)
+        except EchoError as exc:
+            logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
+            continue
+        calibration = calibrate(looked.operating_score, pooled([*earlier, looked.judged]))
+        store.judge(judgement(looked, frame_quality(looked, calibration)))
+        count += 1
+    return count

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the scores of a study folder's cines are kept: an SQLite file beside the index, which can always be made anew.
+
+A score belongs to one state of a cine's file (its stamp) and one pair of published models (their key). A judgement
+belongs to one revision of a label. Patients are not named here: the index knows whose a cine is.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineEvidence
+from echo_plugin.acquisition.sqlite_file import SqliteFile
+from echo_plugin.anatomy import View
+
+SCORES_FILE = ".echo_scores.sqlite"
+
+_SCHEMA = (
+    "CREATE TABLE scores (number INTEGER PRIMARY KEY AUTOINCREMENT, models TEXT NOT NULL, image_id TEXT NOT NULL,"
+    " stamp TEXT NOT NULL, frames TEXT, scores BLOB, overlaps BLOB, embedding BLOB, view TEXT, view_probability REAL,"
+    " error TEXT, scored_at REAL NOT NULL, UNIQUE (models, image_id))",
+    "CREATE TABLE judgements (number INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL UNIQUE,"
+    " revision INTEGER NOT NULL, models TEXT NOT NULL, quality REAL NOT NULL, frames TEXT NOT NULL,"
+    " words TEXT NOT NULL, judged BLOB NOT NULL)",
+)
+
+
+@dataclass(frozen=True)
+class KeptScore:
+    """One row: ``number`` ascends with time; ``evidence`` None: the cine could not be read."""
+
+    number: int
+    image_id: str
+    stamp: str
+    evidence: CineEvidence | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What models that did not learn from a label think of it.
+
+    ``quality`` : 0..1, low is doubtful. ``frames`` : 0-based, the most doubtful first. ``words`` : what seems wrong.
+    ``models`` : who judged. ``judged`` : (M, 3) float, as ``uncertainty.calibrate`` takes them.
+    """
+
+    image_id: str
+    revision: int
+    models: str
+    quality: float
+    frames: tuple[int, ...]
+    words: str
+    judged: Array
+
+
+class ScoreStore:
+    """The scores at ``path``; safe for several threads and programs."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = SqliteFile(path, _SCHEMA, version=1)
+
+    def stamps(self, models: str) -> dict[str, str]:
+        """Return by image id the stamp of what was scored with these models, in vain too."""
+        rows = self._file.connection().execute("SELECT image_id, stamp FROM scores WHERE models = ?", (models,))
+        return dict(rows)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many cines each pair of models has scored; the one that scored last comes last."""
+        rows = self._file.connection().execute(
+            "SELECT models, COUNT(*) FROM scores GROUP BY models ORDER BY MAX(number)"
+        )
+        return dict(rows)
+
+    def put(self, models: str, image_id: str, stamp: str, evidence: CineEvidence | str) -> None:
+        """Keep the evidence of a cine, or the sentence why there is none."""
+        row: tuple[object, ...] = (None,) * 6
+        if isinstance(evidence, CineEvidence):
+            row = (
+                json.dumps(evidence.frame_indices.tolist()),
+                evidence.scores.astype(np.float16).tobytes(),
+                evidence.overlaps.astype(np.float16).tobytes(),
+                evidence.embedding.astype(np.float16).tobytes(),
+                evidence.view and evidence.view.value,
+                evidence.view_probability,
+            )
+        error = evidence if isinstance(evidence, str) else None
+        with self._file.connection() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO scores VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (models, image_id, stamp, *row, error, time.time()),
+            )
+
+    def keep_only(self, models: str, image_ids: Iterable[str]) -> None:
+        """Forget the scores of other models, and those of cines that are gone."""
+        kept = set(image_ids)
+        with self._file.changing() as connection:
+            connection.execute("DELETE FROM scores WHERE models != ?", (models,))
+            gone = [(i,) for (i,) in connection.execute("SELECT image_id FROM scores") if i not in kept]
+            connection.executemany("DELETE FROM scores WHERE image_id = ?", gone)
+
+    def newer_than(self, models: str, number: int) -> list[KeptScore]:
+        """Return the scores made after that of ``number``, ascending."""
+        rows = self._file.connection().execute(
+            "SELECT number, image_id, stamp, frames, scores, overlaps, embedding, view, view_probability FROM scores"
+            " WHERE number > ? AND models = ? ORDER BY number",
+            (number, models),
+        )
+        return [_kept_score(row) for row in rows]
+
+    def judge(self, judgement: Judgement) -> None:
+        """Keep what is thought of a label; of the latest revision only."""
+        with self._file.changing() as connection:
+            known = connection.execute(
+                "SELECT revision FROM judgements WHERE image_id = ?", (judgement.image_id,)
+            ).fetchone()
+            if known is not None and known[0] > judgement.revision:
+                return
+            connection.execute(
+                "INSERT OR REPLACE INTO judgements VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    judgement.image_id,
+                    judgement.revision,
+                    judgement.models,
+                    judgement.quality,
+                    json.dumps(judgement.frames),
+                    judgement.words,
+                    judgement.judged.astype(np.float32).tobytes(),
+                ),
+            )
+
+    def judgements(self) -> dict[str, Judgement]:
+        """Return the judgements by image id; each is of the revision it names, which may be an old one by now."""
+        rows = self._file.connection().execute(
+            "SELECT image_id, revision, models, quality, frames, words, judged FROM judgements"
+        )
+        return {
+            image_id: Judgement(
+                image_id,
+                revision,
+                models,
+                quality,
+                tuple(json.loads(frames)),
+                words,
+                np.frombuffer(judged, np.float32).reshape(-1, 3),
+            )
+            for image_id, revision, models, quality, frames, words, judged in rows
+        }
+
+    def version(self) -> tuple[int, int]:
+        """Return numbers that grow with every score and judgement that is put."""
+        row = self._file.connection().execute(
+            "SELECT (SELECT COALESCE(MAX(number), 0) FROM scores), (SELECT COALESCE(MAX(number), 0) FROM judgements)"
+        )
+        scores, judgements = row.fetchone()
+        return scores, judgements
+
+
+def _kept_score(row: tuple[Any, ...]) -> KeptScore:
+    number, image_id, stamp, frames, scores, overlaps, embedding, view, view_probability = row
+    if frames is None:
+        return KeptScore(number, image_id, stamp, None)
+    evidence = CineEvidence(
+        np.array(json.loads(frames), dtype=np.int64),
+        np.frombuffer(scores, np.float16).astype(np.float32).reshape(SCORES_SHAPE),
+        np.frombuffer(overlaps, np.float16).astype(np.float32).reshape(OVERLAPS_SHAPE),
+        np.frombuffer(embedding, np.float16).astype(np.float32),
+        None if view is None else View(view),
+        view_probability,
+    )
+    return KeptScore(number, image_id, stamp, evidence)
+
+
+def open_scores(root: Path, fallback: Path) -> ScoreStore:
+    """Return the scores of the study folder ``root``; where it cannot be written to, those kept in ``fallback``."""
+    return ScoreStore(writable_place(root, fallback) / SCORES_FILE)
+
+
+def writable_place(root: Path, fallback: Path) -> Path:
+    """Return ``root`` if an SQLite file can be kept there, else ``fallback``."""
+    probe = root / SCORES_FILE
+    try:
+        ScoreStore(probe)
+    except (sqlite3.Error, OSError):
+        return fallback
+    return root
