@@ -198,6 +198,7 @@ class DefectPrediction:
     probabilities: Mapping[Defect, float]
     angles_deg: Mapping[Defect, float]
     frame_indices: tuple[int, ...]
+    ``abstained`` : why this is no answer to rely on, as a phrase; None: it is one.
     crops: tuple[SeptalBox, ...] = ()
     is_whole_frame: bool = False
 
@@ -206,6 +207,7 @@ class DefectPrediction:
         _require_frame_indices("Defect", self.frame_indices)
         if self.defect not in self.probabilities or set(self.angles_deg) != set(self.probabilities):
             msg = f"Defect prediction {self.defect.value}: probabilities and angles must name the same classes."
+    abstained: str | None = None
             raise ValueError(msg)
         angles = list(self.angles_deg.values())
         if not all(0.0 <= angle <= _HALF_TURN_DEG for angle in angles):

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_plugin.anatomy import DEFECTS, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
+from echo_plugin.defect_answer import answer, crops_of, join_crops
 from echo_plugin.detections import rows_on_cpu, septal_boxes
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.gallery import KeptGallery, NearestCase
@@ -27,13 +27,12 @@ from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
 from echo_plugin.models.view_classifier import sample_clips
 from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
-from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes, crop_septa, normalise, septal_square, to_model_input
+from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
-from echo_plugin.tracks import TrackOptions, choose_frames, link_boxes
+from echo_plugin.septal_crops import cut_crops
+from echo_plugin.tracks import TrackOptions, link_boxes
 
 VIEW_CLIPS = 3
-DEFECT_FRAMES = 10
-"""At most so many frames are embedded, each the best of its part of the cine: neighbours say the same twice."""
 BATCH_FRAMES = {"cpu": 8, "cuda": 64}
 """Frames in the detector at once: larger batches leave a CPU's cache (tests/benchmarks/benchmark_pipeline.py)."""
 NEAREST_CASES = 5
@@ -127,7 +126,7 @@ class EchoPipeline:
             boxes = self._predict_boxes(cine, region, frames, progress) if set(tasks) - {"view"} else ()
             defect, nearest = None, tuple[NearestCase, ...]()
             if {"defect", "nearest"} & set(tasks):
-                defect, embedding = self._predict_defect(cine, region, frames, boxes, progress)
+                defect, embedding = self._predict_defect(cine, region, frames, boxes, view, progress)
                 with progress.timed("nearest"):
                     gallery = self.gallery.of(progress.models["defects"].sha256)
                     if gallery is not None:
@@ -149,7 +148,7 @@ class EchoPipeline:
         with torch.inference_mode():
             region, frames = tissue_region(cine), range(cine.frame_count)
             boxes = self._predict_boxes(cine, region, frames, progress)
-            defect, vector = self._predict_defect(cine, region, frames, boxes, progress)
+            defect, vector = self._predict_defect(cine, region, frames, boxes, None, progress)
         return CineEmbedding(vector, defect, progress.models["defects"], progress.models["detector"])
 
     def detect_septa(self, cine: Cine, frame_indices: Sequence[int] | None = None) -> tuple[SeptalBox, ...]:
@@ -211,40 +210,22 @@ class EchoPipeline:
         region: UltrasoundRegion,
         frames: Sequence[int],
         boxes: Sequence[SeptalBox],
+        view: ViewPrediction | None,
         progress: Progress,
     ) -> tuple[DefectPrediction, NDArray[np.float32]]:
         """Return the defect, and the (D,) unit embedding of the cine that past cases are compared with."""
-        chosen = choose_frames(best_boxes(boxes), frames, DEFECT_FRAMES)
-        weights = torch.tensor([max((box.score or 0.0 for box in on), default=1.0) for on in chosen.values()])
         with self._embedder.lock:
             with progress.timed("load"):
                 card, embedder = self._embedder.get()
             progress.models["defects"] = card
-            margin = float(card.config.get("context_margin", CONTEXT_MARGIN))  # type: ignore[arg-type]
             with progress.timed("read"):
-                crops = crop_septa(
-                    cine, chosen, card.input_size_px, margin=margin, region=region, device=self.runtime.device
-                )
+                crops = crops_of(card, cine, boxes, frames, region)
+                pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
             with progress.timed("defect"):
-                each = embedder(self._floats(crops))
-                embedding = (each * weights.to(each)[:, None]).sum(dim=0, keepdim=True)
-                embedding = torch.nn.functional.normalize(embedding, dim=1)
-                angles = np.degrees(embedder.angles(embedding)[0].double().cpu().numpy()).tolist()
-                probabilities = embedder.probabilities(embedding)[0].tolist()
-        named = dict(zip(DEFECTS, probabilities, strict=True))
-        prediction = DefectPrediction(
-            max(named, key=lambda defect: named[defect]),
-            named,
-            dict(zip(DEFECTS, angles, strict=True)),
-            tuple(chosen),
-            crops=tuple(_crop_box(frame, on, margin) for frame, on in chosen.items() if on),
-            is_whole_frame=not boxes,
-        )
-        return prediction, embedding[0].float().cpu().numpy()
+                embedding = join_crops(embedder, card, crops, embedder(self._floats(pixels)))
+                prediction = answer(embedder, card, crops, embedding, view)
+        unit = torch.nn.functional.normalize(embedding.float(), dim=1)
+        return prediction, unit[0].cpu().numpy()
 
     def _floats(self, pixels: Tensor) -> Tensor:
         return normalise(pixels, self.runtime.dtype)
-
-
-def _crop_box(frame_index: int, boxes: Sequence[SeptalBox], margin: float) -> SeptalBox:
-    return SeptalBox(frame_index, *septal_square(boxes, margin), Septum.UNSPECIFIED, max(b.score or 0.0 for b in boxes))

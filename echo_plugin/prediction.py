@@ -121,6 +121,7 @@ def _defect_json(defect: DefectPrediction | None) -> dict[str, Any] | None:
         "is_whole_frame": defect.is_whole_frame,
         "crops": [_box_json(crop) for crop in defect.crops],
     }
+        "abstained": defect.abstained,
 
 
 def _nearest_json(near: NearestCase) -> dict[str, Any]:

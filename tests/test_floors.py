@@ -14,16 +14,19 @@ FLOORS = {
     1: {"io", "models", "phantom"},
     2: {
         "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery",
-        "septal_crops", "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
+        "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
+        "septal_crops", "abstention", "defect_answer", "patient_defect", "study_labels", "baselines",
         "defect_pictures", "evaluate_defects", "explain",
+        "open_set", "view_sampling", "view_answer", "view_report", "view_folds", "view_table", "evaluate_views", "reproduce_views",
     },
     3: {"host", "viewers"},
-    4: {"cli", "cli_import", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
+    4: {"cli", "cli_import", "cli_reproduce_views", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
-    "clips", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
+    "defect_crops", "defect_calibration", "defect_recipes", "defect_figures",
+    "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

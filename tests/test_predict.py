@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -135,6 +136,40 @@ def test_whole_frames_are_compared_when_no_septum_is_found(models: Path, cine: C
 
 
 def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
+@pytest.fixture(scope="module")
+def four_classes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedder of walls that tells four defects apart and abstains, beside the detector and the view classifier."""
+    directory = tmp_path_factory.mktemp("four")
+    for path in models.iterdir():
+        if path.is_file():
+            shutil.copy(path, directory)
+    torch.manual_seed(1)
+    embedder = DefectEmbedder(EmbedderConfig(input_size_px=64, classes=4, cropping="walls", focus=0.5))
+    card = publish_network(directory, "defect_embedder", embedder, ("Normal", "ASD", "VSD", "AVSD"))
+    config = dict(card.config) | {"abstain_angle_deg": 10.0}
+    publish(directory, embedder.state_dict(), dataclasses.replace(card, config=config))
+    return directory
+
+
+def test_classes_are_those_of_the_card_and_each_wall_has_its_crop(four_classes: Path, cine: Cine) -> None:
+    always = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=0.0, jump_cost=0.0))
+
+    entry = always.predict(cine, tasks=("defect",)).to_json(cine, Path("x.dcm"))["defect"]
+
+    assert list(entry["probabilities"]) == list(entry["angles_deg"]) == ["Normal", "ASD", "VSD", "AVSD"]
+    assert {crop["septum"] for crop in entry["crops"]} == {"interatrial", "interventricular"}
+    assert entry["abstained"].startswith("unlike every class (")
+
+
+def test_no_septum_gets_no_answer_where_the_card_says_when_to_abstain(four_classes: Path, cine: Cine) -> None:
+    blind = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=1.0))
+
+    defect = blind.predict(cine, tasks=("defect",)).defect
+
+    assert defect is not None
+    assert (defect.is_whole_frame, defect.abstained) == (True, "no septum found")
+
+
     still = Cine("still", FramesInMemory(np.full((1, 50, 50, 3), 80, dtype=np.uint8)))
 
     prediction = pipeline.predict(still)
