@@ -74,7 +74,8 @@ def read_progress(path: Path) -> dict[str, Any]:
 class TrainingProgress:
     """How far a training is, in a file that the server reads while another process writes it.
 
-    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show.
+    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show; ``curve`` has
+    the (epoch, metric) of every epoch so far.
 
     Parameters
     ----------
@@ -102,6 +103,7 @@ class TrainingProgress:
             "best_metric": epoch.best_metric or 0.0,
             "metric": epoch.metric,
             "train_loss": epoch.train_loss,
+            "curve": [*self._reached.get("curve", []), [epoch.epoch, epoch.metric]],
         }
         self._write(status="RUNNING", eta_s=round(epoch.eta_s, 1), message=epoch.note)
         metric = "" if epoch.metric is None else f", metric {epoch.metric:.3f} (best {epoch.best_metric or 0:.3f})"
