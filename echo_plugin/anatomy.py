@@ -48,11 +48,23 @@ class Defect(Enum):
     NORMAL = "Normal"
     ASD = "ASD"
     VSD = "VSD"
+    AVSD = "AVSD"
+    """Atrioventricular septal defect: of both walls, at the crux."""
+    PFO = "PFO"
+    """Patent foramen ovale."""
+    TOF = "TOF"
+    """Tetralogy of Fallot."""
 
     @property
     def code(self) -> Code | None:
         """The SNOMED CT concept of the defect; None for NORMAL."""
-        concepts = {Defect.ASD: _snomed("AtrialSeptalDefect"), Defect.VSD: _snomed("VentricularSeptalDefect")}
+        concepts = {
+            Defect.ASD: _snomed("AtrialSeptalDefect"),
+            Defect.VSD: _snomed("VentricularSeptalDefect"),
+            Defect.AVSD: _snomed("CommonAtrioventricularCanal"),
+            Defect.PFO: _snomed("PatentForamenOvale"),
+            Defect.TOF: _snomed("TetralogyOfFallot"),
+        }
         return concepts.get(self)
 
 
@@ -173,7 +185,16 @@ DETECTED_SEPTA = (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
 """The septa a detector tells apart, in class-id order."""
 
 DEFECTS = (Defect.NORMAL, Defect.ASD, Defect.VSD)
-"""The defect classes in class-id order."""
+"""The defect classes of the starter, in class-id order; a model may tell apart more, its card names them."""
+
+DEFECT_SEPTA = {
+    Defect.ASD: (Septum.INTERATRIAL,),
+    Defect.VSD: (Septum.INTERVENTRICULAR,),
+    Defect.AVSD: (Septum.INTERATRIAL, Septum.INTERVENTRICULAR),
+    Defect.PFO: (Septum.INTERATRIAL,),
+    Defect.TOF: (Septum.INTERVENTRICULAR,),
+}
+"""The walls that a defect is a hole of."""
 
 SEPTAL_VIEWS: dict[Septum, tuple[View, ...]] = {
     Septum.INTERATRIAL: (View.A4C, View.PSAX_AV, View.SUBCOSTAL_4C, View.SUBCOSTAL_BICAVAL),

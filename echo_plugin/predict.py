@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from echo_plugin.anatomy import View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
 from echo_plugin.defect_answer import answer, crops_of, join_crops

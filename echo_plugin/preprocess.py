@@ -8,7 +8,7 @@ Tissue region -> square with black borders -> antialiased resize -> luma grey: (
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,35 +147,6 @@ def crop_square(
     if x2 <= x1 or y2 <= y1:
         return torch.zeros((size_px, size_px), dtype=torch.uint8, device=device)
     return square_frames(frame[None], mapping, device=device)[0]
-
-
-def crop_septa(
-    cine: Cine,
-    boxes: Mapping[int, Sequence[SeptalBox]],
-    size_px: int,
-    *,
-    margin: float = CONTEXT_MARGIN,
-    region: UltrasoundRegion | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Return (N, S, S) uint8 grey crops round the septa of N frames: what the defect network sees.
-
-    ``boxes`` : by frame index, as `best_boxes` gives them, px of the file; a frame without a box is shown whole.
-    """
-    if region is None:
-        region = tissue_region(cine)
-    frames = cine.read_frames(list(boxes))
-    crops = [
-        crop_square(
-            frame,
-            septal_square(found, margin) if found else whole_square(cine, region),
-            size_px,
-            region=region,
-            device=device,
-        )
-        for frame, found in zip(frames, boxes.values(), strict=True)
-    ]
-    return torch.stack(crops) if crops else torch.zeros((0, size_px, size_px), dtype=torch.uint8, device=device)
 
 
 def whole_square(cine: Cine, region: UltrasoundRegion) -> tuple[float, float, float, float]:

@@ -34,7 +34,7 @@ def test_paediatric_views_contain_the_ned_views_and_other() -> None:
 def test_class_ids_follow_the_published_order() -> None:
     assert NED_12[0] is View.A5C
     assert NED_12[-1] is View.A3C_RV
-    assert [d.value for d in Defect] == ["Normal", "ASD", "VSD"]
+    assert [d.value for d in Defect] == ["Normal", "ASD", "VSD", "AVSD", "PFO", "TOF"]
     assert DETECTED_SEPTA == (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
 
 

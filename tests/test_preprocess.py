@@ -13,7 +13,6 @@ from echo_plugin.preprocess import (
     GREY_MEAN,
     GREY_STD,
     best_boxes,
-    crop_septa,
     crop_square,
     map_region,
     normalise,
@@ -158,19 +157,6 @@ def test_crop_beyond_the_picture_is_black_there() -> None:
     assert crop[:, :20].max() == 0
     assert crop[:, 20:].min() == 90
     assert crop_square(pixels, (100, 100, 140, 140), 40).max() == 0
-
-
-def test_crops_follow_the_order_of_their_frames() -> None:
-    pixels = np.zeros((3, 40, 40, 1), dtype=np.uint8)
-    pixels[2] = 120
-    boxes = {2: [box(5, 5, 15, 15, frame_index=2)], 1: []}
-
-    crops = crop_septa(cine_of(pixels), boxes, 32, region=UltrasoundRegion(0, 0, 40, 40))
-
-    assert crops.shape == (2, 32, 32)
-    assert crops[0].max() == 120
-    assert crops[1].max() == 0
-    assert crop_septa(cine_of(pixels), {}, 32, region=UltrasoundRegion(0, 0, 40, 40)).shape == (0, 32, 32)
 
 
 def test_normalised_frames_have_their_channel_and_scale() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ArcFace (Deng 2019, arXiv 1801.07698): pytorch-metric-learning's loss with gradients that stay finite.
+"""ArcFace, SubCenter ArcFace and CosFace of pytorch-metric-learning, with gradients that stay finite.
 
+ArcFace: Deng 2019, arXiv 1801.07698; SubCenter: Deng 2020, ECCV; CosFace: Wang 2018, arXiv 1801.09414.
 Apart from ``defect_embedder`` because only training needs it and its library takes seconds to import.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from pytorch_metric_learning.losses import ArcFaceLoss
+from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterArcFaceLoss
 from torch import Tensor, nn
 
 COSINE_BOUND = 1.0 - 1e-6
@@ -35,3 +36,30 @@ class FiniteArcFaceLoss(ArcFaceLoss):
 
     def get_cosine(self, embeddings: Tensor) -> Tensor:
         return super().get_cosine(embeddings).clamp(-COSINE_BOUND, COSINE_BOUND)
+
+
+class FiniteSubCenterLoss(SubCenterArcFaceLoss):
+    """ArcFace with several centres for each class, of which the nearest counts; ``centres`` (D, K * sub_centres)."""
+
+    def __init__(self, centres: nn.Parameter, *, margin_rad: float, scale: float, sub_centres: int) -> None:
+        D, columns = centres.shape
+        super().__init__(
+            num_classes=columns // sub_centres,
+            embedding_size=D,
+            margin=math.degrees(margin_rad),
+            scale=scale,
+            sub_centers=sub_centres,
+        )
+        self.W = centres
+
+    def get_cosine(self, embeddings: Tensor) -> Tensor:
+        return super().get_cosine(embeddings).clamp(-COSINE_BOUND, COSINE_BOUND)
+
+
+class SharedCosFaceLoss(CosFaceLoss):
+    """Cross-entropy of scaled cosines, that of the true class less ``margin`` (a cosine, not an angle)."""
+
+    def __init__(self, centres: nn.Parameter, *, margin: float, scale: float) -> None:
+        D, K = centres.shape
+        super().__init__(num_classes=K, embedding_size=D, margin=margin, scale=scale)
+        self.W = centres

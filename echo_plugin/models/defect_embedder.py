@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The defect network: a crop around the septa -> a unit embedding -> angles to the class centres.
+"""The defect network: a crop around a septum -> an embedding -> angles to the class centres.
 
 ResNet and ArcFace head as in the ASD/VSD paper; the centres are part of the module, so they are published with it.
-Class ids follow ``anatomy.DEFECTS``.
+Class ids follow the classes of the model's card.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from echo_plugin.anatomy import DEFECTS
-from echo_plugin.models.lean_torchvision import resnet18, resnet50
+from echo_plugin.models.backbones import BODIES, build_body
 
-RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
+HEADS = ("arcface", "subcenter", "cosface", "softmax")
+LATER = {"may_be_absent": True}
+"""Of fields that cards of earlier versions lack: their default is what those versions did."""
 
 
 @dataclass(frozen=True)
@@ -30,60 +33,141 @@ class EmbedderConfig:
     scale: float = 16.0
     """s of ArcFace. The paper's 64 was made for thousands of identities; three classes saturate its softmax."""
     margin_rad: float = 0.3
-    """m of ArcFace, rad; the paper has 0.5."""
+    """m of ArcFace, rad; the paper has 0.5. With the head "cosface" it is taken off the cosine."""
     temperature: float = 1.0
-    """Divides the scaled cosines before the softmax; fitted on validation patients."""
+    """Divides the logits before the softmax; fitted on validation patients."""
     dropout: float = 0.0
+    head: str = field(default="arcface", metadata=LATER)
+    sub_centres: int = field(default=1, metadata=LATER)
+    """Centres of each class; more than one with the head "subcenter"."""
+    normal_id: int = field(default=0, metadata=LATER)
+    """The class that is no defect."""
+    cropping: str = field(default="union", metadata=LATER)
+    """What was embedded, as ``septal_crops`` cuts it."""
+    frame_focus: float = field(default=0.0, metadata=LATER)
+    """How much the frames of a wall that look like a defect count more than its others; 0: detection scores alone."""
+    focus: float = field(default=0.0, metadata=LATER)
+    """How much a wall that looks like a defect counts more than the other wall of the same cine."""
+    patient_focus: float = field(default=0.0, metadata=LATER)
+    """The same between the walls of all cines of a patient."""
+    patient_temperature: float = field(default=1.0, metadata=LATER)
+    """Divides the logits of a patient's embedding."""
 
     def __post_init__(self) -> None:
-        if self.backbone not in RESNETS:
-            msg = f"Embedder backbone {self.backbone!r} is unknown; {sorted(RESNETS)} are accepted."
+        if self.backbone not in BODIES:
+            msg = f"Embedder backbone {self.backbone!r} is unknown; {sorted(BODIES)} are accepted."
             raise ValueError(msg)
-        if not (self.scale > 0 and self.temperature > 0 and 0 <= self.margin_rad < 1.6):
+        if self.head not in HEADS:
+            msg = f"Embedder head {self.head!r} is unknown; {list(HEADS)} are accepted."
+            raise ValueError(msg)
+        temperatures = min(self.temperature, self.patient_temperature)
+        if not (self.scale > 0 and temperatures > 0 and 0 <= self.margin_rad < 1.6):
             msg = (
-                f"Embedder has scale {self.scale}, temperature {self.temperature} and margin_rad {self.margin_rad};"
+                f"Embedder has scale {self.scale}, temperature {temperatures} and margin_rad {self.margin_rad};"
                 " positive scale and temperature and a margin of 0 to 1.6 rad are accepted."
+            )
+            raise ValueError(msg)
+        if not 0 <= self.normal_id < self.classes or (self.sub_centres > 1) != (self.head == "subcenter"):
+            msg = (
+                f"Embedder has {self.classes} classes, normal_id {self.normal_id}, head {self.head!r} and"
+                f" {self.sub_centres} sub-centres; a normal_id below the classes and several sub-centres with the head"
+                " 'subcenter' alone are accepted."
             )
             raise ValueError(msg)
 
 
 class DefectEmbedder(nn.Module):
-    """Embeddings of (N, 1, S, S) crops from ``preprocess.normalise``, and their comparison with the class centres."""
+    """Embeddings of (N, 1, S, S) crops from ``preprocess.normalise``, and their comparison with the class centres.
+
+    Embeddings have unit length, but for the head "softmax", whose logits need their length.
+    """
 
     def __init__(self, config: EmbedderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = RESNETS[config.backbone](weights=None)
-        self.backbone.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        width = self.backbone.fc.in_features
-        self.backbone.fc = nn.Identity()
+        self.backbone, width = build_body(config.backbone)
         self.dropout = nn.Dropout(config.dropout)
-        self.project = nn.Linear(width, config.embedding_size)
+        if width is None and config.embedding_size != 512:
+            msg = f"Embedder backbone {config.backbone!r} gives embeddings of 512, not {config.embedding_size}."
+            raise ValueError(msg)
+        self.project = nn.Identity() if width is None else nn.Linear(width, config.embedding_size)
         # after the projection: keeps embeddings of a small training set from collapsing on one another
-        self.norm = nn.BatchNorm1d(config.embedding_size)
-        self.centres = nn.Parameter(torch.randn(config.embedding_size, config.classes) * 0.01)  # (D, K)
+        self.norm = nn.Identity() if width is None else nn.BatchNorm1d(config.embedding_size)
+        columns = config.classes * config.sub_centres
+        self.centres = nn.Parameter(torch.randn(config.embedding_size, columns) * 0.01)  # (D, K * sub-centres)
+        if config.head == "softmax":
+            self.bias = nn.Parameter(torch.zeros(config.classes))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Return the (N, D) unit embeddings of (N, 1, S, S) crops."""
-        return normalize(self.norm(self.project(self.dropout(self.backbone(crops)))).float(), dim=1)
+        """Return the (N, D) embeddings of (N, 1, S, S) crops."""
+        raw: Tensor = self.norm(self.project(self.dropout(self.backbone(crops)))).float()
+        return raw if self.config.head == "softmax" else normalize(raw, dim=1)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean ArcFace loss of (N, D) embeddings against (N,) int64 class ids."""
-        from echo_plugin.models.arcface_loss import FiniteArcFaceLoss
+        """Return the mean loss of (N, D) embeddings against (N,) int64 class ids."""
+        if self.config.head == "softmax":
+            return cross_entropy(self.logits(embeddings), labels)
+        from echo_plugin.models import arcface_loss as losses
 
-        arcface = FiniteArcFaceLoss(self.centres, margin_rad=self.config.margin_rad, scale=self.config.scale)
-        loss: Tensor = arcface(embeddings, labels)
-        return loss
+        scale, margin, loss = self.config.scale, self.config.margin_rad, None
+        if self.config.head == "cosface":
+            loss = losses.SharedCosFaceLoss(self.centres, margin=margin, scale=scale)
+        elif self.config.head == "subcenter":
+            loss = losses.FiniteSubCenterLoss(
+                self.centres, margin_rad=margin, scale=scale, sub_centres=self.config.sub_centres
+            )
+        else:
+            loss = losses.FiniteArcFaceLoss(self.centres, margin_rad=margin, scale=scale)
+        value: Tensor = loss(embeddings, labels)
+        return value
 
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """Return the (N, K) cosines between embeddings (N, D) of any length and the class centres."""
-        return normalize(embeddings.float(), dim=1) @ normalize(self.centres.float(), dim=0)
+        """Return the (N, K) cosines between embeddings (N, D) of any length and the (nearest) class centres."""
+        each = normalize(embeddings.float(), dim=1) @ normalize(self.centres.float(), dim=0)
+        return each.reshape(len(each), self.config.classes, self.config.sub_centres).amax(dim=2)
 
     def angles(self, embeddings: Tensor) -> Tensor:
         """Return the (N, K) angles to the class centres, rad, 0..pi."""
         return self.cosines(embeddings).clamp(-1.0, 1.0).acos()
 
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return the (N, K) logits: scaled cosines, or the linear layer of the head "softmax"."""
+        if self.config.head == "softmax":
+            return embeddings.float() @ self.centres.float() + self.bias.float()
+        return self.cosines(embeddings) * self.config.scale
+
     def probabilities(self, embeddings: Tensor) -> Tensor:
-        """Return the (N, K) class probabilities: softmax of cosines times scale over temperature."""
-        return (self.cosines(embeddings) * (self.config.scale / self.config.temperature)).softmax(dim=1)
+        """Return the (N, K) class probabilities: softmax of the logits over the temperature."""
+        return (self.logits(embeddings) / self.config.temperature).softmax(dim=1)
+
+    def patient_probabilities(self, embeddings: Tensor) -> Tensor:
+        """Return (N, K) the same for embeddings that `pool` made of all cines of a patient."""
+        return (self.logits(embeddings) / self.config.patient_temperature).softmax(dim=1)
+
+    def pool(self, embeddings: Tensor, weights: Tensor, shown: Tensor, focus: float) -> Tensor:
+        """Return (1, D) one embedding of (N, D): their mean by ``weights`` (N,), those that look like a defect first.
+
+        Attention whose query is the class centres: weight times exp(focus * (best defect's logit - Normal's)). A defect
+        is seen on some frames and on one wall; the mean (``focus`` 0) drowns it in what is normal.
+        ``shown`` (N, K) bool : the classes that each crop can show.
+        """
+        logits = self.logits(embeddings)
+        defects = shown.to(logits.device).clone()
+        defects[:, self.config.normal_id] = False
+        best = logits.masked_fill(~defects, -torch.inf).amax(dim=1)
+        evidence = torch.where(defects.any(dim=1), best - logits[:, self.config.normal_id], 0.0)
+        attention = weights.to(evidence).clamp_min(1e-6).log() + focus * evidence
+        pooled = (attention.softmax(dim=0)[:, None] * embeddings.float()).sum(dim=0, keepdim=True)
+        return pooled if self.config.head == "softmax" else normalize(pooled, dim=1)
+
+    def pool_cine(self, embeddings: Tensor, weights: Tensor, shown: Tensor, walls: Sequence[object]) -> Tensor:
+        """Return (1, D) the embedding of a cine: first the frames of each wall, then the walls.
+
+        ``walls`` (N,) : what tells the wall of each crop from others.
+        """
+        pooled, first = [], []
+        for wall in dict.fromkeys(walls):
+            rows = [i for i, other in enumerate(walls) if other == wall]
+            pooled.append(self.pool(embeddings[rows], weights[rows], shown[rows], self.config.frame_focus))
+            first.append(rows[0])
+        return self.pool(torch.cat(pooled), torch.ones(len(first)), shown[first], self.config.focus)

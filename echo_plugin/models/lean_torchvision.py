@@ -44,7 +44,7 @@ try:
 except (ImportError, AttributeError):  # a torchvision that asks for more of the compiler
     import torchvision  # noqa: F401
 
-from torchvision.models import mobilenet_v3_large, resnet18, resnet50  # noqa: E402
+from torchvision.models import densenet121, mobilenet_v3_large, resnet18, resnet50  # noqa: E402
 from torchvision.models._utils import IntermediateLayerGetter  # noqa: E402
 from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402
 from torchvision.models.detection.image_list import ImageList  # noqa: E402
@@ -60,6 +60,7 @@ __all__ = [
     "RetinaNetHead",
     "batched_nms",
     "clip_boxes_to_image",
+    "densenet121",
     "mobilenet_v3_large",
     "resnet18",
     "resnet50",

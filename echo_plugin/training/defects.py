@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the defect embedder: ArcFace on crops round the septa, one answer per cine, calibrated on validation."""
+"""Training the defect embedder: ArcFace on crops of the septa, one answer per cine, calibrated on validation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,43 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echo_plugin.anatomy import DEFECTS
-from echo_plugin.geometry import FloatArray
-from echo_plugin.metrics import Cohort, classification_metrics
-from echo_plugin.model_card import Metric, ModelCard
-from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, publish
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.preprocess import normalise
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.backbones import face_file, load_body, read_weights
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.preprocess import CONTEXT_MARGIN, normalise
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import CROP_MOTION, centre_affines, compose, random_affines, warp
-from echo_plugin.training.datasets import LabelledCine, Progress, crop_frames, open_labelled_folder
-from echo_plugin.training.loop import Recipe, balanced_batches, lower_precision, place, run_epochs
+from echo_plugin.training.datasets import LabelledCine, Progress, open_labelled_folder
+from echo_plugin.training.defect_calibration import embed_crops
+from echo_plugin.training.defect_crops import (
+    DefectCrops,
+    boxes_to_crop,
+    defect_classes,
+    prepare_defect_crops,
+)
+from echo_plugin.training.defect_figures import choose_on_validation, majority_class, measure_on_test
+from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe
+from echo_plugin.training.loop import Learned, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_crops, prepare_frames
-from echo_plugin.training.provenance import build_card, cines_in, load_start, split_for, words_for_test
+from echo_plugin.training.pretrained import imagenet_weights
+from echo_plugin.training.processes import first_goes_ahead
+from echo_plugin.training.provenance import (
+    Start,
+    build_card,
+    cines_in,
+    data_key,
+    load_start,
+    publish_learned,
+    split_for,
+    words_for_test,
+)
+from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 30, 32, 5e-4, 8
-ROOM = 1.35
-"""Crops are kept this much wider than predictions see them: room to move in. Detected boxes are off by as much."""
 PLAIN = 0.1
 """Part of the training crops whose look is left as it is."""
 
@@ -50,65 +66,51 @@ def train_defects(
     ------
     TrainingDataError
         If fewer than three patients have both, or a part of the split has none.
+    ModelNotFoundError, ModelMismatchError
+        If the weights to begin with, named by ``options.start``, are absent or do not fit.
     """
     torch.manual_seed(options.seed)
     labelled = open_labelled_folder(studies)
-    most = options.frames_per_cine or FRAMES_PER_CINE
-    cines = [cine for cine in labelled.cines if cine.annotation.defect and crop_frames(cine, most)]
-    defaults = EmbedderConfig()
-    config = EmbedderConfig(
-        backbone=options.backbone or defaults.backbone,
-        input_size_px=options.image_size or defaults.input_size_px,
-        scale=options.scale or defaults.scale,
-        margin_rad=defaults.margin_rad if options.margin_rad is None else options.margin_rad,
-    )
+    recipe = chosen_recipe(options)
+    cropping = recipe.network.cropping
+    cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
+    config = dataclasses.replace(recipe.network, classes=len(defect_classes(cines)))
     model = DefectEmbedder(config)
-    start = load_start(model, DEFECT_EMBEDDER, models, options)
+    start = _start(model, models, options)
     split = split_for(cines, labelled.defects, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
-    wide = 2 * round(config.input_size_px * ROOM / 2)
-    crops = prepare_frames(
-        labelled,
-        [(cine, crop_frames(cine, most)) for cine in cines],
-        prepare_crops(wide, wide / config.input_size_px),
-        name=f"defects-{wide}",
-        cache_dir=options.cache_dir,
-        progress=progress,
-    )
-    parts = crops.readable(parts)
+    with first_goes_ahead():
+        crops = prepare_defect_crops(
+            labelled,
+            cines,
+            size_px=config.input_size_px,
+            cropping=cropping,
+            frames_per_cine=recipe.frames_per_cine,
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
+    parts = crops.frames.readable(parts)
     place(model, choose_device(options.device))
-    items = {part: crops.of(members) for part, members in parts.items()}
-    labels = _labels(cines)[crops.cine]
-    learned = run_epochs(
-        model,
-        Recipe(
-            epochs=options.epochs or EPOCHS,
-            learning_rate=options.learning_rate or LEARNING_RATE * start.rate_for(DEFECT_EMBEDDER),
-            weight_decay=0.05,
-            max_minutes=options.max_minutes,
-        ),
-        batches=lambda g: balanced_batches(
-            items["train"], labels[items["train"]], options.batch_size or BATCH_SIZE, g, power=1.0
-        ),
-        loss=lambda m, chosen, g: _loss(m, crops.pixels[chosen], labels[chosen], g),
-        validate=lambda m: _validate(m, crops, parts["validation"]),
-        seed=options.seed,
-        on_epoch=on_epoch,
-        should_stop=options.should_stop,
-        state_path=options.cache_dir / f"{DEFECT_EMBEDDER}.last.safetensors" if options.cache_dir else None,
-    )
-    embeddings = cine_embeddings(model, crops, parts["validation"])
-    config = dataclasses.replace(config, temperature=_temperature(model, embeddings, parts["validation"]))
-    model.config = config
-    majority = int(torch.bincount(_labels(parts["train"]), minlength=len(DEFECTS)).argmax())
-    metrics = _measure(model, crops, parts["test"], majority, words_for_test(labelled), options.seed)
+    kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, config)
+    learned = _learn(model, crops, parts, _optimisation(recipe, start, options), options, on_epoch, kept)
+    embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
+    model.float().cpu()
+    chosen = choose_on_validation(model, embedded["validation"], crops)
+    majority = majority_class(crops, parts["train"])
+    metrics = measure_on_test(model, embedded["test"], crops, majority, words_for_test(labelled), options.seed)
     card = build_card(
         name=DEFECT_EMBEDDER,
         task="classification",
-        architecture=f"{config.backbone}, {config.embedding_size}-d embedding, ArcFace",
-        classes=tuple(defect.value for defect in DEFECTS),
-        config=dataclasses.asdict(config)
-        | {"majority_id": majority, "validation_measure": learned.best_metric, "epochs": learned.epochs},
+        architecture=f"{config.backbone}, {config.embedding_size}-d embedding, {config.head}",
+        classes=tuple(defect.value for defect in crops.classes),
+        config=dataclasses.asdict(model.config)
+        | chosen
+        | {
+            "context_margin": CONTEXT_MARGIN,
+            "majority_id": majority,
+            "validation_measure": learned.best_metric,
+            "epochs": learned.epochs,
+        },
         labelled=labelled,
         cines=cines,
         split=split,
@@ -117,15 +119,66 @@ def train_defects(
         options=options,
         start=start,
     )
-    return publish(models, learned.state, card, storage_dtype=torch.float16)
+    return publish_learned(models, learned, card)
 
 
-def _labels(cines: Sequence[LabelledCine]) -> Tensor:
-    return torch.tensor([DEFECTS.index(c.annotation.defect) for c in cines if c.annotation.defect is not None])
+def _start(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
+    """Load what the training begins with; published networks of colour pictures fit the body alone."""
+    backbone, path = model.config.backbone, Path(options.start)
+    if options.start == "imagenet":
+        state, source = imagenet_weights(backbone)
+    elif options.start == "face" or path.suffix in (".pth", ".pt"):
+        path = face_file(backbone) if options.start == "face" else path
+        state, source = read_weights(path), f"Weights file {path.name}"
+    else:
+        return load_start(model, DEFECT_EMBEDDER, models, options)
+    load_body(model.backbone, backbone, state, source)
+    return Start(body=source)
+
+
+def _optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+    return Recipe(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate * start.rate_for(DEFECT_EMBEDDER),
+        optimiser=recipe.optimiser,
+        weight_decay=recipe.weight_decay,
+        average_decay=recipe.average_decay,
+        max_minutes=options.max_minutes,
+        patience=options.patience or None,
+    )
+
+
+def _learn(
+    model: DefectEmbedder,
+    crops: DefectCrops,
+    parts: dict[str, list[LabelledCine]],
+    recipe: Recipe,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None,
+    kept: tuple[Path, str],
+) -> Learned:
+    items = crops.frames.of(parts["train"])
+    items = items[crops.is_example[items]]
+    truth = crops.truths(parts["validation"], model.config.cropping)
+    weight = 0.0 if options.recipe == "paper" else 0.1
+    batch_size = options.batch_size or chosen_recipe(options).batch_size
+    return run_epochs(
+        model,
+        recipe,
+        batches=lambda g: balanced_batches(items, crops.cells[items], batch_size, g, power=1.0),
+        loss=lambda m, chosen, g: _loss(m, crops.frames.pixels[chosen], crops.labels[chosen], g),
+        validate=lambda m: _validate(m, crops, parts["validation"], truth, log_loss_weight=weight),
+        seed=options.seed,
+        on_epoch=on_epoch,
+        should_stop=options.should_stop,
+        state_path=kept[0],
+        state_key=kept[1],
+        log_dir=options.log_dir and options.log_dir / DEFECT_EMBEDDER,
+    )
 
 
 def _loss(model: nn.Module, wide: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the ArcFace loss of wide crops (N, S', S') uint8, each moved and cut at random."""
+    """Return the loss of wide crops (N, S', S') uint8, each moved and cut at random."""
     assert isinstance(model, DefectEmbedder)
     device = model.centres.device
     size, wide_size = model.config.input_size_px, wide.shape[-1]
@@ -141,60 +194,21 @@ def _loss(model: nn.Module, wide: Tensor, labels: Tensor, generator: torch.Gener
 
 
 @torch.no_grad()
-def cine_embeddings(
-    model: DefectEmbedder, crops: PreparedFrames, cines: Sequence[LabelledCine], *, batch_size: int = 64
-) -> Tensor:
-    """Return (N, D) the mean embedding of each cine's crops, cut as predictions cut them."""
-    device = model.centres.device
-    size, wide_size = model.config.input_size_px, crops.pixels.shape[-1]
-    edge = (wide_size - size) // 2
-    rows = []
-    for cine in cines:
-        middle = crops.pixels[crops.of([cine])][:, edge : edge + size, edge : edge + size]
-        parts = []
-        for first in range(0, len(middle), batch_size):
-            inputs = normalise(middle[first : first + batch_size].to(device))
-            with lower_precision(device):
-                parts.append(model.eval()(inputs.contiguous(memory_format=torch.channels_last)).float().cpu())
-        rows.append(torch.cat(parts).mean(dim=0))
-    return torch.stack(rows)
+def _validate(
+    model: nn.Module, crops: DefectCrops, cines: Sequence[LabelledCine], truth: Tensor, *, log_loss_weight: float
+) -> float:
+    """Return balanced accuracy less a tenth of the log loss, which moves where few cines leave the accuracy still.
 
-
-def _validate(model: nn.Module, crops: PreparedFrames, cines: Sequence[LabelledCine]) -> float:
-    """Return balanced accuracy less a tenth of the log loss, which moves where few cines leave the accuracy still."""
+    The paper has the accuracy alone (``log_loss_weight`` 0).
+    """
     assert isinstance(model, DefectEmbedder)
-    truth = _labels(cines)
-    probabilities = model.probabilities(cine_embeddings(model, crops, cines).to(model.centres.device)).cpu()
-    right = (probabilities.argmax(dim=1) == truth).float()
-    recalls = [float(right[truth == k].mean()) for k in range(len(DEFECTS)) if bool((truth == k).any())]
-    log_loss = -probabilities[torch.arange(len(truth)), truth].clamp_min(1e-6).log().mean()
-    return float(np.mean(recalls)) - 0.1 * float(log_loss)
-
-
-def _temperature(model: DefectEmbedder, embeddings: Tensor, cines: Sequence[LabelledCine]) -> float:
-    with torch.no_grad():
-        logits = model.cosines(embeddings.to(model.centres.device)).cpu() * model.config.scale
-    return fit_temperature(logits, _labels(cines))
-
-
-def _measure(
-    model: DefectEmbedder, crops: PreparedFrames, cines: Sequence[LabelledCine], majority: int, split: str, seed: int
-) -> dict[str, Metric]:
-    with torch.no_grad():
-        embeddings = cine_embeddings(model, crops, cines).to(model.centres.device)
-        probabilities: FloatArray = model.probabilities(embeddings).double().cpu().numpy()
-    return classification_metrics(
-        Cohort(tuple(cine.patient_id for cine in cines), split, seed),
-        _labels(cines).numpy(),
-        probabilities,
-        classes=[defect.value for defect in DEFECTS],
-        majority_id=majority,
-    )
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature 0.1..10 that divides (N, K) logits to the smallest log loss on (N,) labels (Guo 2017)."""
-    temperatures = torch.logspace(-1, 1, 201, dtype=torch.float64)
-    scaled = logits.double()[None] / temperatures[:, None, None]
-    losses = -scaled.log_softmax(dim=2)[:, torch.arange(len(labels)), labels].mean(dim=1)
-    return float(temperatures[losses.argmin()])
+    embedded = embed_crops(model, crops, cines)
+    known = truth >= 0
+    probabilities = model.probabilities(embedded.of_cines(model).to(model.centres.device)).cpu()[known]
+    labels = truth[known]
+    right = (probabilities.argmax(dim=1) == labels).float()
+    log_loss = -probabilities[torch.arange(len(labels)), labels].clamp_min(1e-6).log().mean()
+    if not log_loss_weight:
+        return float(right.mean())
+    recalls = [float(right[labels == k].mean()) for k in torch.unique(labels).tolist()]
+    return float(np.mean(recalls)) - log_loss_weight * float(log_loss)

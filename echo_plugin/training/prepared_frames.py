@@ -21,9 +21,8 @@ from torch import Tensor
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
-from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.preprocess import CONTEXT_MARGIN, crop_square, septal_square, to_model_input
+from echo_plugin.preprocess import to_model_input
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, digest_of
 
 logger = logging.getLogger(__name__)
@@ -149,23 +148,6 @@ def prepare_detection(size_px: int) -> Prepare:
             targets[row, : len(boxes), :4] = mapping.to_model(boxes)
             targets[row, : len(boxes), 4] = [DETECTED_SEPTA.index(box.septum) for box in boxes]
         return pixels, targets.reshape(len(frame_indices), -1)
-
-    return prepare
-
-
-def prepare_crops(size_px: int, room: float) -> Prepare:
-    """Return the preparation of crops round the true septa, ``room`` times as wide as a prediction sees them.
-
-    ``size_px`` : the side of these wide crops. Their middle 1/room is what ``preprocess.crop_septa`` cuts.
-    """
-    margin = (room * (1 + 2 * CONTEXT_MARGIN) - 1) / 2
-
-    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, Array]:
-        region = tissue_region(cine)
-        frames = cine.read_frames(frame_indices)
-        squares = [septal_square(labels.annotation.boxes_on(f), margin) for f in frame_indices]
-        crops = [crop_square(f, s, size_px, region=region) for f, s in zip(frames, squares, strict=True)]
-        return torch.stack(crops), np.zeros((len(crops), 0))
 
     return prepare
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from echo_plugin.models.arcface_loss import FiniteArcFaceLoss
+from echo_plugin.models.arcface_loss import FiniteArcFaceLoss, FiniteSubCenterLoss, SharedCosFaceLoss
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 
 COSINES = torch.tensor([[0.8, 0.1, -0.3], [-0.95, 0.2, 0.1]], dtype=torch.float64)
@@ -117,3 +117,106 @@ def test_probabilities_are_the_softmax_of_scaled_cosines_over_the_temperature(em
 def test_margin_in_degrees_is_refused() -> None:
     with pytest.raises(ValueError, match=r"margin_rad 28\.6; .* 0 to 1\.6 rad"):
         EmbedderConfig(margin_rad=28.6)
+
+
+def test_one_sub_centre_is_arcface_and_more_take_the_nearest() -> None:
+    torch.manual_seed(3)
+    embeddings, labels = torch.randn(5, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0])
+    centres = torch.randn(8, 3, dtype=torch.float64)
+    doubled = torch.stack([centres, -centres], dim=2).reshape(8, 6)  # each class: a centre and its opposite
+
+    plain = FiniteArcFaceLoss(nn.Parameter(centres.clone()), margin_rad=0.3, scale=16)
+    single = FiniteSubCenterLoss(nn.Parameter(centres.clone()), margin_rad=0.3, scale=16, sub_centres=1)
+    double = FiniteSubCenterLoss(nn.Parameter(doubled), margin_rad=0.3, scale=16, sub_centres=2)
+
+    assert single(embeddings, labels).item() == pytest.approx(plain(embeddings, labels).item(), abs=1e-12)
+    torch.testing.assert_close(double.get_cosine(embeddings), plain.get_cosine(embeddings).abs(), atol=1e-5, rtol=0)
+
+
+def test_cosface_takes_the_margin_off_the_cosine() -> None:
+    torch.manual_seed(3)
+    centres, embeddings = torch.randn(8, 3), torch.randn(4, 8)
+    labels = torch.tensor([0, 1, 2, 1])
+
+    loss = SharedCosFaceLoss(nn.Parameter(centres.clone()), margin=0.35, scale=30)(embeddings, labels)
+
+    cosines = torch.nn.functional.normalize(embeddings, dim=1) @ torch.nn.functional.normalize(centres, dim=0)
+    lowered = 30 * (cosines - 0.35 * torch.nn.functional.one_hot(labels, 3))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(lowered, labels))
+
+
+@pytest.mark.parametrize("head", ["arcface", "subcenter", "cosface", "softmax"])
+def test_every_head_learns_and_answers_for_four_classes(head: str) -> None:
+    torch.manual_seed(0)
+    config = EmbedderConfig(input_size_px=64, classes=4, head=head, sub_centres=2 if head == "subcenter" else 1)
+    network = DefectEmbedder(config)
+
+    network.loss(network(crops(4)), torch.tensor([0, 1, 2, 3])).backward()
+    with torch.inference_mode():
+        embeddings = network.eval()(crops(3))
+        probabilities = network.probabilities(embeddings)
+
+    assert network.centres.grad.abs().sum() > 0
+    assert probabilities.shape == network.angles(embeddings).shape == (3, 4)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
+
+
+def pooled(embedder: DefectEmbedder, order: list[int], focus: float, weights: torch.Tensor) -> torch.Tensor:
+    embeddings = torch.randn(5, 512, generator=torch.Generator().manual_seed(4))
+    shown = torch.tensor([[True, True, False], [True, False, True]] * 2 + [[True, True, True]])
+    with torch.inference_mode():
+        return embedder.pool(embeddings[order], weights[order], shown[order], focus)
+
+
+def test_pooling_without_focus_is_the_mean_by_detection_scores(embedder: DefectEmbedder) -> None:
+    weights = torch.tensor([0.9, 0.1, 0.5, 0.5, 0.2])
+    embeddings = torch.randn(5, 512, generator=torch.Generator().manual_seed(4))
+
+    expected = torch.nn.functional.normalize((weights[:, None] * embeddings).sum(dim=0, keepdim=True), dim=1)
+    torch.testing.assert_close(pooled(embedder, [0, 1, 2, 3, 4], 0.0, weights), expected)
+
+
+def test_pooling_does_not_depend_on_the_order(embedder: DefectEmbedder) -> None:
+    weights = torch.tensor([0.9, 0.1, 0.5, 0.5, 0.2])
+
+    first, second = (pooled(embedder, order, 0.7, weights) for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]))
+
+    torch.testing.assert_close(first, second)
+
+
+def test_a_wall_with_a_hole_speaks_for_the_cine_and_only_of_what_it_can_have(embedder: DefectEmbedder) -> None:
+    centres = torch.nn.functional.normalize(embedder.centres.detach().T, dim=1)  # Normal, ASD, VSD
+    embeddings, ones = centres[[0, 1]], torch.ones(2)
+    interventricular, interatrial = [True, False, True], [True, True, False]
+
+    with torch.inference_mode():
+        hole = embedder.pool(embeddings, ones, torch.tensor([interventricular, interatrial]), 1.0)
+        impossible = embedder.pool(embeddings, ones, torch.tensor([interatrial, interventricular]), 1.0)
+
+    assert embedder.cosines(hole)[0, 1] > 0.99
+    assert embedder.cosines(impossible)[0, 1] < embedder.cosines(hole)[0, 1]
+
+
+def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) -> None:
+    embeddings = torch.randn(4, 512, generator=torch.Generator().manual_seed(4))
+    shown, walls = torch.ones(4, 3, dtype=torch.bool), ["a", "b", "b", "b"]
+
+    with torch.inference_mode():
+        cine = embedder.pool_cine(embeddings, torch.ones(4), shown, walls)
+
+    each = [torch.nn.functional.normalize(part.mean(dim=0), dim=0) for part in (embeddings[:1], embeddings[1:])]
+    torch.testing.assert_close(cine[0], torch.nn.functional.normalize(each[0] + each[1], dim=0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "triplet"}, r"head 'triplet' is unknown; \['arcface', 'subcenter', 'cosface', 'softmax'\]"),
+        ({"normal_id": 3}, "3 classes, normal_id 3"),
+        ({"sub_centres": 2}, "head 'arcface' and 2 sub-centres"),
+        ({"backbone": "vgg"}, r"backbone 'vgg' is unknown; \['densenet121', 'iresnet50', 'resnet18', 'resnet50'\]"),
+    ],
+)
+def test_an_impossible_embedder_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmbedderConfig(**changes)

@@ -40,8 +40,31 @@ def test_building_leaves_the_callers_seed_alone(make_card: MakeCard) -> None:
 def test_classes_in_another_order_are_refused(make_card: MakeCard) -> None:
     card = dataclasses.replace(make_card(EmbedderConfig()), classes=("ASD", "Normal", "VSD"))
 
-    with pytest.raises(ModelMismatchError, match=r"tells apart \['ASD', 'Normal', 'VSD'\]; \['Normal', 'ASD', 'VSD'\]"):
+    with pytest.raises(ModelMismatchError, match=r"names \['ASD', 'Normal', 'VSD'\], .* number 0 is Normal"):
         build_embedder(card)
+
+
+def test_the_classes_of_an_embedder_are_those_of_its_card(make_card: MakeCard) -> None:
+    config = EmbedderConfig(classes=4)
+    card = dataclasses.replace(make_card(config), classes=("Normal", "AVSD", "PFO", "TOF"))
+
+    assert build_embedder(card).centres.shape == (512, 4)
+    with pytest.raises(ModelMismatchError, match=r"names \['Normal', 'ASD'\], its network has 4 classes"):
+        build_embedder(dataclasses.replace(card, classes=("Normal", "ASD")))
+    with pytest.raises(ModelMismatchError, match="tells apart defect 'HLHS'"):
+        build_embedder(dataclasses.replace(card, classes=("Normal", "ASD", "VSD", "HLHS")))
+
+
+def test_an_embedder_card_of_an_earlier_version_means_what_that_version_did(make_card: MakeCard) -> None:
+    card = make_card(EmbedderConfig())
+    later = ("head", "sub_centres", "normal_id", "cropping", "frame_focus", "focus", "patient_focus")
+    config = {k: v for k, v in card.config.items() if k not in (*later, "patient_temperature")}
+
+    embedder = build_embedder(dataclasses.replace(card, config=config))
+
+    assert (embedder.config.head, embedder.config.cropping, embedder.config.focus) == ("arcface", "union", 0.0)
+    with pytest.raises(ModelMismatchError, match="lacks 'scale'"):
+        build_embedder(dataclasses.replace(card, config={k: v for k, v in config.items() if k != "scale"}))
 
 
 def test_unknown_view_is_refused(make_card: MakeCard) -> None:

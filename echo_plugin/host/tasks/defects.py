@@ -14,6 +14,8 @@ def show_defect(prediction: CinePrediction) -> Shown:
     if defect is None:
         return Shown()
     caption = f"{defect.defect.value} {defect.probability:.2f} ({defect.angles_deg[defect.defect]:.0f} deg)"
+    if defect.abstained is not None:
+        return Shown(caption=f"abstained: {defect.abstained}")
     if defect.is_whole_frame:
         caption += ", no septum found: whole frames were compared"
     return Shown(caption=caption)

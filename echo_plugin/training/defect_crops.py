@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops of septa to learn defects from, and what each of them shows.
+
+The label of a cine is the diagnosis of a child: most of its cines do not show the hole. So a crop is labelled by its
+wall (an interatrial crop of a child with a VSD is normal), walls are taken only from views that ordinarily image them,
+and a cine is an example of its label only if the wall in question is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum
+from echo_plugin.annotations import SeptalBox
+from echo_plugin.cine import Cine
+from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes
+from echo_plugin.septal_crops import UNION, can_show, choose_crops, cut_crops, imaged_septa
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, crop_frames
+from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
+
+ROOM = 1.35
+"""Crops are kept this much wider than predictions see them: room to move in. Detected boxes are off by as much."""
+
+
+@dataclass(frozen=True)
+class DefectCrops:
+    """``frames`` : wide crops; ``labels`` (N,) int64 what each shows; ``shown`` (N, K) bool what it could show.
+
+    ``walls`` (N,) int64 : index into ``DETECTED_SEPTA``; -1: both septa in one crop.
+    ``is_example`` (N,) bool : whether to learn from it; a crop of both septa teaches where the hole's wall is there.
+    """
+
+    frames: PreparedFrames
+    labels: Tensor
+    shown: Tensor
+    walls: Tensor
+    is_example: Tensor
+    classes: tuple[Defect, ...]
+    size_px: int
+
+    @property
+    def cells(self) -> Tensor:
+        """(N,) int64: label and wall as one number, for batches that hold each pair as often."""
+        return (self.walls + 1) * len(self.classes) + self.labels
+
+    def truths(self, cines: Sequence[LabelledCine], cropping: str) -> Tensor:
+        """Return (N,) the class ids of cines; -1: the wall that the diagnosis is about is not in the cine."""
+        seen = [visible_defect(cine, cropping) for cine in cines]
+        return torch.tensor([-1 if defect is None else self.classes.index(defect) for defect in seen], dtype=torch.long)
+
+
+def defect_classes(cines: Sequence[LabelledCine]) -> tuple[Defect, ...]:
+    """Return the classes to tell apart, in the order of ``anatomy``: the usual ones, and others that were labelled."""
+    labelled = {cine.annotation.defect for cine in cines}
+    return tuple(defect for defect in Defect if defect in DEFECTS or defect in labelled)
+
+
+def boxes_to_crop(cine: LabelledCine, cropping: str) -> list[SeptalBox]:
+    """Return the boxes of a cine that are learned from: those of walls that its view ordinarily images."""
+    septa = imaged_septa({box.septum for box in cine.annotation.boxes}, cine.annotation.view)
+    wanted = {*septa, Septum.UNSPECIFIED} if cropping == UNION else set(septa)
+    return [box for box in cine.annotation.boxes if box.septum in wanted]
+
+
+def visible_defect(cine: LabelledCine, cropping: str) -> Defect | None:
+    """Return what a cine can be expected to show; None: nothing is said, or the wall in question is not in it."""
+    defect, boxes = cine.annotation.defect, boxes_to_crop(cine, cropping)
+    if defect is None or not boxes:
+        return None
+    is_there = any(box.septum is Septum.UNSPECIFIED or can_show(box.septum, defect) for box in boxes)
+    return defect if is_there else None
+
+
+def prepare_defect_crops(
+    labelled: LabelledFolder,
+    cines: Sequence[LabelledCine],
+    *,
+    size_px: int,
+    cropping: str,
+    frames_per_cine: int,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+) -> DefectCrops:
+    """Return the crops of labelled cines, decoded once; those of cines that cannot be read are left out."""
+    classes = defect_classes(cines)
+    wide = 2 * round(size_px * ROOM / 2)
+    frames = prepare_frames(
+        labelled,
+        [(cine, crop_frames(cine, frames_per_cine)) for cine in cines],
+        prepare_septal_crops(wide, wide / size_px, cropping),
+        name=f"defects-{cropping}-{wide}",
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    walls = frames.targets[:, 0].long()
+    labels, is_example = [], []
+    for cine, wall in zip(frames.cine.tolist(), walls.tolist(), strict=True):
+        defect = cines[cine].annotation.defect or Defect.NORMAL
+        is_shown = wall < 0 or can_show(DETECTED_SEPTA[wall], defect)
+        labels.append(classes.index(defect if is_shown else Defect.NORMAL))
+        is_example.append(wall >= 0 or visible_defect(cines[cine], cropping) is not None)
+    shown = [[wall < 0 or can_show(DETECTED_SEPTA[wall], d) for d in classes] for wall in walls.tolist()]
+    return DefectCrops(
+        frames,
+        torch.tensor(labels),
+        torch.tensor(shown, dtype=torch.bool),
+        walls,
+        torch.tensor(is_example, dtype=torch.bool),
+        classes,
+        size_px,
+    )
+
+
+def prepare_septal_crops(size_px: int, room: float, cropping: str) -> Prepare:
+    """Return the preparation of crops round the true septa, ``room`` times as wide as a prediction sees them.
+
+    ``size_px`` : the side of these wide crops, whose middle 1/room is what predictions see. Targets (n, 1): the wall.
+    """
+    margin = (room * (1 + 2 * CONTEXT_MARGIN) - 1) / 2
+
+    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, NDArray[Any]]:
+        boxes = [box for box in boxes_to_crop(labels, cropping) if box.frame_index in frame_indices]
+        crops = choose_crops(best_boxes(boxes), frame_indices, len(frame_indices), cropping=cropping, margin=margin)
+        walls = [-1 if crop.septum is None else DETECTED_SEPTA.index(crop.septum) for crop in crops]
+        return cut_crops(cine, crops, size_px), np.array(walls, dtype=np.float32).reshape(-1, 1)
+
+    return prepare
+
+
+def middle_of(crops: DefectCrops, items: Tensor) -> Tensor:
+    """Return (n, S, S) uint8: what predictions would see of the wide crops ``items``."""
+    edge = (crops.frames.pixels.shape[-1] - crops.size_px) // 2
+    return crops.frames.pixels[items][:, edge : edge + crops.size_px, edge : edge + crops.size_px]
