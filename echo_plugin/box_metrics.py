@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good boxes are: average precision as COCO defines it, overlap and distance, each against a constant answer.
-
-Frames are matched once; a resample of patients only weights them again.
-"""
+"""How good boxes are: average precision as COCO defines it, overlap and distance, each against a constant answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +11,22 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.geometry import FloatArray, box_iou
+from echo_plugin.matching import COCO_IOUS, average_precision, match_detections, sensitivity_at
 from echo_plugin.metrics import Cohort, ratio_or_nan
 from echo_plugin.model_card import Metric, ModelCard
-
-_BLOCK = 64  # resamples at a time, so that (resamples, detections) stays small
 
 
 @dataclass(frozen=True)
 class FrameBoxes:
-    """Boxes of one frame: ``boxes`` (M, 4) px, ``labels`` (M,) class ids, ``scores`` (M,), 1 for true boxes."""
+    """Boxes of one frame: ``boxes`` (M, 4) px, ``labels`` (M,) class ids, ``scores`` (M,), 1 for true boxes.
+
+    ``mm_per_px`` : the length of a px of these boxes, for distances; None: not known.
+    """
 
     boxes: FloatArray
     labels: NDArray[np.int_]
     scores: FloatArray
+    mm_per_px: float | None = None
 
     def of(self, label: int) -> tuple[FloatArray, FloatArray]:
         """Return (boxes, scores) of one class."""
@@ -73,28 +73,22 @@ def best_overlaps(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], l
 def detection_metrics(
     cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray | None
 ) -> dict[str, Metric]:
-    """Return AP50 over the septa; for each AP50, AP75, mean IoU, centre distance; how often empty frames are answered.
+    """Return how good boxes are, over the septa and for each: AP of COCO, AP50, AP75, FROC, mean IoU, distances.
 
-    The items of ``cohort`` are the frames. ``medians`` : of `constant_boxes`, the baseline; None: not known.
+    Besides how often empty frames are answered. The items of ``cohort`` are the frames. ``medians`` : of
+    `constant_boxes`, the baseline; None: not known.
     """
     constants = None if medians is None else [constant_answer(medians)] * len(truths)
     present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
     metrics: dict[str, Metric] = {}
-    if present:
-        metrics["AP50"] = _mean_precision_metric(cohort, answers, truths, constants, present, iou=0.5)
+    for labels in [present, *([label] for label in present)] if present else []:
+        name = "" if labels is present else f" {DETECTED_SEPTA[labels[0]].value}"
+        for words, ious in (("AP", COCO_IOUS), ("AP50", (0.5,)), ("AP75", (0.75,))):
+            baseline = None if constants is None else PrecisionOverLabels(constants, truths, labels, ious).plain
+            measure = PrecisionOverLabels(answers, truths, labels, ious)
+            metrics[words + name] = cohort.metric(lambda w, m=measure: m(w[:, cohort.index]), baseline)  # type: ignore[misc]
     for label in present:
-        name = DETECTED_SEPTA[label].value
-        for level in (50, 75):
-            metrics[f"AP{level} {name}"] = _mean_precision_metric(
-                cohort, answers, truths, constants, [label], iou=level / 100
-            )
-        overlaps = best_overlaps(answers, truths, label)
-        there = np.isfinite(overlaps)
-        constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
-        metrics[f"mean IoU {name}"] = _members(cohort, there).mean(overlaps[there], constant)
-        found, distances = _centre_distances(answers, truths, label)
-        if found.any():
-            metrics[f"centre distance px {name}"] = _members(cohort, found).mean(distances[found])
+        metrics |= _metrics_of_septum(cohort, answers, truths, constants, label)
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
     if empty.any():
         answered = [float((a.scores >= SURE).any()) for a, is_empty in zip(answers, empty, strict=True) if is_empty]
@@ -104,34 +98,66 @@ def detection_metrics(
     return metrics
 
 
-def _mean_precision_metric(
+def _metrics_of_septum(
     cohort: Cohort,
     answers: Sequence[FrameBoxes],
     truths: Sequence[FrameBoxes],
     constants: Sequence[FrameBoxes] | None,
-    labels: Sequence[int],
-    *,
-    iou: float,
-) -> Metric:
-    """Return the average precision, the mean over ``labels`` that a resample shows, beside the constant answer's."""
-    index = cohort.index
+    label: int,
+) -> dict[str, Metric]:
+    name = DETECTED_SEPTA[label].value
+    matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+    metrics = {
+        f"sensitivity at {rate} false per frame {name}": cohort.metric(
+            lambda w, rate=rate: sensitivity_at(matched, w[:, cohort.index], rate)  # type: ignore[misc]
+        )
+        for rate in FROC_RATES
+    }
+    overlaps = best_overlaps(answers, truths, label)
+    there = np.isfinite(overlaps)
+    constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
+    metrics[f"mean IoU {name}"] = _members(cohort, there).mean(overlaps[there], constant)
+    found, distances = _centre_distances(answers, truths, label)
+    if found.any():
+        metrics[f"centre distance px {name}"] = _members(cohort, found).mean(distances[found])
+    spacings = np.array([np.nan if truth.mm_per_px is None else truth.mm_per_px for truth in truths])
+    measured = found & np.isfinite(spacings)
+    if measured.any():
+        lengths = distances[measured] * spacings[measured]
+        metrics[f"centre distance mm {name}"] = _members(cohort, measured).mean(lengths)
+    return metrics
 
-    def measure(given: Sequence[FrameBoxes]) -> Callable[[FloatArray], FloatArray]:
-        matched = [
-            match_detections([g.of(label) for g in given], [t.of(label)[0] for t in truths], iou=iou)
+
+class PrecisionOverLabels:
+    """The average precision, the mean over classes and overlaps, as a function of the weights of the frames."""
+
+    def __init__(
+        self,
+        answers: Sequence[FrameBoxes],
+        truths: Sequence[FrameBoxes],
+        labels: Sequence[int],
+        ious: Sequence[float],
+    ) -> None:
+        self._frames = len(truths)
+        self._matched = [
+            match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths], iou=iou)
             for label in labels
+            for iou in ious
         ]
 
-        def over_labels(patient_weights: FloatArray) -> FloatArray:
-            each = np.stack([average_precision(m, patient_weights[:, index]) for m in matched])
-            return ratio_or_nan(np.nansum(each, axis=0), np.isfinite(each).sum(axis=0))
+    def __call__(self, item_weights: FloatArray) -> FloatArray:
+        """Return (B,) for (B, N) weights: the mean over what a resample shows; NaN: it shows nothing."""
+        each = np.stack([average_precision(matched, item_weights) for matched in self._matched])
+        return ratio_or_nan(np.nansum(each, axis=0), np.isfinite(each).sum(axis=0))
 
-        return over_labels
+    @property
+    def plain(self) -> float:
+        """The value when every frame counts once."""
+        return float(self(np.ones((1, self._frames)))[0])
 
-    baseline = None if constants is None else float(measure(constants)(np.ones((1, cohort.count)))[0])
-    return cohort.metric(measure(answers), baseline)
 
-
+FROC_RATES = (0.1, 0.5)
+"""False boxes of a septum per frame at which sensitivity is reported."""
 SURE = 0.5
 """Score from which a box counts as an answer where a yes or no is asked."""
 
@@ -159,62 +185,3 @@ def centre_distances_px(boxes: FloatArray, others: FloatArray) -> FloatArray:
     step = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
     distances: FloatArray = np.hypot(step[:, 0], step[:, 1])
     return distances
-
-
-@dataclass(frozen=True)
-class MatchedDetections:
-    """Detections of one class: (D,) ``scores``, ``is_hit``, ``item`` of each; (N,) count of ``truths`` per item."""
-
-    scores: FloatArray
-    is_hit: NDArray[np.bool_]
-    item: NDArray[np.intp]
-    truths: FloatArray
-
-
-def match_detections(
-    detections: Sequence[tuple[FloatArray, FloatArray]], truths: Sequence[FloatArray], *, iou: float = 0.5
-) -> MatchedDetections:
-    """Match, frame by frame, (boxes (D, 4), scores (D,)) to truths (M, 4): best score first, each truth once (COCO)."""
-    scores, hits, items = [np.zeros(0)], [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.intp)]
-    for item, ((boxes, frame_scores), frame_truths) in enumerate(zip(detections, truths, strict=True)):
-        order = np.argsort(-frame_scores, kind="stable")
-        overlaps = box_iou(boxes[order], frame_truths)
-        hit = np.zeros(len(order), dtype=bool)
-        for d in range(len(order) if len(frame_truths) else 0):
-            best = int(overlaps[d].argmax())
-            if overlaps[d, best] >= iou:
-                hit[d] = True
-                overlaps[:, best] = -1
-        scores.append(frame_scores[order])
-        hits.append(hit)
-        items.append(np.full(len(order), item, dtype=np.intp))
-    counts = np.array([len(t) for t in truths], dtype=np.float64)
-    return MatchedDetections(np.concatenate(scores), np.concatenate(hits), np.concatenate(items), counts)
-
-
-def precision_recall(matched: MatchedDetections, item_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return (B, D) precision and recall as the score threshold falls; ``item_weights`` (B, N)."""
-    order = np.argsort(-matched.scores, kind="mergesort")
-    weights = item_weights[:, matched.item[order]]
-    hits = np.cumsum(weights * matched.is_hit[order], axis=1)
-    answers = np.cumsum(weights, axis=1)
-    truths = item_weights @ matched.truths
-    return ratio_or_nan(hits, answers), ratio_or_nan(hits, np.broadcast_to(truths[:, None], hits.shape))
-
-
-def average_precision(matched: MatchedDetections, item_weights: FloatArray) -> FloatArray:
-    """Return (B,) the 101-point interpolated average precision of COCO; NaN where no truth has weight."""
-    blocks = [item_weights[start : start + _BLOCK] for start in range(0, len(item_weights), _BLOCK)]
-    return np.concatenate([_average_precision(matched, block) for block in blocks])
-
-
-def _average_precision(matched: MatchedDetections, item_weights: FloatArray) -> FloatArray:
-    precision, recall = precision_recall(matched, item_weights)
-    envelope = np.maximum.accumulate(np.nan_to_num(precision)[:, ::-1], axis=1)[:, ::-1]
-    levels = np.linspace(0, 1, 101)
-    result = np.full(len(item_weights), np.nan)
-    for b in range(len(item_weights)):
-        if (item_weights[b] @ matched.truths) > 0:
-            at = np.searchsorted(recall[b], levels, side="left")
-            result[b] = np.append(envelope[b], 0.0)[at].mean()
-    return result

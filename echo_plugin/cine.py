@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.annotations import require_image_id
-from echo_plugin.errors import UncalibratedError
 
 ByteArray = NDArray[np.uint8]
 
@@ -70,19 +69,6 @@ class UltrasoundRegion:
     def is_calibrated(self) -> bool:
         """Whether lengths in both directions are known in mm."""
         return self.mm_per_px_x is not None and self.mm_per_px_y is not None
-
-    def length_mm(self, dx_px: float, dy_px: float) -> float:
-        """Return the length in mm of a step of ``dx_px`` columns and ``dy_px`` rows.
-
-        Raises
-        ------
-        UncalibratedError
-            If the region has no spacing.
-        """
-        if self.mm_per_px_x is None or self.mm_per_px_y is None:
-            msg = f"Ultrasound region ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no spacing; use pixels."
-            raise UncalibratedError(msg)
-        return math.hypot(dx_px * self.mm_per_px_x, dy_px * self.mm_per_px_y)
 
 
 class Frames(Protocol):

@@ -3,7 +3,6 @@
 
     EchoError
     ├── UnreadableCineError      a file that is no cine, or a damaged one
-    ├── UncalibratedError        millimetres were asked of a cine without spacing
     ├── AnnotationError          a label that cannot be true or cannot be parsed
     │   └── AnnotationConflictError   somebody saved a newer revision meanwhile
     ├── UnknownImageError        an image id that the study folder does not hold
@@ -22,10 +21,6 @@ class EchoError(Exception):
 
 class UnreadableCineError(EchoError):
     """Raised when a file cannot be read as a cine; the message names the file."""
-
-
-class UncalibratedError(EchoError):
-    """Raised when a length in mm is asked of pixels without calibration; use pixels instead."""
 
 
 class AnnotationError(EchoError):

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.box_metrics import FrameBoxes, best_overlaps, match_detections, precision_recall
+from echo_plugin.box_metrics import FrameBoxes, best_overlaps
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
+from echo_plugin.matching import froc, match_detections, precision_recall
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.report import Picture
 
@@ -39,6 +40,18 @@ def recall_curves(
         matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
         precision, recall = precision_recall(matched, np.ones((1, len(truths))))
         curves[septum.value] = (recall[0], precision[0])
+    return curves
+
+
+def froc_curves(
+    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return by septum (false boxes per frame, sensitivity) as the score threshold falls."""
+    curves = {}
+    for label, septum in enumerate(DETECTED_SEPTA):
+        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+        false, sensitivity = froc(matched, np.ones((1, len(truths))))
+        curves[septum.value] = (false[0], sensitivity[0])
     return curves
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.geometry import box_iou
+from echo_plugin.model_card import ModelCard
 
 FREE_IOU = 0.5
 """Steps between boxes that overlap so much cost nothing: that is how far a wall moves between frames."""
@@ -37,6 +38,11 @@ class TrackOptions:
     jump_cost: float = 1.5
     longest_gap: int = 4
     bridge_weight: float = 0.5
+
+    def for_detector(self, card: ModelCard) -> TrackOptions:
+        """Return the options with the operating score that a detector's card found best on validation patients."""
+        score = card.config.get("operating_score")
+        return dataclasses.replace(self, operating_score=score) if isinstance(score, float) else self
 
 
 def link_boxes(

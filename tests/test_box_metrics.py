@@ -5,13 +5,12 @@ import torch
 
 from echo_plugin.box_metrics import (
     FrameBoxes,
-    average_precision,
     best_overlaps,
     centre_distances_px,
     constant_boxes,
     detection_metrics,
-    match_detections,
 )
+from echo_plugin.matching import average_precision, match_detections
 from echo_plugin.metrics import Cohort
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echo_plugin.cine import Cine, FramesInMemory, Study, UltrasoundRegion
-from echo_plugin.errors import UncalibratedError, UnknownImageError
+from echo_plugin.errors import UnknownImageError
 
 
 def make_cine(T: int = 4, H: int = 6, W: int = 8, C: int = 1, **fields: object) -> Cine:
@@ -113,17 +113,6 @@ def test_spacing_must_be_positive() -> None:
 def test_data_type_of_a_region_must_be_named() -> None:
     with pytest.raises(ValueError, match=r"data_type is 1; a RegionDataType is accepted"):
         UltrasoundRegion(0, 0, 5, 5, data_type=1)
-
-
-def test_length_is_measured_along_both_spacings() -> None:
-    region = UltrasoundRegion(0, 0, 50, 50, mm_per_px_x=0.3, mm_per_px_y=0.4)
-
-    assert region.length_mm(10, 10) == pytest.approx(5.0)
-
-
-def test_length_without_spacing_is_refused() -> None:
-    with pytest.raises(UncalibratedError, match="no spacing; use pixels"):
-        UltrasoundRegion(0, 0, 5, 5).length_mm(1, 1)
 
 
 def test_a_study_of_two_patients_is_refused() -> None:

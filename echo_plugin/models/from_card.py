@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Defect, View
@@ -17,9 +15,8 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 
 
 def build_detector(card: ModelCard) -> SeptalDetector:
-    """Return the septal detector of a card; one that names no anchors has the fixed family."""
+    """Return the septal detector of a card."""
     require_classes(card, tuple(septum.value for septum in DETECTED_SEPTA))
-    card = dataclasses.replace(card, config={"anchor_shapes": [], **card.config})
     with torch.random.fork_rng(devices=()):  # initial weights are thrown away: leave the caller's seed alone
         return SeptalDetector(config_from_card(card, DetectorConfig))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -30,6 +30,7 @@ from echo_plugin.models.lean_torchvision import (
     resnet18,
     resnet50,
 )
+from echo_plugin.models.standardise import standardise
 
 STRIDES_PX = (8, 16, 32)
 
@@ -56,8 +57,10 @@ class DetectorConfig:
     """Boxes below are not returned; a low bar, so that precision-recall curves are complete."""
     nms_iou: float = 0.5
     boxes_per_frame: int = 20
-    anchor_shapes: tuple[float, ...] = ()
+    anchor_shapes: tuple[float, ...] = field(default=(), metadata={"may_be_absent": True})
     """Width, height of each anchor as parts of the input side, finest level first; empty: the fixed family above."""
+    is_standardised: bool = field(default=False, metadata={"may_be_absent": True})
+    """Whether every frame is first brought to the same contrast."""
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -109,15 +112,17 @@ def _grey_convolution(rgb: nn.Conv2d) -> nn.Conv2d:
 class PyramidBackbone(nn.Module):
     """Feature maps of ``channels`` channels at strides 8, 16 and 32."""
 
-    def __init__(self, name: str, channels: int) -> None:
+    def __init__(self, name: str, channels: int, *, is_standardised: bool = False) -> None:
         super().__init__()
+        self.is_standardised = is_standardised
         body, layers = BACKBONES[name]()
         self.body = IntermediateLayerGetter(body, {layer: str(i) for i, layer in enumerate(layers)})
         self.fpn = FeaturePyramidNetwork(list(layers.values()), channels, norm_layer=nn.BatchNorm2d)
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        features: OrderedDict[str, Tensor] = self.fpn(self.body(images))
+        frames = standardise(images) if self.is_standardised else images
+        features: OrderedDict[str, Tensor] = self.fpn(self.body(frames))
         return features
 
 
@@ -161,7 +166,7 @@ class SeptalDetector(RetinaNet):
     """
 
     def __init__(self, config: DetectorConfig) -> None:
-        backbone = PyramidBackbone(config.backbone, config.pyramid_channels)
+        backbone = PyramidBackbone(config.backbone, config.pyramid_channels, is_standardised=config.is_standardised)
         head = RetinaNetHead(
             config.pyramid_channels,
             ANCHORS_PER_LEVEL,
