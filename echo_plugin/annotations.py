@@ -166,11 +166,17 @@ def _require_distribution(what: str, probabilities: Mapping[object, float]) -> N
 
 @dataclass(frozen=True)
 class ViewPrediction:
-    """The view of a cine: ``probabilities`` sum to 1; ``frame_indices`` are the 0-based frames looked at."""
+    """The view of a cine: ``probabilities`` sum to 1; ``frame_indices`` are the 0-based frames looked at.
+
+    ``is_still`` : a single frame was answered, without motion. ``is_standard`` : whether it is one of the standard
+    views at all; None: the model has no limit for it.
+    """
 
     view: View
     probabilities: Mapping[View, float]
     frame_indices: tuple[int, ...]
+    is_still: bool = False
+    is_standard: bool | None = None
 
     def __post_init__(self) -> None:
         _require_distribution("View", self.probabilities)  # type: ignore[arg-type]
@@ -192,22 +198,22 @@ class DefectPrediction:
     ``probabilities`` sum to 1. ``angles_deg`` : the angle between embedding and each class centre, 0..180.
     ``frame_indices`` : 0-based frames looked at. ``crops`` : the (frame_index, box) regions that were embedded.
     ``is_whole_frame`` : no septum was found, so whole frames were embedded instead of crops.
+    ``abstained`` : why this is no answer to rely on, as a phrase; None: it is one.
     """
 
     defect: Defect
     probabilities: Mapping[Defect, float]
     angles_deg: Mapping[Defect, float]
     frame_indices: tuple[int, ...]
-    ``abstained`` : why this is no answer to rely on, as a phrase; None: it is one.
     crops: tuple[SeptalBox, ...] = ()
     is_whole_frame: bool = False
+    abstained: str | None = None
 
     def __post_init__(self) -> None:
         _require_distribution("Defect", self.probabilities)  # type: ignore[arg-type]
         _require_frame_indices("Defect", self.frame_indices)
         if self.defect not in self.probabilities or set(self.angles_deg) != set(self.probabilities):
             msg = f"Defect prediction {self.defect.value}: probabilities and angles must name the same classes."
-    abstained: str | None = None
             raise ValueError(msg)
         angles = list(self.angles_deg.values())
         if not all(0.0 <= angle <= _HALF_TURN_DEG for angle in angles):

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_plugin.anatomy import View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
 from echo_plugin.defect_answer import answer, crops_of, join_crops
@@ -26,12 +25,13 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
-from echo_plugin.models.view_classifier import sample_clips
 from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.septal_crops import cut_crops
 from echo_plugin.tracks import TrackOptions, link_boxes
+from echo_plugin.view_answer import answer_view
+from echo_plugin.view_sampling import choose_clips
 
 VIEW_CLIPS = 3
 BATCH_FRAMES = {"cpu": 8, "cuda": 64}
@@ -193,7 +193,7 @@ class EchoPipeline:
             with progress.timed("load"):
                 card, classifier = self._views.get()
             progress.models["views"] = card
-            clips = sample_clips(classifier.config, cine.frame_count, VIEW_CLIPS)
+            clips = choose_clips(classifier.config, card, cine, VIEW_CLIPS)
             frames, place = np.unique(clips, return_inverse=True)
             with progress.timed("read"):
                 pixels, _ = to_model_input(
@@ -201,9 +201,7 @@ class EchoPipeline:
                 )
             with progress.timed("view"):
                 floats = self._floats(pixels)[torch.as_tensor(place.reshape(clips.shape), device=pixels.device)]
-                probabilities = classifier(floats).softmax(dim=1).mean(dim=0).tolist()
-        named = {View(name): p for name, p in zip(card.classes, probabilities, strict=True)}
-        return ViewPrediction(max(named, key=lambda view: named[view]), named, tuple(frames.tolist()))
+                return answer_view(classifier, card, floats, frames.tolist(), is_still=cine.frame_count == 1)
 
     def _predict_defect(
         self,

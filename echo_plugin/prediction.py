@@ -94,6 +94,8 @@ def _view_json(view: ViewPrediction | None) -> dict[str, Any] | None:
         "probability": view.probability,
         "probabilities": {v.value: p for v, p in view.probabilities.items()},
         "frame_indices": list(view.frame_indices),
+        "is_still": view.is_still,
+        "is_standard": view.is_standard,
     }
 
 
@@ -119,9 +121,9 @@ def _defect_json(defect: DefectPrediction | None) -> dict[str, Any] | None:
         "angles_deg": {d.value: angle for d, angle in defect.angles_deg.items()},
         "frame_indices": list(defect.frame_indices),
         "is_whole_frame": defect.is_whole_frame,
+        "abstained": defect.abstained,
         "crops": [_box_json(crop) for crop in defect.crops],
     }
-        "abstained": defect.abstained,
 
 
 def _nearest_json(near: NearestCase) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def test_prediction_has_the_json_of_the_contract(pipeline: EchoPipeline, cine: C
     ]  # fmt: skip
     assert (entry["path"], entry["image_id"], entry["frames"]) == ("x.dcm", "a4c_007", 9)
     assert (entry["height"], entry["width"], entry["frame_time_ms"]) == (60, 80, 40.0)
-    assert set(entry["view"]) == {"view", "probability", "probabilities", "frame_indices"}
+    keys = {"view", "probability", "probabilities", "frame_indices", "is_still", "is_standard"}
+    assert set(entry["view"]) == keys
     assert set(entry["view"]["probabilities"]) == {"A4C", "PSAX-AV", "OTHER"}
     assert set(entry["boxes"][0]) == {"frame_index", "x1", "y1", "x2", "y2", "septum", "score"}
     assert set(entry["defect"]["angles_deg"]) == set(entry["defect"]["probabilities"]) == {"Normal", "ASD", "VSD"}
@@ -135,7 +136,6 @@ def test_whole_frames_are_compared_when_no_septum_is_found(models: Path, cine: C
     assert prediction.defect.crops == ()
 
 
-def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
 @pytest.fixture(scope="module")
 def four_classes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedder of walls that tells four defects apart and abstains, beside the detector and the view classifier."""
@@ -170,6 +170,7 @@ def test_no_septum_gets_no_answer_where_the_card_says_when_to_abstain(four_class
     assert (defect.is_whole_frame, defect.abstained) == (True, "no septum found")
 
 
+def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
     still = Cine("still", FramesInMemory(np.full((1, 50, 50, 3), 80, dtype=np.uint8)))
 
     prediction = pipeline.predict(still)

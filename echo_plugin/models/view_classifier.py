@@ -18,7 +18,8 @@ from echo_plugin.models.lean_torchvision import resnet18, resnet50
 from echo_plugin.models.standardise import standardise
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
-TEMPORAL_HEADS = ("weave", "gru", "mean")
+TEMPORAL_HEADS = ("weave", "gru", "mean", "attention")
+ATTENTION_HEADS = 4
 SAMPLINGS = ("consecutive", "spaced")
 
 
@@ -93,11 +94,14 @@ class ViewConfig:
     backbone: str = "resnet18"
     input_size_px: int = 160
     temporal: str = "weave"
-    """weave: woven chunks into a GRU; gru: frame after frame into a GRU; mean: mean probabilities of the frames."""
+    """weave: woven chunks into a GRU; gru: frame after frame into a GRU; attention: the chunks of all frames attend to
+    one another; mean: mean probabilities of the frames, which for clips of one frame is the image classifier."""
     sampling: str = "consecutive"
     """consecutive: neighbouring frames make a clip; spaced: frames from all over the cine."""
     frames_per_clip: int = 4
+    """T of the paper."""
     chunks: int = 4
+    """K of the paper: an embedding is cut in so many parts (weave and attention)."""
     gru_size: int = 256
     gru_layers: int = 2
     stem_dropout: float = 0.5
@@ -117,11 +121,34 @@ class ViewConfig:
         if self.sampling not in SAMPLINGS:
             msg = f"View classifier has sampling {self.sampling!r}; {list(SAMPLINGS)} are accepted."
             raise ValueError(msg)
-        if self.classes < 2 or self.frames_per_clip < 1:
+        if self.classes < 2 or self.frames_per_clip < 1 or self.chunks < 1:
             msg = (
-                f"View classifier has {self.classes} classes, {self.frames_per_clip} frames; from 2 and 1 are accepted."
+                f"View classifier has {self.classes} classes, {self.frames_per_clip} frames, {self.chunks} chunks;"
+                " from 2, 1 and 1 are accepted."
             )
             raise ValueError(msg)
+
+
+class ChunkAttention(nn.Module):
+    """Logits of (B, T, D) embeddings: their T x K chunks, each of D/K values, attend to one another.
+
+    The paper's comparison: four frames of 2048 values as 16 chunks of 512, four heads, a layer 512 to 2048, the views.
+    What it does between is not said; here the chunks are averaged, and a ReLU stands before the last layer.
+    """
+
+    def __init__(self, embedding: int, config: ViewConfig) -> None:
+        super().__init__()
+        self.width = embedding // config.chunks
+        self.attention = nn.MultiheadAttention(self.width, ATTENTION_HEADS, batch_first=True)
+        self.widen = nn.Linear(self.width, embedding)
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(config.head_dropout), nn.Linear(embedding, config.classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the (B, K) logits of (B, T, D) embeddings."""
+        chunks = features.reshape(len(features), -1, self.width)
+        attended, _ = self.attention(chunks, chunks, chunks, need_weights=False)
+        logits: Tensor = self.head(self.widen(attended.mean(dim=1)))
+        return logits
 
 
 class ViewClassifier(nn.Module):
@@ -134,20 +161,24 @@ class ViewClassifier(nn.Module):
         self.backbone.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         D = self.backbone.fc.in_features
+        if config.temporal in ("weave", "attention") and D % config.chunks:
+            msg = f"Embeddings of {D} values cannot be cut in {config.chunks} chunks; a divisor of {D} is accepted."
+            raise ValueError(msg)
         self.backbone.maxpool = nn.Sequential(self.backbone.maxpool, nn.Dropout(config.stem_dropout))
         self.backbone.fc = nn.Linear(D, D)  # no activation after it
         self.frame_head = nn.Linear(D, config.classes)
-        if config.temporal == "mean":
-            return
-        woven = config.frames_per_clip * D // config.chunks
-        self.gru = nn.GRU(
-            woven if config.temporal == "weave" else D,
-            config.gru_size,
-            config.gru_layers,
-            batch_first=True,
-            dropout=config.gru_dropout if config.gru_layers > 1 else 0.0,
-        )
-        self.head = nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(config.gru_size, config.classes))
+        if config.temporal == "attention":
+            self.attention = ChunkAttention(D, config)
+        if config.temporal in ("weave", "gru"):
+            woven = config.frames_per_clip * D // config.chunks
+            self.gru = nn.GRU(
+                woven if config.temporal == "weave" else D,
+                config.gru_size,
+                config.gru_layers,
+                batch_first=True,
+                dropout=config.gru_dropout if config.gru_layers > 1 else 0.0,
+            )
+            self.head = nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(config.gru_size, config.classes))
 
     def features(self, frames: Tensor) -> Tensor:
         """Return the (N, D) embeddings of single frames (N, 1, S, S)."""
@@ -159,14 +190,23 @@ class ViewClassifier(nn.Module):
         logits: Tensor = self.frame_head(self.features(frames))
         return logits.float()
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Return the (B, K) logits of clips (B, T, 1, S, S); their softmax sums to 1."""
-        B, T = clips.shape[:2]
-        frames = clips.flatten(0, 1)
+    def clip_features(self, clips: Tensor) -> Tensor:
+        """Return the (B, T, D) embeddings of the frames of clips (B, T, 1, S, S)."""
+        return self.features(clips.flatten(0, 1)).reshape(*clips.shape[:2], -1)
+
+    def clip_logits(self, features: Tensor) -> Tensor:
+        """Return the (B, K) logits of clips by the embeddings of their frames (B, T, D)."""
         if self.config.temporal == "mean":
-            return self.frame_logits(frames).softmax(dim=1).reshape(B, T, -1).mean(dim=1).clamp_min(1e-12).log()
-        features = self.features(frames).reshape(B, T, -1)
+            logits: Tensor = self.frame_head(features).float()
+            return logits.softmax(dim=2).mean(dim=1).clamp_min(1e-12).log()
+        if self.config.temporal == "attention":
+            attended: Tensor = self.attention(features)
+            return attended.float()
         steps = weave(features, self.config.chunks) if self.config.temporal == "weave" else features
         states, _ = self.gru(steps)
-        logits: Tensor = self.head(states[:, -1])
-        return logits.float()
+        answer: Tensor = self.head(states[:, -1])
+        return answer.float()
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return the (B, K) logits of clips (B, T, 1, S, S); their softmax sums to 1."""
+        return self.clip_logits(self.clip_features(clips))

@@ -35,6 +35,19 @@ def test_frames_are_sampled_as_published(frame_count: int) -> None:
     assert (consecutive_frames(frame_count)[0] + 1).tolist() == consecutive
 
 
+@pytest.mark.parametrize("frame_count", range(4, 121))
+def test_frames_are_sampled_by_the_published_rule(frame_count: int) -> None:
+    """The rule as its authors state it: S segments of F frames, starts int(d / 2 + d x) with d = (N - F + 1) / S."""
+
+    def starts(segments: int, length: int) -> list[int]:
+        d = (frame_count - length + 1) / segments
+        return [int(d / 2 + d * x) for x in range(segments)]
+
+    assert spaced_frames(frame_count).tolist() == starts(4, 1)
+    first = starts(1, 4)[0]
+    assert consecutive_frames(frame_count).tolist() == [[first, first + 1, first + 2, first + 3]]
+
+
 @pytest.mark.parametrize("frame_count", [1, 2, 3, 7, 40])
 @pytest.mark.parametrize("sampling", ["consecutive", "spaced"])
 @pytest.mark.parametrize("seed", [None, 5])
@@ -83,7 +96,31 @@ def test_paper_configuration_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in network.parameters()) - own_frame_head + frame_head_of_24_classes == 29_916_132
 
 
-@pytest.mark.parametrize("temporal", ["weave", "gru", "mean"])
+def test_attention_adds_what_the_paper_says() -> None:
+    network = ViewClassifier(ViewConfig(classes=12, backbone="resnet50", temporal="attention"))
+
+    attention = sum(p.numel() for p in network.attention.attention.parameters())
+    assert network.attention.width == 512
+    assert attention == 4 * 512 * 512 + 4 * 512  # "an extra 1 million parameters"
+    assert network.attention.widen.weight.shape == (2048, 512)
+
+
+def test_image_classifier_is_the_mean_over_clips_of_one_frame() -> None:
+    torch.manual_seed(0)
+    network = ViewClassifier(ViewConfig(classes=5, temporal="mean", frames_per_clip=1)).eval()
+    frames = torch.randn(2, 1, 48, 48)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(network(frames[:, None]).softmax(1), network.frame_logits(frames).softmax(1))
+
+
+@pytest.mark.parametrize("temporal", ["weave", "attention"])
+def test_embeddings_that_cannot_be_cut_are_refused(temporal: str) -> None:
+    with pytest.raises(ValueError, match="512 values cannot be cut in 3 chunks"):
+        ViewClassifier(ViewConfig(classes=3, temporal=temporal, chunks=3))
+
+
+@pytest.mark.parametrize("temporal", ["weave", "gru", "mean", "attention"])
 def test_clip_batch_equals_single_clips(temporal: str) -> None:
     torch.manual_seed(0)
     network = ViewClassifier(ViewConfig(classes=5, temporal=temporal, frames_per_clip=3, chunks=2)).eval()
