@@ -2,7 +2,7 @@
 """Which cine is with which annotator: one that was handed out is shown to nobody else for a while.
 
 Kept in a file, so that neither a restart nor another server process hands a cine out twice. A lease ends by itself: the
-annotator may have gone home. Who holds it does not matter for anybody else: viewers of one site often have one name.
+annotator may have gone home. One whose cine was submitted no longer matters. Who holds it does not matter for anybody else: viewers of one site often have one name.
 """
 
 from __future__ import annotations
@@ -62,11 +62,6 @@ class Leases:
                 (now, now + self._duration_s, image_id, holder),
             )
         return cursor.rowcount == 1
-
-    def release(self, image_id: str) -> None:
-        """End the lease of a cine: it was submitted. That it was shown is remembered."""
-        with self._file.connection() as connection:
-            connection.execute("UPDATE leases SET expires_at = shown_at WHERE image_id = ?", (image_id,))
 
     def shown(self) -> dict[str, Lease]:
         """Return the last time each cine was shown, by image id; those that are not leased by now among them."""

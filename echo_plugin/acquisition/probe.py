@@ -12,10 +12,8 @@ from torch import Tensor
 from echo_plugin.acquisition.evidence import LOOKS, OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineEvidence, probe_frames
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
-from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.geometry import box_iou
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.models.septal_detector import SeptalDetector
@@ -25,21 +23,6 @@ from echo_plugin.runtime import PublishedNetwork, Runtime
 
 BRIGHTER = 1.25
 """Gain of the third look; the detector learned from pictures changed more than that."""
-
-
-def models_key(models: Path) -> str:
-    """Return what tells these published models from others: evidence is made by one such key.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If no detector is published.
-    """
-    key = load_card(models, SEPTAL_DETECTOR).sha256[:16]
-    try:
-        return f"{key}+{load_card(models, VIEW_CLASSIFIER).sha256[:16]}"
-    except ModelNotFoundError:
-        return key
 
 
 class CineProber:

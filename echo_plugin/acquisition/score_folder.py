@@ -14,11 +14,11 @@ from pathlib import Path
 
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, pooled
-from echo_plugin.acquisition.probe import CineProber, models_key
-from echo_plugin.acquisition.score_store import ScoreStore
+from echo_plugin.acquisition.probe import CineProber
+from echo_plugin.acquisition.score_store import ScoreStore, models_key
 from echo_plugin.acquisition.uncertainty import calibrate
 from echo_plugin.errors import EchoError, ModelNotFoundError, TrainingDataError
-from echo_plugin.io.study_folder import CineEntry, StudyFolder
+from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
@@ -36,22 +36,6 @@ class Scored:
     cines: int
     failed: int
     judged: int
-
-
-def stamp_of(entry: CineEntry) -> str:
-    """Return what changes with the content of a cine's file; empty where the system does not tell."""
-    try:
-        status = entry.path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_mtime_ns}:{status.st_size}"
-
-
-def unscored(store: ScoreStore, models: str, entries: Sequence[CineEntry]) -> list[tuple[CineEntry, str]]:
-    """Return the readable cines without a score of these models, with their stamps."""
-    known = store.stamps(models)
-    stamped = [(entry, stamp_of(entry)) for entry in entries if entry.error is None]
-    return [(entry, stamp) for entry, stamp in stamped if known.get(entry.image_id) != stamp]
 
 
 def score_folder(
@@ -75,7 +59,7 @@ def score_folder(
     key = models_key(models)
     folder.refresh()
     entries = folder.entries()
-    waiting = unscored(store, key, entries)
+    waiting = store.unscored(key, entries)
     prober = CineProber(models, device=device) if waiting else None
     failed = done = 0
     for done, (entry, stamp) in enumerate(waiting, start=1):

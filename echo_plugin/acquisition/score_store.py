@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ import numpy as np
 from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineEvidence
 from echo_plugin.acquisition.sqlite_file import SqliteFile
 from echo_plugin.anatomy import View
+from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.io.study_index import CineEntry
+from echo_plugin.models.card_file import load_card
 
 SCORES_FILE = ".echo_scores.sqlite"
+DETECTOR, VIEWS = "septal_detector", "view_classifier"  # as in models.checkpoint, which loads torch
 
 _SCHEMA = (
     "CREATE TABLE scores (number INTEGER PRIMARY KEY AUTOINCREMENT, models TEXT NOT NULL, image_id TEXT NOT NULL,"
@@ -60,16 +64,38 @@ class Judgement:
     judged: Array
 
 
+def models_key(models: Path) -> str:
+    """Return what tells these published models from others: a score is of one such key.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If no detector is published.
+    """
+    key = load_card(models, DETECTOR).sha256[:16]
+    try:
+        return f"{key}+{load_card(models, VIEWS).sha256[:16]}"
+    except ModelNotFoundError:
+        return key
+
+
 class ScoreStore:
     """The scores at ``path``; safe for several threads and programs."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = SqliteFile(path, _SCHEMA, version=1)
 
     def stamps(self, models: str) -> dict[str, str]:
         """Return by image id the stamp of what was scored with these models, in vain too."""
         rows = self._file.connection().execute("SELECT image_id, stamp FROM scores WHERE models = ?", (models,))
         return dict(rows)
+
+    def unscored(self, models: str, entries: Sequence[CineEntry]) -> list[tuple[CineEntry, str]]:
+        """Return the readable cines without a score of these models, with the stamps of their files."""
+        known = self.stamps(models)
+        stamped = [(entry, _stamp(entry)) for entry in entries if entry.error is None]
+        return [(entry, stamp) for entry, stamp in stamped if known.get(entry.image_id) != stamp]
 
     def counts(self) -> dict[str, int]:
         """Return how many cines each pair of models has scored; the one that scored last comes last."""
@@ -177,9 +203,13 @@ def _kept_score(row: tuple[Any, ...]) -> KeptScore:
     return KeptScore(number, image_id, stamp, evidence)
 
 
-def open_scores(root: Path, fallback: Path) -> ScoreStore:
-    """Return the scores of the study folder ``root``; where it cannot be written to, those kept in ``fallback``."""
-    return ScoreStore(writable_place(root, fallback) / SCORES_FILE)
+def _stamp(entry: CineEntry) -> str:
+    """Return what changes with the content of a cine's file; empty where the system does not tell."""
+    try:
+        status = entry.path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_mtime_ns}:{status.st_size}"
 
 
 def writable_place(root: Path, fallback: Path) -> Path:

@@ -30,12 +30,14 @@ from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.own_models import own_folder
 from echo_plugin.host.tasks.batch import CineBatchInfer
 from echo_plugin.host.tasks.defects import DEFECT
+from echo_plugin.host.score_keeper import ScoreKeeper
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
 from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
 from echo_plugin.host.tasks.train import trainers
 from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
+from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.predict import EchoPipeline
 
@@ -95,7 +97,9 @@ class EchoApp(MONAILabelApp):
         return trainers(self.models_dir, self.datastore().cache, self.device)
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return strategies()
+        self.waiting = WaitingCines(self.datastore(), self.models_dir)
+        self.score_keeper = ScoreKeeper(self.datastore(), self.waiting, self.models_dir, self.device)
+        return strategies(self.waiting)
 
     def init_batch_infer(self) -> CineBatchInfer:
         return CineBatchInfer()
@@ -115,6 +119,7 @@ class EchoApp(MONAILabelApp):
             )
         logger.info("%d cines in the study folder", len(self.datastore().list_images()))
         self.gallery_keeper.start()
+        self.score_keeper.start()
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request
@@ -171,6 +176,8 @@ class EchoApp(MONAILabelApp):
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Choose the next cine and make its rendition; a cine that turns out to be unreadable is passed over.
 
+        Without an ``id`` there is none, and ``reason``, if there, says why.
+
         Raises
         ------
         UnknownImageError
@@ -184,6 +191,8 @@ class EchoApp(MONAILabelApp):
             raise UnknownImageError(msg)
         datastore = self.datastore()
         while (chosen := strategy(request, datastore)) is not None:
+            if "id" not in chosen:
+                return dict(chosen)
             try:
                 path = Path(datastore.get_image_uri(chosen["id"]))
             except UnreadableCineError as exc:

@@ -33,6 +33,7 @@ from echo_plugin.errors import (
     TrainingDataError,
     UnknownImageError,
 )
+from echo_plugin.host.choice_routes import router as choice_router
 from echo_plugin.host.datastore_routes import router as datastore_router
 from echo_plugin.host.dicomweb import router as dicomweb_router
 from echo_plugin.host.dicomweb_store import router as dicomweb_store_router
@@ -80,6 +81,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     instance.server_mode(True)
     instance.on_init_complete()
     yield
+    instance.score_keeper.stop()
     for method in ("train", "batch_infer"):
         AsyncTask.stop(method)
 
@@ -125,6 +127,7 @@ def build_app() -> FastAPI:
     app.include_router(task_router)
     app.include_router(job_router)
     app.include_router(datastore_router)
+    app.include_router(choice_router)
     app.include_router(evidence_router)
     app.include_router(dicomweb_router)
     app.include_router(dicomweb_store_router)

@@ -57,17 +57,18 @@ class StudyImages:
         return [i for i in self._known_ids() if i not in self._set_aside]
 
     def _known_ids(self) -> list[str]:
-        self._look_again()
+        self.look_again()
         return self.studies.image_ids()
 
     def _is_readable(self, image_id: str) -> bool:
-        self._look_again()
+        self.look_again()
         try:
             return self.studies.entry(image_id).error is None
         except UnknownImageError:
             return False
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Look for files if nobody has done so lately."""
         if time.monotonic() - self._scanned_at > RESCAN_AFTER_S:
             self.refresh()
 
@@ -75,6 +76,10 @@ class StudyImages:
         """Offer an image no more, because it turned out to be unreadable; until the server restarts."""
         logger.warning("Image %s is set aside: %s", image_id, reason)
         self._set_aside[image_id] = reason
+
+    def is_set_aside(self, image_id: str) -> bool:
+        """Whether an image is offered no more."""
+        return image_id in self._set_aside
 
     def resolve(self, image_id: str) -> str:
         """Return the id of the one cine that ``image_id`` means.

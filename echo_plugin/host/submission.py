@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.cine import Cine
 from echo_plugin.errors import AnnotationConflictError, AnnotationError
+from echo_plugin.host.request_text import annotator
 from echo_plugin.io.annotation_file import annotation_from_json
 from echo_plugin.io.markups import annotated_frames, boxes_from_markups
 from echo_plugin.io.study_folder import StudyFolder
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 SAVE_ATTEMPTS = 10
 LARGEST_LABEL_BYTES = 64 << 20
 """Several thousand frames with two boxes each; as Python objects it takes twenty times as much memory."""
-_NOT_IN_A_NAME = re.compile(r"[^\w .@+-]")
 
 
 def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: Mapping[str, Any]) -> Annotation:
@@ -53,7 +52,7 @@ def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: 
     if len(content) > LARGEST_LABEL_BYTES:
         msg = f"Label of {image_id} has {len(content) >> 20} MiB; up to {LARGEST_LABEL_BYTES >> 20} are accepted."
         raise AnnotationError(msg)
-    author = _NOT_IN_A_NAME.sub("", str(info.get("user") or info.get("client_id") or ""))[:64].strip() or None
+    author = annotator(info)
     based_on = _revision(image_id, info.get("revision"))
     for attempt in range(SAVE_ATTEMPTS):
         current = readable_annotation(studies, image_id) or Annotation(image_id)

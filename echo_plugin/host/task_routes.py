@@ -70,18 +70,26 @@ async def infer(
 
 @router.post("/activelearning/{strategy}", summary="Choose the next cine")
 async def next_sample(http: Request, strategy: str, params: Params = None) -> dict[str, Any]:
-    """Return the chosen cine and what a viewer needs to load it; empty when every cine has a label."""
+    """Return the chosen cine, why it was chosen, its frames worth drawing, and what a viewer needs to load it.
+
+    Without an ``id`` no cine waits; ``reason`` says why, and nothing does when every cine has a label.
+    """
     request = {**require_no_override(params or {}, "strategy"), "strategy": strategy}
     sample = await run_heavy(lambda: echo_app().next_sample(request))
-    if not sample:
-        return {}
+    if "id" not in sample:
+        return sample
     datastore = echo_app().datastore()
     note = {"strategy": {strategy: {"ts": int(time.time()), "client_id": request.get("client_id")}}}
     await run_heavy(lambda: datastore.update_image_info(sample["id"], note))
-    answer = {**datastore.get_image_info(sample["id"]), **sample}
+    answer = {**datastore.get_image_info(sample["id"]), **sample, "PatientID": _shown_name(sample)}
     if not is_loopback(http.client.host if http.client else None):
         del answer["path"]  # 3D Slicer opens it where it can; elsewhere it only tells how this machine is arranged
     return answer
+
+
+def _shown_name(sample: dict[str, Any]) -> str:
+    """Return the reason with the frames. 3D Slicer calls the volume by ``PatientID``, and shows that in every view."""
+    return f"{sample['reason']}; frames {', '.join(map(str, sample['frames']))}"
 
 
 @router.get("/model/{model}", summary="Download the published weights")

@@ -49,14 +49,6 @@ def test_a_restart_keeps_leases(tmp_path, leases, clock):
     assert again.is_running(again.shown()["a"])
 
 
-def test_a_submitted_cine_is_free_and_remembered_as_shown(leases):
-    leases.take("a", "r1")
-    leases.release("a")
-
-    assert not leases.is_running(leases.shown()["a"])
-    assert leases.take("a", "r2")
-
-
 def test_a_cine_is_shown_again_to_its_holder_only(leases, clock):
     leases.take("a", "r1")
     clock.now += 40

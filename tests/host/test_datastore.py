@@ -19,9 +19,10 @@ from echo_plugin.errors import (
     UnreadableCineError,
 )
 from echo_plugin.host.datastore import FINAL, ORIGINAL, EchoDatastore
+from echo_plugin.host.tasks import next_cine
 from echo_plugin.host.tasks.batch import require_batch
-from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.train import CineTrainer
+from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.annotation_file import annotation_to_json
 from echo_plugin.io.markups import boxes_from_markups, boxes_to_markups
 from echo_plugin.io.volume import read_rendition_geometry, rendition_geometry
@@ -41,6 +42,10 @@ def phantoms(tmp_path_factory) -> Path:
 def store(phantoms, tmp_path) -> EchoDatastore:
     root = shutil.copytree(phantoms, tmp_path / "studies")
     return EchoDatastore(root, tmp_path / "cache")
+
+
+def strategies(store) -> dict:
+    return next_cine.strategies(WaitingCines(store, store.cache / "no models"))
 
 
 @pytest.fixture
@@ -288,7 +293,8 @@ def test_notes_are_added_and_facts_are_not_overwritten(store, image_id):
 
 
 def test_strategies_choose_unlabelled_cines_and_say_when_there_is_none(store):
-    assert [strategy({}, store) for strategy in strategies().values()] == [None, None, None]
+    choose = strategies(store)
+    assert {name: strategy({}, store) for name, strategy in choose.items()} == dict.fromkeys(choose)
     images = sorted(store.list_images())
     first_patient = store.images.entry(images[0]).patient_id
     of_first = [i for i in images if store.images.entry(i).patient_id == first_patient]
@@ -298,8 +304,7 @@ def test_strategies_choose_unlabelled_cines_and_say_when_there_is_none(store):
         store.remove_label(image_id, FINAL)
     unlabelled = store.get_unlabeled_images()
 
-    choose = strategies()
-    assert choose["first"]({}, store) == {"id": min(unlabelled)}
+    assert choose["first"]({}, store) == {"id": min(unlabelled), "reason": "first of 3", "frames": [0, 1]}
     assert choose["fewest_labels"]({}, store)["id"] in of_first
     assert choose["random"]({"seed": 1}, store) == choose["random"]({"seed": 1}, store)
     assert choose["random"]({}, store)["id"] in unlabelled
@@ -315,7 +320,7 @@ def test_no_note_of_a_client_stops_the_choice_of_the_next_cine(store, image_id, 
 
     store.update_image_info(image_id, notes)
 
-    assert strategies()["random"]({"strategy": "random"}, store) == {"id": image_id}
+    assert strategies(store)["random"]({"strategy": "random"}, store)["id"] == image_id
 
 
 def test_a_number_that_json_does_not_know_is_no_note(store, image_id):
@@ -338,7 +343,7 @@ def test_a_strategy_refuses_parameters_of_the_wrong_type(store, image_id, reques
     store.remove_label(image_id, FINAL)
 
     with pytest.raises(ValueError, match=sentence):
-        strategies()["random"](request_, store)
+        strategies(store)["random"](request_, store)
 
 
 @pytest.mark.parametrize(

@@ -1,79 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strategies: which cine an annotator sees next."""
+"""Strategies: which cine an annotator sees next, why, and which of its frames are worth drawing.
+
+What is chosen is in ``acquisition.strategies``; here are requests, leases and the names that viewers show. A call reads
+what `score_folder` found earlier: no cine is decoded and no model runs.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.acquisition.evidence import Array
+from echo_plugin.acquisition.leases import Lease
+from echo_plugin.acquisition.pool import Pool
+from echo_plugin.acquisition.strategies import (
+    Choice,
+    Situation,
+    fewest_of_patient,
+    first,
+    keep_to_patient_limit,
+    most_suspicious,
+    most_uncertain,
+    most_unlike,
+    of_a_failing_view,
+    uncertain_and_unlike,
+)
+from echo_plugin.host.datastore import FINAL, EchoDatastore, require_tag
+from echo_plugin.host.request_text import annotator
+from echo_plugin.host.waiting_cines import WaitingCines
 
-Choose = Callable[[EchoDatastore, Sequence[str], Mapping[str, Any]], str]
+logger = logging.getLogger(__name__)
+
+Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice | None]
+
+ATTEMPTS = 20
+"""Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
 
 
 class NextCine(Strategy):
-    """Choose one of the cines without a label."""
+    """Choose a cine that nobody has before them.
 
-    def __init__(self, description: str, choose: Choose) -> None:
+    Parameters
+    ----------
+    description
+        Shown by viewers.
+    choose
+        The choice among the cines that may be shown.
+    waiting
+        The cines with their scores, and who has which.
+    among_labelled
+        Whether labelled cines are chosen from rather than those without a label.
+    limits_patients
+        Whether at most PER_PATIENT cines of a patient are shown between two published models.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        choose: Choose,
+        waiting: WaitingCines,
+        *,
+        among_labelled: bool = False,
+        limits_patients: bool = False,
+    ) -> None:
         super().__init__(description)
         self._choose = choose
+        self._waiting = waiting
+        self._among_labelled = among_labelled
+        self._limits_patients = limits_patients
 
-    def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, str] | None:
-        """Return ``{"id": image id}``; None when every cine has a label."""
-        unlabelled = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
-        return {"id": self._choose(datastore, unlabelled, request)} if unlabelled else None
+    def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, Any] | None:
+        """Return ``{"id", "reason", "frames"}``, 0-based frames; None when no cine waits.
+
+        When all that wait are with annotators, the one that this annotator has longest comes again. When none is
+        theirs, there is a reason and no id. Someone without a name is shown cines, but holds none.
+        """
+        holder = annotator(request)
+        chosen_from = self._chosen_from(request, datastore)
+        datastore.images.look_again()
+        with self._waiting.pool.reading() as pool:
+            waiting = np.array(
+                [
+                    place
+                    for place in np.flatnonzero(chosen_from(pool)).tolist()
+                    if not datastore.images.is_set_aside(pool.cines.image_ids[place])
+                ],
+                dtype=np.int64,
+            )
+            if not len(waiting):
+                return None
+            for _ in range(ATTEMPTS):
+                shown = self._waiting.leases.shown()
+                running = {i for i, lease in shown.items() if self._waiting.leases.is_running(lease)}
+                is_free = np.array([pool.cines.image_ids[place] not in running for place in waiting], dtype=bool)
+                if not is_free.any():
+                    return self._one_of_theirs(pool, waiting, shown, holder)
+                situation = self._situation(pool, waiting[is_free], shown, running)
+                choice = self._choose(pool, situation, request, shown)
+                if choice is None:
+                    return None
+                image_id = pool.cines.image_ids[choice.place]
+                if holder is None or self._waiting.leases.take(image_id, holder):
+                    return _answer(pool, choice)
+        return {"reason": f"{ATTEMPTS} cines went to others at this very moment; ask again."}
+
+    def _chosen_from(self, request: Mapping[str, Any], datastore: EchoDatastore) -> Callable[[Pool], Array]:
+        """Return which places wait, given the label tag and names that a request may name."""
+        tag, names = require_tag(request.get("label_tag")), request.get("labels")
+        if self._among_labelled:
+            return lambda pool: pool.labels.is_labelled & ~pool.labels.is_unusable
+        if tag == FINAL and not names and isinstance(names, list | None):
+            return lambda pool: ~pool.labels.is_labelled
+        unlabelled = set(datastore.get_unlabeled_images(tag, names))
+        return lambda pool: np.array([i in unlabelled for i in pool.cines.image_ids], dtype=bool)
+
+    def _situation(self, pool: Pool, free: Array, shown: Mapping[str, Lease], running: set[str]) -> Situation:
+        places = pool.cines.place_of
+        handed_out = np.array(sorted(places[i] for i in running if i in places), dtype=np.int64)
+        situation = Situation(free, handed_out)
+        if not self._limits_patients:
+            return situation
+        since = self._waiting.models_published_at()
+        in_batch = [places[i] for i, lease in shown.items() if i in places and lease.shown_at >= since]
+        return keep_to_patient_limit(pool, situation, np.array(sorted(in_batch), dtype=np.int64))
+
+    def _one_of_theirs(
+        self, pool: Pool, waiting: Array, shown: Mapping[str, Lease], holder: str | None
+    ) -> dict[str, Any]:
+        theirs = sorted(
+            (shown[i].shown_at, place)
+            for place in waiting.tolist()
+            if shown[i := pool.cines.image_ids[place]].holder == holder and holder is not None
+        )
+        for _, place in theirs:
+            if self._waiting.leases.show_again(pool.cines.image_ids[place], str(holder)):
+                return _answer(pool, Choice(place, f"shown to you before; all {len(waiting)} that wait are in work"))
+        ends = min(shown[pool.cines.image_ids[place]].expires_at for place in waiting)
+        minutes = max(round((ends - time.time()) / 60), 1)
+        who = "are with other annotators; ask again"
+        return {"reason": f"All {len(waiting)} cines that wait {who} in {minutes} minutes."}
 
 
-def choose_first(_datastore: EchoDatastore, unlabelled: Sequence[str], _request: Mapping[str, Any]) -> str:
-    """Return the first in the order of ids."""
-    return unlabelled[0]
+def _answer(pool: Pool, choice: Choice) -> dict[str, Any]:
+    image_id = pool.cines.image_ids[choice.place]
+    frames = pool.frames_to_draw(choice.place)
+    judgement = pool.judgements.get(image_id)
+    if judgement is not None and judgement.revision == pool.labels.revision[choice.place]:
+        frames = tuple(sorted(judgement.frames))
+    return {"id": image_id, "reason": choice.reason, "frames": list(frames)}
 
 
-def choose_at_random(datastore: EchoDatastore, unlabelled: Sequence[str], request: Mapping[str, Any]) -> str:
+def _choose_at_random(
+    pool: Pool, situation: Situation, request: Mapping[str, Any], shown: Mapping[str, Lease]
+) -> Choice:
     """Return any, one shown lately less often; ``request["seed"]`` repeats a choice."""
     seed = request.get("seed")
     if seed is not None and (not isinstance(seed, int) or seed < 0):
         msg = f"Strategy random: seed is {str(seed)[:40]!r}; a whole number of 0 or more is accepted."
         raise ValueError(msg)
-    strategy = str(request.get("strategy") or "random")
     now = time.time()
-    weights = np.array([max(1.0, now - _shown_at(datastore.get_image_info(i), strategy, now)) for i in unlabelled])
-    chosen = np.random.default_rng(seed).choice(len(unlabelled), p=weights / weights.sum())
-    return unlabelled[int(chosen)]
+    ages = np.array(
+        [
+            max(1.0, now - shown[i].shown_at) if (i := pool.cines.image_ids[place]) in shown else now
+            for place in situation.open
+        ]
+    )
+    chosen = np.random.default_rng(seed).choice(len(situation.open), p=ages / ages.sum())
+    return Choice(int(situation.open[chosen]), f"any of {len(situation.open)}")
 
 
-def _shown_at(facts: Mapping[str, Any], strategy: str, now: float) -> float:
-    """Return when a cine was shown, in seconds; 0 if never. It is a note, and clients may have written anything."""
-    try:
-        shown_at = float(facts["strategy"][strategy]["ts"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return 0.0
-    return shown_at if 0.0 <= shown_at <= now else 0.0
+def _plain(choose: Callable[[Pool, Situation], Choice | None]) -> Choose:
+    return lambda pool, situation, _request, _shown: choose(pool, situation)
 
 
-def choose_least_labelled_patient(
-    datastore: EchoDatastore, unlabelled: Sequence[str], _request: Mapping[str, Any]
-) -> str:
-    """Return a cine of the patient with the fewest labelled cines: many patients teach more than many cines of one.
-
-    A cine of an unknown patient counts as a patient of its own.
-    """
-    patients = {
-        image_id: datastore.images.entry(image_id).patient_id or image_id for image_id in datastore.list_images()
-    }
-    labelled = Counter(patients[image_id] for image_id in datastore.get_labeled_images())
-    return min(unlabelled, key=lambda image_id: (labelled[patients[image_id]], image_id))
-
-
-def strategies() -> dict[str, Strategy]:
+def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
     """Return the strategies by the names viewers show; the first is preselected."""
+    about: dict[str, tuple[str, Choose]] = {
+        "random": ("Any cine without a label", _choose_at_random),
+        "first": ("The first cine without a label", _plain(first)),
+        "fewest_labels": ("A cine of the patient with the fewest labels", _plain(fewest_of_patient)),
+    }
+    scored: dict[str, tuple[str, Choose]] = {
+        "uncertainty": ("The cine that the detector is least certain of", _plain(most_uncertain)),
+        "diversity": ("The cine least like those with a label", _plain(most_unlike)),
+        "hybrid": ("Of the most uncertain cines the one least like those with a label", _plain(uncertain_and_unlike)),
+        "failing_view": ("An uncertain cine of the view that needs labels most", _plain(of_a_failing_view)),
+    }
+    doubtful = "The labelled cine whose label looks most like a mistake"
     return {
-        "random": NextCine("Any cine without a label", choose_at_random),
-        "first": NextCine("The first cine without a label", choose_first),
-        "fewest_labels": NextCine("A cine of the patient with the fewest labels", choose_least_labelled_patient),
+        **{name: NextCine(*one, waiting) for name, one in about.items()},
+        **{name: NextCine(*one, waiting, limits_patients=True) for name, one in scored.items()},
+        "suspicious": NextCine(doubtful, _plain(most_suspicious), waiting, among_labelled=True),
     }

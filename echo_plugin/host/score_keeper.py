@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping the scores of a study folder up to date while it is served: a thread that looks, a process that works.
+
+The thread looks every few seconds whether files, labels or models are others than those that were scored last, which
+costs two directory listings, and then starts `score_job`. MONAI Label's own scoring is not used: it starts a process of
+a gigabyte at every next sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.acquisition.score_store import models_key
+from echo_plugin.errors import EchoError
+from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.waiting_cines import WaitingCines
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 4.0
+"""Less than a request waits before it looks itself (``study_images.RESCAN_AFTER_S``), so that no request has to."""
+TRY_AGAIN_AFTER_S = 300.0
+"""A scoring that failed is tried again after this long, or as soon as something changes."""
+
+JUDGE_EVERY_S = 600.0
+"""New labels alone are judged at most so often: a submission must not start a process."""
+
+State = tuple[str, int, int]
+"""What scores depend on: the models' key, the generations of the files and of the labels."""
+
+
+class ScoreKeeper:
+    """The scorer of one server; started once, stopped with it.
+
+    Parameters
+    ----------
+    datastore, waiting
+        What is scored, and where scores are kept.
+    models
+        Published models.
+    device
+        auto, cpu or cuda.
+    """
+
+    def __init__(self, datastore: EchoDatastore, waiting: WaitingCines, models: Path, device: str = "auto") -> None:
+        self._datastore, self._waiting, self._models, self._device = datastore, waiting, models, device
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._job: subprocess.Popen[bytes] | None = None
+        self._scored: State = ("", -1, -1)
+        self._ended_at = time.monotonic()
+        self._message = ""
+        self._started = (0.0, 0)
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to look; once."""
+        self._thread = threading.Thread(target=self._keep, name="score-keeper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the process it started."""
+        self._stopped.set()
+        with self._lock:
+            if self._job is not None and self._job.poll() is None:
+                self._job.terminate()
+                try:
+                    self._job.wait(5)
+                except subprocess.TimeoutExpired:
+                    self._job.kill()
+                    self._job.wait(5)
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def progress(self) -> dict[str, Any]:
+        """Return ``state`` (scoring, idle, failed, no model), ``done`` of ``total`` cines, ``eta_s``, ``message``."""
+        entries = [entry for entry in self._datastore.studies.entries() if entry.error is None]
+        facts: dict[str, Any] = {"total": len(entries), "done": 0, "eta_s": None, "message": self._message}
+        try:
+            key = models_key(self._models)
+        except EchoError as exc:
+            return {"state": "no model", **facts, "message": str(exc)}
+        waiting = len(self._waiting.store.unscored(key, entries))
+        facts["done"] = len(entries) - waiting
+        is_running = self._job is not None and self._job.poll() is None
+        if is_running:
+            began, done_before = self._started
+            rate = (facts["done"] - done_before) / max(time.monotonic() - began, 1e-3)
+            facts["eta_s"] = round(waiting / rate, 1) if rate > 0 else None
+        state = "scoring" if is_running else "failed" if self._message and waiting else "idle"
+        return {"state": state, **facts}
+
+    def _keep(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.look()
+            except Exception:  # the next look may find the folder readable again
+                logger.exception("Scores could not be looked after")
+            self._stopped.wait(LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Start scoring if it is due; take note of one that has ended."""
+        self._datastore.images.refresh()
+        with self._waiting.pool.reading():
+            pass  # caught up with what was scored, so that a request has little left to do
+        if self._job is not None and self._job.poll() is None:
+            return
+        self._note_end()
+        state = self._state()
+        if state is not None and self._is_due(state):
+            with self._lock:
+                if not self._stopped.is_set():
+                    self._begin(state)
+
+    def _is_due(self, state: State) -> bool:
+        key, _, labels = state
+        if self._message:
+            return state[:2] != self._scored[:2] or time.monotonic() - self._ended_at > TRY_AGAIN_AFTER_S
+        if state[:2] != self._scored[:2]:
+            entries = [entry for entry in self._datastore.studies.entries() if entry.error is None]
+            if self._waiting.store.unscored(key, entries):
+                return True
+            self._scored = (*state[:2], self._scored[2])
+        return labels != self._scored[2] and time.monotonic() - self._ended_at > JUDGE_EVERY_S
+
+    def _note_end(self) -> None:
+        if self._job is None:
+            return
+        self._ended_at = time.monotonic()
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        if self._job.returncode:
+            self._message = f"Scoring ended early: {' '.join(last) or f'code {self._job.returncode}'}"
+            logger.warning(self._message)
+        else:
+            self._message = ""
+            logger.info("Scoring is done: %s", " ".join(last))
+        self._job = None
+
+    def _begin(self, state: State) -> None:
+        studies = self._datastore.studies
+        known = len(self._waiting.store.stamps(state[0]))
+        self._started, self._scored = (time.monotonic(), known), state
+        scores = self._waiting.store.path
+        command = [sys.executable, "-m", "echo_plugin.host.score_job"]
+        with self._log.open("wb") as log:
+            self._job = subprocess.Popen(
+                [*command, str(studies.root), str(scores), str(self._models), self._device],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self._datastore.cache / "scoring.log"
+
+    def _state(self) -> State | None:
+        """Return the present state; None: no detector is published."""
+        try:
+            key = models_key(self._models)
+        except EchoError:
+            return None
+        return key, self._datastore.studies.generation, self._datastore.labels.with_generation()[0]
