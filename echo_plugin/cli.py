@@ -43,22 +43,27 @@ def _write_json(result: Any, target: str | None) -> None:
 
 @app.command()
 def serve(
-    studies: Studies = Path("sample_studies"),
+    studies: Annotated[
+        Path | None,
+        typer.Option("--studies", help="Study folder; with --pacs for annotations.", show_default="sample_studies"),
+    ] = None,
     models: Annotated[
         Path | None,
         typer.Option("--models", help="Folder of published models.", show_default="the studies' own, begun as copies"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 serves this machine only.")] = "127.0.0.1",
+    pacs: Annotated[str | None, typer.Option(help="Base address of a DICOMweb archive with the cines.")] = None,
+    sr: Annotated[Literal["off", "auto"], typer.Option(help="auto: store all that is said as DICOM SR too.")] = "off",
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 8000,
     device: Device = "auto",
 ) -> None:
-    """Serve a study folder to 3D Slicer as a MONAI Label app.
+    """Serve a study folder, or a hospital's archive, to 3D Slicer and OHIF.
 
     Example: monailabel-echo serve --studies sample_studies --port 8000
     """
     from echo_plugin.host.launcher import serve as serve_app
 
-    raise typer.Exit(serve_app(studies, models, host=host, port=port, device=device))
+    raise typer.Exit(serve_app(studies, models, pacs=pacs, sr=sr, host=host, port=port, device=device))
 
 
 @app.command()

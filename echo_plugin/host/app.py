@@ -28,6 +28,10 @@ from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.gallery_keeper import GalleryKeeper
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.own_models import own_folder
+from echo_plugin.host.pacs import Pacs, authorization_from_environment
+from echo_plugin.host.pacs_folder import PacsFolder
+from echo_plugin.host.reports import ReportingPipeline, Reports
+from echo_plugin.host.score_keeper import ScoreKeeper
 from echo_plugin.host.tasks.batch import CineBatchInfer
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.score_keeper import ScoreKeeper
@@ -39,7 +43,6 @@ from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.predict import EchoPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class EchoApp(MONAILabelApp):
     studies
         The study folder.
     conf
+        ``pacs``: address of a DICOMweb archive with the cines. ``sr``: auto stores a report of all that is said.
         ``models``: folder of published models. ``device``: auto, cpu or cuda. ``cache``: where renditions are kept.
     """
 
@@ -65,7 +69,9 @@ class EchoApp(MONAILabelApp):
         self.models_dir = Path(conf.get("models") or Path(app_dir) / "model")
         self.device = conf.get("device") or "auto"
         self.cache_base = Path(conf["cache"]) if conf.get("cache") else None
-        self.pipeline = EchoPipeline(self.models_dir, device=self.device, gallery_dir=self._gallery_dir(studies))
+        # None: the studies are in a folder, not in an archive
+        self.pacs = Pacs(conf["pacs"], authorization_from_environment()) if conf.get("pacs") else None
+        self.pipeline = ReportingPipeline(self.models_dir, device=self.device, gallery_dir=self._gallery_dir(studies))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -77,6 +83,9 @@ class EchoApp(MONAILabelApp):
             labels=[septum.value for septum in DETECTED_SEPTA],
         )
         self.gallery_keeper = GalleryKeeper(self.datastore().studies, self.pipeline)
+        self.reports = Reports(self.dicomweb, self.pacs)
+        self.reports_at_once = conf.get("sr") == "auto"
+        self.pipeline.reports = self.reports if self.reports_at_once else None
         self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
 
     def _gallery_dir(self, studies: str) -> Path:
@@ -86,9 +95,10 @@ class EchoApp(MONAILabelApp):
 
     def init_datastore(self) -> EchoDatastore:
         if self.studies.startswith(("http://", "https://")):
-            msg = f"Studies {self.studies} is a DICOMweb address, which is not supported yet; name a study folder."
+            msg = f"Studies {self.studies} is a DICOMweb address; `monailabel-echo serve --pacs` takes it."
             raise EchoError(msg)
-        return EchoDatastore(Path(self.studies), self.cache_base)
+        folder = None if self.pacs is None else PacsFolder(Path(self.studies), self.pacs)
+        return EchoDatastore(Path(self.studies), self.cache_base, studies=folder)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {name: CineInferTask(about, self.pipeline, self._read_cine) for name, about in INFER_TASKS.items()}
@@ -120,6 +130,15 @@ class EchoApp(MONAILabelApp):
         logger.info("%d cines in the study folder", len(self.datastore().list_images()))
         self.gallery_keeper.start()
         self.score_keeper.start()
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Store what was submitted as a report too, if that was asked for when the server started."""
+        if not self.reports_at_once:
+            return
+        try:
+            self.reports.of_annotation(self.datastore().images.resolve(image_id))
+        except (EchoError, OSError) as exc:
+            logger.warning("Label of %s is stored, but became no report: %s", label_id, exc)
+
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request

@@ -55,11 +55,13 @@ class EchoDatastore(Datastore):
         The study folder.
     cache_base
         Where renditions are kept; None: the user's cache folder.
+    studies
+        The folder at ``root`` where it is of another kind (an archive's cines); None: a plain one.
     """
 
-    def __init__(self, root: Path, cache_base: Path | None = None) -> None:
+    def __init__(self, root: Path, cache_base: Path | None = None, studies: StudyFolder | None = None) -> None:
         self.root = root
-        self.studies = StudyFolder(root)
+        self.studies = studies or StudyFolder(root)
         self.cache = cache_folder(root, cache_base)
         self.images = StudyImages(self.studies, self.cache)
         self.labels = LabelSummaries(self.studies)

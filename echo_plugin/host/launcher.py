@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
@@ -18,14 +20,25 @@ APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
 
 
 def serve(
-    studies: Path, models: Path | None = None, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto"
+    studies: Path | None,
+    models: Path | None = None,
+    *,
+    pacs: str | None = None,
+    sr: str = "off",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
 ) -> int:
-    """Serve a study folder until interrupted; return the exit code.
+    """Serve a study folder, or the cines of an archive, until interrupted; return the exit code.
 
     Parameters
     ----------
     studies
-        The study folder.
+        The study folder; with ``pacs`` where fetched cines and annotations are kept. None: ``pacs_folder``.
+    pacs
+        Base address of the DICOMweb archive whose cines are served.
+    sr
+        auto: what people submit and models predict is also stored as DICOM SR.
     models
         Folder of published models; trainings publish there. None: the study folder's own, see ``own_models``.
     host, port
@@ -38,12 +51,16 @@ def serve(
     EchoError
         If the folders or the port cannot be used; the message says which and what to do.
     """
-    _require_studies(studies)
+    if pacs is not None:
+        studies = _require_archive(pacs, studies or pacs_folder(pacs))
+    else:
+        studies = _require_studies(studies or Path("sample_studies"))
     models = own_models(studies, APP_DIR / "model") if models is None else models
     _require_models(models)
     listener = _listen(host, port)
     bound_port = listener.getsockname()[1]
-    os.environ.update(server_environment(studies, models, device=device, port=bound_port))
+    conf = {"device": device, "sr": sr, **({"pacs": pacs} if pacs else {})}
+    os.environ.update(server_environment(studies, models, conf=conf, port=bound_port))
     _say(f"Models are in {models}; trainings publish there.")
     if not is_loopback(host):
         _say(f"Listening on {host} without sign-in: everybody on that network can see the cines and change labels.")
@@ -58,7 +75,7 @@ def serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                _say(ready_text(host, bound_port, studies))
+                _say(ready_text(host, bound_port, pacs or str(studies)))
 
     log_config = init_log_config(None, str(APP_DIR), "app.log", "INFO")
     config = uvicorn.Config("echo_plugin.host.server:app", log_config=log_config, access_log=False)
@@ -67,7 +84,7 @@ def serve(
     return 0 if server.started else 1
 
 
-def server_environment(studies: Path, models: Path, *, device: str, port: int) -> dict[str, str]:
+def server_environment(studies: Path, models: Path, *, conf: Mapping[str, str], port: int) -> dict[str, str]:
     """Return the environment that the server, and the processes it starts, need.
 
     MONAI Label reads its settings when it is imported, and hands them to its training process this way.
@@ -76,7 +93,7 @@ def server_environment(studies: Path, models: Path, *, device: str, port: int) -
     return {
         "MONAI_LABEL_APP_DIR": str(APP_DIR),
         "MONAI_LABEL_STUDIES": str(studies.resolve()),
-        "MONAI_LABEL_APP_CONF": json.dumps({"models": str(models.resolve()), "device": device}),
+        "MONAI_LABEL_APP_CONF": json.dumps({"models": str(models.resolve()), **conf}),
         "MONAI_LABEL_SERVER_PORT": str(port),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",  # it starts a process at each next sample
         "MONAI_LABEL_TRACKING_ENABLED": "false",
@@ -86,8 +103,8 @@ def server_environment(studies: Path, models: Path, *, device: str, port: int) -
     }
 
 
-def ready_text(host: str, port: int, studies: Path) -> str:
-    """Return what to open and what to do, for a person."""
+def ready_text(host: str, port: int, studies: str) -> str:
+    """Return what to open and what to do, for a person; ``studies``: the folder or archive that is served."""
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown_host}]:{port}" if ":" in shown_host else f"http://{shown_host}:{port}"
     return f"""
@@ -97,15 +114,34 @@ READY. Serving {studies} at {url}
                 Boxes: drag those predicted, or draw with Markups > ROI on the frame you see and change the new
                 control point's label from R-1 to IAS or IVS: a box without a name is kept, but teaches nothing.
                 Submit Label stores them.
-  In a browser  {url}/ohif/ (OHIF: the studies of this folder)
+  In a browser  {url}/ohif/ (OHIF: the list of studies)
                 {url}/docs (the API), {url}/info/ (what is offered)
 
 Research only: not for clinical use. Ctrl+C ends the server."""
 
 
-def _require_studies(studies: Path) -> None:
+def pacs_folder(pacs: str) -> Path:
+    """Return where the fetched cines and the annotations of an archive are kept if nobody names a folder.
+
+    It is no cache: annotations are in it.
+    """
+    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "monailabel-echo"
+    return base / f"pacs-{hashlib.sha256(pacs.rstrip('/').encode()).hexdigest()[:16]}"
+
+
+def _require_archive(pacs: str, studies: Path) -> Path:
+    """Return the folder of an archive after its address and credentials have been looked at."""
+    from echo_plugin.host.pacs import Pacs, authorization_from_environment
+
+    archive = Pacs(pacs, authorization_from_environment())
+    studies.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _say(f"Cines come from the archive {archive.host}; those looked at, and all annotations, are kept in {studies}.")
+    return studies
+
+
+def _require_studies(studies: Path) -> Path:
     if str(studies).startswith(("http:", "https:")):
-        msg = f"Studies {studies} is a DICOMweb address, which is not supported yet; name a study folder."
+        msg = f"Studies {studies} is a DICOMweb address; name it with --pacs."
         raise EchoError(msg)
     if not (APP_DIR / "main.py").is_file():
         msg = f"App folder {APP_DIR} has no main.py; run from a checkout of the repository."
@@ -120,6 +156,7 @@ def _require_studies(studies: Path) -> None:
     if not folder.image_ids():
         msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
         raise EchoError(msg)
+    return studies
 
 
 def _require_models(models: Path) -> None:

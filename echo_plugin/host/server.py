@@ -41,7 +41,10 @@ from echo_plugin.host.evidence_routes import router as evidence_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
 from echo_plugin.host.ohif import router as ohif_router
+from echo_plugin.host.pacs import PacsError
+from echo_plugin.host.pacs_routes import router as pacs_router
 from echo_plugin.host.panel_routes import router as panel_router
+from echo_plugin.host.report_routes import router as report_router
 from echo_plugin.host.task_routes import router as task_router
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ STATUS_OF_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (AnnotationConflictError, 409),
     (TrainingDataError, 409),
     (ModelMismatchError, 500),
+    (PacsError, 502),
     (EchoError, 422),
     (MONAILabelException, 400),
     (ValueError, 400),
@@ -129,8 +133,11 @@ def build_app() -> FastAPI:
     app.include_router(datastore_router)
     app.include_router(choice_router)
     app.include_router(evidence_router)
+    if settings.MONAI_LABEL_APP_CONF.get("pacs"):  # first come, first served: they take every address below /dicom-web
+        app.include_router(pacs_router)
     app.include_router(dicomweb_router)
     app.include_router(dicomweb_store_router)
+    app.include_router(report_router)
     app.include_router(ohif_router)
     app.include_router(panel_router)
 

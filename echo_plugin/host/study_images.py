@@ -117,8 +117,8 @@ class StudyImages:
 
     def rendition(self, image_id: str) -> Path:
         """Return the volume that a viewer loads, made when it is asked for the first time."""
-        entry = self.entry(image_id)
-        return self.renditions.path(entry.image_id, entry.path, lambda: self.studies.read_cine(entry.image_id))
+        cine = self.read(image_id)  # one that is in an archive is fetched by this
+        return self.renditions.path(cine.image_id, self.studies.entry(cine.image_id).path, lambda: cine)
 
     def facts(self, image_id: str) -> dict[str, Any]:
         """Return what a viewer may know of a cine, with its notes: no identity of a person."""

@@ -44,7 +44,7 @@ def test_a_missing_model_folder_is_named(studies, tmp_path):
 def test_an_archive_address_is_refused_in_one_sentence(models):
     from pathlib import Path
 
-    with pytest.raises(EchoError, match="DICOMweb address, which is not supported yet"):
+    with pytest.raises(EchoError, match="DICOMweb address; name it with --pacs"):
         serve(Path("http://pacs.example/dicom-web"), models)
 
 
@@ -79,7 +79,7 @@ def test_a_host_that_is_not_ours_is_named(studies, models):
 def test_the_environment_is_what_monai_label_and_its_children_need(studies, models, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
-    environment = server_environment(studies, models, device="cpu", port=8001)
+    environment = server_environment(studies, models, conf={"device": "cpu"}, port=8001)
 
     assert environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
     assert environment["MONAI_LABEL_SESSIONS"] == "false"
@@ -92,7 +92,7 @@ def test_the_environment_is_what_monai_label_and_its_children_need(studies, mode
     [("127.0.0.1", "http://127.0.0.1:8000"), ("0.0.0.0", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")],
 )
 def test_the_ready_text_names_an_address_that_can_be_opened(host, url, studies):
-    text = ready_text(host, 8000, studies)
+    text = ready_text(host, 8000, str(studies))
 
     assert f"server {url}," in text
     assert "Next Sample" in text

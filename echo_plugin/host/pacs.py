@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hospital's DICOMweb archive as a client sees it: list ultrasound instances, fetch one, store a report.
+
+Credentials come from the environment or from a file that only its owner may read, and are never logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from echo_plugin.errors import EchoError
+from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
+from echo_plugin.host.multipart_stream import PartsToFiles
+
+logger = logging.getLogger(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes addresses, and searches name patients
+
+CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
+"""A file with one line, ``user:password`` or ``Bearer <token>``."""
+AUTHORIZATION_VARIABLE = "MONAILABEL_ECHO_PACS_AUTHORIZATION"
+"""The same line itself."""
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_PAGE = 500
+_MOST_INSTANCES = 200_000
+_LARGEST_INSTANCE_BYTES = 2 << 30
+_FIELDS = "StudyInstanceUID,SeriesInstanceUID,PatientID,NumberOfFrames,Rows,Columns,FrameTime"
+
+
+class PacsError(EchoError):
+    """Raised when the archive cannot be reached or answers with an error."""
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """The archive at ``url``, the base of its DICOMweb service (it ends without a slash).
+
+    Raises
+    ------
+    PacsError
+        If the address is none of a web service.
+    """
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            msg = f"PACS address {parts.scheme}://{parts.hostname} is not accepted; http(s)://host[:port]/path is."
+            raise PacsError(msg)
+        if parts.username or parts.password:
+            msg = f"PACS address of {parts.hostname} holds a password; put it into {CREDENTIALS_VARIABLE} (a file)."
+            raise PacsError(msg)
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+
+    @property
+    def host(self) -> str:
+        """The archive's name, for messages."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {"Authorization": self.authorization} if self.authorization else {}
+
+    def instances(self, modality: str = "US") -> list[dict[str, Any]]:
+        """Return the DICOM JSON of every instance of a modality, asked for page by page.
+
+        Raises
+        ------
+        PacsError
+            If the archive cannot be asked.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        while len(found) < _MOST_INSTANCES:
+            parameters = {"Modality": modality, "includefield": _FIELDS, "limit": _PAGE, "offset": len(found)}
+            page = self._get_json("/instances", parameters)
+            new = {uid: item for item in page if (uid := first_value(item, "00080018")) and uid not in found}
+            found |= new
+            if len(page) < _PAGE or not new:  # an archive that knows no paging sends everything, or the same again
+                break
+        return list(found.values())
+
+    def fetch(self, study_uid: str, series_uid: str, sop_uid: str, folder: Path) -> Path:
+        """Write one instance to a new file in ``folder`` and return its path.
+
+        Raises
+        ------
+        PacsError
+            If the archive does not send it.
+        """
+        url = f"{self.url}/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
+        accept = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
+        with (
+            answering(self.host),
+            self._client() as client,
+            client.stream("GET", url, headers={"Accept": accept}) as answer,
+        ):
+            self._require_ok(answer)
+            paths = _received(answer, folder)
+        if len(paths) != 1:
+            msg = f"The archive {self.host} sent {len(paths)} parts for instance {sop_uid}; one is expected."
+            raise PacsError(msg)
+        return paths[0]
+
+    def store(self, content: bytes) -> None:
+        """Store one instance.
+
+        Raises
+        ------
+        PacsError
+            If the archive does not take it.
+        """
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
+        body = head + content + f"\r\n--{boundary}--\r\n".encode()
+        kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
+        with answering(self.host), self._client() as client:
+            headers = {"Content-Type": kind, "Accept": DICOM_JSON}
+            self._require_ok(client.post(f"{self.url}/studies", content=body, headers=headers))
+
+    def _get_json(self, path: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with answering(self.host), self._client() as client:
+            answer = client.get(self.url + path, params=parameters, headers={"Accept": DICOM_JSON})
+            self._require_ok(answer)
+            if answer.status_code == 204:
+                return []
+            content = answer.json()
+        if not isinstance(content, list):
+            msg = f"The archive {self.host} answered a search with no list; is {self.url} its DICOMweb address?"
+            raise PacsError(msg)
+        return content
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(headers=self.headers, timeout=TIMEOUT, follow_redirects=False)
+
+    def _require_ok(self, answer: httpx.Response) -> None:
+        if not 200 <= answer.status_code < 300:
+            msg = f"The archive {self.host} answered with status {answer.status_code}."
+            raise PacsError(msg)
+
+
+@contextmanager
+def answering(host: str) -> Iterator[None]:
+    """Turn what the network does into a sentence that names the archive and nothing that was asked."""
+    try:
+        yield
+    except (httpx.HTTPError, json.JSONDecodeError) as exc:
+        msg = f"The archive {host} cannot be used ({type(exc).__name__}); is its address right, is it on?"
+        raise PacsError(msg) from exc
+
+
+def _received(answer: httpx.Response, folder: Path) -> list[Path]:
+    """Write the parts of an answer to files; an archive that sends a bare instance is understood too."""
+    kind = answer.headers.get("content-type", "")
+    if not kind.startswith("multipart/"):
+        descriptor, name = tempfile.mkstemp(".dcm", dir=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in _bounded(answer):
+                file.write(chunk)
+        return [Path(name)]
+    parts = PartsToFiles(kind, folder)
+    try:
+        for chunk in _bounded(answer):
+            parts.write(chunk)
+        parts.close()
+    except ValueError as exc:
+        msg = f"The archive's answer cannot be read: {exc}"
+        raise PacsError(msg) from exc
+    return parts.paths
+
+
+def _bounded(answer: httpx.Response) -> Iterator[bytes]:
+    received = 0
+    for chunk in answer.iter_bytes():
+        received += len(chunk)
+        if received > _LARGEST_INSTANCE_BYTES:
+            msg = f"The archive's instance has more than {_LARGEST_INSTANCE_BYTES >> 30} GiB."
+            raise PacsError(msg)
+        yield chunk
+
+
+def first_value(item: Mapping[str, Any], tag: str) -> str:
+    """Return the first value of an attribute in DICOM JSON as text; empty where there is none."""
+    values = (item.get(tag) or {}).get("Value") or [""]
+    return str(values[0])
+
+
+def authorization_from_environment(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the Authorization header for the archive; None: none is given.
+
+    Raises
+    ------
+    PacsError
+        If the file cannot be read, or others may read it, or the line is malformed; the line is not repeated.
+    """
+    line, where = environment.get(AUTHORIZATION_VARIABLE), AUTHORIZATION_VARIABLE
+    file = environment.get(CREDENTIALS_VARIABLE)
+    if line is None and file:
+        where = f"{CREDENTIALS_VARIABLE} ({Path(file).name})"
+        line = _read_private(Path(file), where)
+    if not line or not line.strip():
+        return None
+    line = line.strip()
+    if re.fullmatch(r"(?:Bearer|Basic) [!-~]+", line):
+        return line
+    if ":" not in line or not line.isprintable():
+        msg = f"{where} is malformed; one line user:password or Bearer token is accepted."
+        raise PacsError(msg)
+    return "Basic " + base64.b64encode(line.encode()).decode()
+
+
+def _read_private(file: Path, where: str) -> str:
+    try:
+        if os.name == "posix" and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            msg = f"{where} may be read by others; `chmod 600` it."
+            raise PacsError(msg)
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        msg = f"{where} cannot be read ({exc.strerror})."
+        raise PacsError(msg) from exc

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study folder whose cines are in a hospital's archive: each is fetched when it is looked at, by its SOP instance.
+
+    <root>/pacs/<SOP Instance UID>.dcm   what was fetched; may be deleted, annotations may not
+    <root>/annotations/                  as in any study folder
+
+The folder belongs to its owner only. A training reads it like any other: an annotated cine has been fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from echo_plugin.annotations import Annotation, require_image_id
+from echo_plugin.cine import Cine
+from echo_plugin.errors import UnknownImageError, UnreadableCineError
+from echo_plugin.host.pacs import Pacs, PacsError, first_value
+from echo_plugin.io.atomic_file import fsync_directory, make_directory
+from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.image_id import is_uid
+from echo_plugin.io.study_folder import CineEntry, StudyFolder
+
+logger = logging.getLogger(__name__)
+
+RELIST_AFTER_S = 60.0
+"""The archive is asked for its instances at most this often."""
+
+
+class PacsFolder(StudyFolder):
+    """The ultrasound instances of ``pacs``, with what was fetched and annotated below ``root``."""
+
+    def __init__(self, root: Path, pacs: Pacs) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o700)
+        self.pacs = pacs
+        self._listed: dict[str, dict[str, Any]] = {}
+        self._listed_at = -RELIST_AFTER_S
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        super().__init__(root)
+
+    def refresh(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Look for files, and ask the archive for its instances; one that does not answer leaves the list as it is."""
+        if time.monotonic() - self._listed_at > RELIST_AFTER_S:
+            self._listed_at = time.monotonic()
+            try:
+                items = self.pacs.instances()
+                self._listed = {uid: item for item in items if is_uid(uid := first_value(item, "00080018"))}
+            except PacsError as exc:
+                logger.warning("Cines of the archive are those known before: %s", exc)
+        return super().refresh(progress)
+
+    def image_ids(self) -> list[str]:
+        """Return the ids of the cines that were fetched, then of those in the archive."""
+        return list(dict.fromkeys([*super().image_ids(), *self._listed]))
+
+    def entry(self, image_id: str) -> CineEntry:
+        """Return what is known of one image, without fetching it.
+
+        Raises
+        ------
+        UnknownImageError
+            If the id is malformed, or neither here nor in the archive.
+        """
+        item = self._listed.get(require_image_id(image_id))
+        try:
+            return super().entry(image_id)
+        except UnknownImageError:
+            if item is None:
+                raise
+        return CineEntry(
+            image_id=image_id,
+            path=self._path(image_id),
+            patient_id=first_value(item, "00100020") or None,
+            study_instance_uid=first_value(item, "0020000D") or None,
+            series_instance_uid=first_value(item, "0020000E") or None,
+            frames=_whole(item, "00280008"),
+            height=_whole(item, "00280010"),
+            width=_whole(item, "00280011"),
+        )
+
+    def read_cine(self, image_id: str) -> Cine:
+        """Return a cine, fetched if it is not here yet.
+
+        Raises
+        ------
+        UnknownImageError
+            If it is neither here nor in the archive.
+        UnreadableCineError
+            If it cannot be read.
+        PacsError
+            If the archive does not send it.
+        """
+        self._fetch(image_id)
+        return super().read_cine(image_id)
+
+    def save_annotation(self, annotation: Annotation, **how: Any) -> Annotation:
+        """Store an annotation beside its cine, which is fetched first: a training needs both (see ``StudyFolder``)."""
+        self._fetch(annotation.image_id)
+        return super().save_annotation(annotation, **how)
+
+    def add_image(self, source: bytes | Path, name: str, *, max_bytes: int = 0) -> str:
+        """Refuse: new images belong into the archive."""
+        msg = f"File {name!r} is not taken in here; store it in the archive {self.pacs.host}."
+        raise UnreadableCineError(msg)
+
+    def remove_image(self, image_id: str) -> None:
+        """Refuse: what the archive holds is not ours to remove."""
+        msg = f"Image {image_id} is in the archive {self.pacs.host}, which keeps it."
+        raise UnreadableCineError(msg)
+
+    def _path(self, image_id: str) -> Path:
+        return self.root / "pacs" / f"{image_id}.dcm"
+
+    def _fetch(self, image_id: str) -> None:
+        """Bring a cine here in one step, once, whoever asks at the same time."""
+        with self._fetching[require_image_id(image_id)]:
+            entry = self.entry(image_id)
+            if entry.path.is_file():
+                return
+            study, series = entry.study_instance_uid or "", entry.series_instance_uid or ""
+            if not (is_uid(study) and is_uid(series) and is_uid(image_id)):
+                msg = f"Image {image_id} cannot be fetched: the archive does not say its study and series."
+                raise UnreadableCineError(msg)
+            target = self._path(image_id)
+            make_directory(target.parent)
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=".fetching-") as folder:
+                received = self.pacs.fetch(study, series, image_id, Path(folder))
+                cine = read_cine(received)
+                if cine.sop_instance_uid != image_id:
+                    msg = f"The archive {self.pacs.host} sent another instance than {image_id}."
+                    raise PacsError(msg)
+                shutil.move(received, target)
+            fsync_directory(target.parent)
+            super().refresh()
+
+
+def _whole(item: dict[str, Any], tag: str) -> int | None:
+    text = first_value(item, tag)
+    return int(text) if text.isdecimal() and int(text) > 0 else (1 if tag == "00280008" else None)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of /dicom-web with ``--pacs``: passed through to the archive as they are, and to nowhere else.
+
+Query string, Accept, status and body are the archive's. Only the paths of DICOMweb below its base address can be named;
+a redirect is not followed. In DICOM JSON the archive's own address becomes ours, so that a browser asks here for bulk
+data too. A report that a person saved in OHIF also becomes a revision of the annotations it is about.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
+
+from echo_plugin.errors import EchoError
+from echo_plugin.host.dicomweb import base_url
+from echo_plugin.host.dicomweb_media import DICOM_JSON
+from echo_plugin.host.multipart_stream import PartsToFiles
+from echo_plugin.host.pacs import TIMEOUT, Pacs
+from echo_plugin.host.report_submission import annotate_from_report
+from echo_plugin.host.request_parts import echo_app, run_heavy
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/dicom-web", include_in_schema=False)
+
+_PATH = re.compile(r"(?:studies|series|instances|bulkdata)(?:/[A-Za-z0-9_,~-]+(?:\.[A-Za-z0-9_,~-]+)*)*")
+"""No empty part, and none that begins with a dot: nothing that could climb out of the base address."""
+_ASKED = ("accept", "accept-encoding", "content-type", "if-none-match", "if-modified-since", "range")
+_ANSWERED = (
+    "content-type", "content-encoding", "content-location", "etag", "last-modified", "cache-control", "warning",
+    "content-range", "retry-after",
+)  # fmt: skip
+_LARGEST_REPORT_BYTES = 16 << 20
+
+
+def pacs() -> Pacs:
+    """Return the archive that is served."""
+    found = echo_app().pacs
+    assert found is not None
+    return found
+
+
+@router.api_route("/{path:path}", methods=["GET", "HEAD", "POST"])
+async def pass_through(http: Request, path: str) -> Response:
+    """Ask the archive what was asked here, and answer what it answers."""
+    archive, asked = pacs(), path.rstrip("/")
+    if not _PATH.fullmatch(asked) or "%" in http.scope.get("raw_path", b"").decode("latin-1"):
+        raise HTTPException(404, f"Address {path[:80]!r} is none of DICOMweb.")
+    query = http.scope["query_string"].decode("latin-1")
+    url = f"{archive.url}/{asked}" + (f"?{query}" if query else "")
+    headers = {name: http.headers[name] for name in _ASKED if name in http.headers} | archive.headers
+    body: BinaryIO | None = await _spooled(http) if http.method == "POST" else None
+    client = httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False)
+    try:
+        request = client.build_request(http.method, url, headers=headers, content=_chunks(body) if body else None)
+        answer = await client.send(request, stream=True)
+    except httpx.TimeoutException:
+        await client.aclose()
+        return JSONResponse({"detail": f"The archive {archive.host} did not answer in time."}, 504)
+    except httpx.HTTPError as exc:
+        await client.aclose()
+        return JSONResponse({"detail": f"The archive {archive.host} cannot be reached ({type(exc).__name__})."}, 502)
+    if 300 <= answer.status_code < 400 and answer.status_code != 304:
+        await _close(client, answer)
+        return JSONResponse({"detail": f"The archive {archive.host} redirects elsewhere, which is refused."}, 502)
+    if body is not None and answer.is_success:
+        await run_heavy(lambda: annotate_from_body(body, http.headers.get("content-type", "")))
+    return await _answer(http, archive, client, answer)
+
+
+async def _answer(http: Request, archive: Pacs, client: httpx.AsyncClient, answer: httpx.Response) -> Response:
+    headers = {name: answer.headers[name] for name in _ANSWERED if name in answer.headers}
+    if not answer.headers.get("content-type", "").startswith((DICOM_JSON, "application/json")):
+        if "content-length" in answer.headers:
+            headers["content-length"] = answer.headers["content-length"]
+        closing = BackgroundTask(_close, client, answer)
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, headers, background=closing)
+    try:
+        content = await answer.aread()
+    except httpx.HTTPError as exc:
+        return JSONResponse({"detail": f"The archive {archive.host} broke off ({type(exc).__name__})."}, 502)
+    finally:
+        await _close(client, answer)
+    headers.pop("content-encoding", None)  # it has been read
+    return Response(content.replace(archive.url.encode(), base_url(http).encode()), answer.status_code, headers)
+
+
+async def _close(client: httpx.AsyncClient, answer: httpx.Response) -> None:
+    await answer.aclose()
+    await client.aclose()
+
+
+async def _spooled(http: Request) -> BinaryIO:
+    """Return the body of a request, whole, in memory or a temporary file."""
+    body: BinaryIO = tempfile.SpooledTemporaryFile(max_size=16 << 20)  # type: ignore[assignment]  # noqa: SIM115
+    async for chunk in http.stream():
+        body.write(chunk)
+    body.seek(0)
+    return body
+
+
+async def _chunks(body: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := body.read(1 << 20):
+        yield chunk
+
+
+def annotate_from_body(body: BinaryIO, content_type: str) -> None:
+    """Turn the reports that the archive has just taken into annotations; images among them are passed over."""
+    body.seek(0)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = PartsToFiles(content_type, Path(folder))
+        while chunk := body.read(1 << 20):
+            parts.write(chunk)
+        parts.close()
+        for path in parts.paths:
+            if path.stat().st_size > _LARGEST_REPORT_BYTES:
+                continue
+            try:
+                annotate_from_report(echo_app().datastore().studies, path.read_bytes())
+            except (EchoError, ValueError) as exc:
+                logger.warning("A report that the archive has stored became no annotation: %s", exc)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structured reports of annotations and predictions, stored with the cines for other viewers."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from echo_plugin.cine import Cine
+from echo_plugin.errors import AnnotationError, EchoError
+from echo_plugin.host.dicom_archive import DicomArchive
+from echo_plugin.host.pacs import Pacs
+from echo_plugin.io.atomic_file import make_directory, write_atomically
+from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
+from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source, text_report
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.prediction import CinePrediction
+
+logger = logging.getLogger(__name__)
+
+
+class Reports:
+    """Where reports go: the study folder, or the archive where there is one."""
+
+    def __init__(self, dicom: DicomArchive, pacs: Pacs | None) -> None:
+        self._dicom = dicom
+        self._pacs = pacs
+
+    def of_annotation(self, image_id: str) -> list[str]:
+        """Store what a person drew on a cine and return the SOP Instance UIDs; none where nothing is drawn.
+
+        Raises
+        ------
+        AnnotationError
+            If the cine is no DICOM file.
+        EchoError
+            If the report cannot be stored.
+        """
+        annotation = self._dicom.studies.annotation(image_id)
+        if annotation is None or not annotation.boxes:
+            return []
+        now = (annotation.saved_at or datetime.now().astimezone()).astimezone()
+        observer = Observer(annotation.author or "unnamed annotator")
+        return [
+            self._store(boxes_report(source_of(self._dicom.studies, image_id), annotation.boxes, observer, now=now))
+        ]
+
+    def of_prediction(self, image_id: str, prediction: CinePrediction) -> list[str]:
+        """Store what the models say of a cine and return the SOP Instance UIDs.
+
+        Raises
+        ------
+        AnnotationError
+            If the cine is no DICOM file.
+        EchoError
+            If a report cannot be stored.
+        """
+        source, now = source_of(self._dicom.studies, image_id), datetime.now().astimezone()
+        reports = []
+        if prediction.boxes:
+            reports.append(boxes_report(source, prediction.boxes, _observer(prediction, {"detector"}), now=now))
+        if prediction.view or prediction.defect:
+            observer = _observer(prediction, {"views", "defects"})
+            reports.append(text_report(source, prediction.view, prediction.defect, observer, now=now))
+        return [self._store(report) for report in reports]
+
+    def _store(self, report: Dataset) -> str:
+        """Store a report once: the same content has the same UID."""
+        uid, stream = str(report.SOPInstanceUID), io.BytesIO()
+        report.save_as(stream, write_like_original=False)
+        if self._pacs is not None:
+            self._pacs.store(stream.getvalue())
+            return uid
+        folder = self._dicom.studies.root / REPORTS_DIRECTORY
+        path = folder / f"{uid}.dcm"
+        if not path.exists():
+            make_directory(folder)
+            write_atomically(path, stream.getvalue())
+            self._dicom.catalogue.refresh()
+        return uid
+
+
+class ReportingPipeline(EchoPipeline):
+    """Models whose every answer on a cine of the study folder is also stored as a report (``serve --sr auto``)."""
+
+    reports: Reports | None = None
+
+    def predict(self, cine: Cine, *arguments: Any, **named: Any) -> CinePrediction:
+        """Predict as ``EchoPipeline`` does; a report that cannot be stored is logged and keeps nobody from working."""
+        prediction = super().predict(cine, *arguments, **named)
+        if self.reports is not None and cine.sop_instance_uid is not None:
+            try:
+                self.reports.of_prediction(cine.image_id, prediction)
+            except (EchoError, OSError) as exc:
+                logger.warning("Prediction of %s became no report: %s", cine.image_id, exc)
+        return prediction
+
+
+def source_of(studies: StudyFolder, image_id: str) -> Dataset:
+    """Return the header that a report about a cine copies patient and study from.
+
+    Raises
+    ------
+    AnnotationError
+        If the cine is no DICOM file.
+    """
+    cine = studies.read_cine(image_id)
+    if cine.sop_instance_uid is None:
+        msg = f"Image {image_id} is no DICOM instance; a structured report can be made of those only."
+        raise AnnotationError(msg)
+    return read_source(studies.entry(image_id).path)
+
+
+def _observer(prediction: CinePrediction, tasks: Collection[str]) -> Observer:
+    cards = [card for task, card in prediction.models.items() if task in tasks]
+    trained = "; ".join(dict.fromkeys(card.trained_on for card in cards))
+    return Observer(" + ".join(c.name for c in cards) or "model", ", ".join(c.version for c in cards) or "?", trained)

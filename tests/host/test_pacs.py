@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""With an archive behind it, the server passes DICOMweb through, and fetches the cines that are looked at."""
+
+import http.server
+import json
+import logging
+import stat
+import threading
+from types import SimpleNamespace
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydicom import dcmread
+
+from echo_plugin.anatomy import Septum
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.errors import UnknownImageError, UnreadableCineError
+from echo_plugin.host import pacs_routes
+from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.pacs import (
+    AUTHORIZATION_VARIABLE,
+    CREDENTIALS_VARIABLE,
+    Pacs,
+    PacsError,
+    authorization_from_environment,
+)
+from echo_plugin.host.pacs_folder import PacsFolder
+from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.study_folder import StudyFolder
+
+STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture
+def pacs(served) -> Pacs:
+    """A foreign archive: the DICOMweb of another study folder, behind a socket."""
+    return Pacs(f"{served}/dicom-web/")
+
+
+@pytest.fixture
+def folder(pacs, tmp_path) -> PacsFolder:
+    return PacsFolder(tmp_path / "beside", pacs)
+
+
+@pytest.fixture
+def through(pacs, folder, monkeypatch) -> TestClient:
+    """A client of the routes that pass through to that archive."""
+    app = SimpleNamespace(pacs=pacs, datastore=lambda: SimpleNamespace(studies=folder))
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    server = FastAPI()
+    server.include_router(pacs_routes.router)
+    return TestClient(server, base_url="http://127.0.0.1")
+
+
+@pytest.fixture
+def first(archive):
+    return next(iter(archive.catalogue.instances().values()))
+
+
+@pytest.fixture
+def recorder():
+    """A server that keeps what it was sent and answers as its ``answer`` says: (status, headers, body)."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+            status, headers, body = self.server.answer
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen, server.answer = [], (200, {"Content-Type": "application/dicom+json"}, b"[]")
+    server.url = f"http://127.0.0.1:{server.server_port}/dicom-web"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "studies",
+        "studies?limit=1&offset=1&includefield=00081030",
+        "studies?PatientID=nobody",
+        "instances?Modality=US",
+        "studies?limit=x",
+        "studies/1.2.3/metadata",
+    ],
+)
+def test_answers_are_those_of_the_archive(through, web, pacs, path):
+    ours, theirs = through.get(f"/dicom-web/{path}"), web.get(f"/dicom-web/{path}")
+
+    assert ours.status_code == theirs.status_code
+    assert ours.headers["content-type"] == theirs.headers["content-type"]
+    assert _without_urls(ours.json()) == _without_urls(theirs.json())
+
+
+def _without_urls(content):
+    if isinstance(content, list):
+        return [{tag: value for tag, value in item.items() if tag != "00081190"} for item in content]
+    return content
+
+
+def test_addresses_in_answers_lead_here(through, pacs):
+    (url,) = {
+        item["00081190"]["Value"][0].partition("/studies")[0] for item in through.get("/dicom-web/studies").json()
+    }
+
+    assert url == "http://127.0.0.1/dicom-web"
+    assert pacs.url != url
+
+
+def test_frames_and_refusals_pass_through(through, first):
+    url = f"/dicom-web/studies/{first.study_uid}/series/{first.series_uid}/instances/{first.sop_uid}/frames/2"
+
+    frame = through.get(url, headers={"accept": STORED})
+    refused = through.get(url, headers={"accept": "image/jp2"})
+
+    assert frame.status_code == 200
+    assert frame.headers["content-type"].startswith("multipart/related")
+    assert len(frame.content) > 500
+    assert refused.status_code == 406
+    assert "does not transcode" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "studies/../../info/",
+        "studies/%2e%2e/%2e%2e/info",
+        "../info/",
+        "studies//1.2.3",
+        "http://example.org/",
+        "studies/1.2.3/..%2f..%2finfo",
+        "studies/.hidden",
+        "admin",
+        "studies/1.2.3/metadata%3Fx",
+        "studies/1.2.3%00",
+    ],
+)
+def test_no_path_leads_out_of_the_archive(through, recorder, monkeypatch, path):
+    app = SimpleNamespace(pacs=Pacs(recorder.url))
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+
+    answer = through.get(f"/dicom-web/{path}")
+
+    assert answer.status_code == 404
+    assert recorder.seen == []
+
+
+def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    app = SimpleNamespace(pacs=Pacs(recorder.url, f"Bearer {SECRET}"))
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+
+    answer = through.get("/dicom-web/studies?PatientName=D%C3%B6e%2A&limit=3&limit=4", headers={"accept": "a/b;q=0.1"})
+
+    ((path, headers),) = recorder.seen
+    assert path == "/dicom-web/studies?PatientName=D%C3%B6e%2A&limit=3&limit=4"
+    assert headers["authorization"] == f"Bearer {SECRET}"
+    assert headers["accept"] == "a/b;q=0.1"
+    assert answer.json() == []
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(app.pacs)
+
+
+def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, monkeypatch):
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+
+    through.get("/dicom-web/studies", headers={"authorization": "Basic eA==", "cookie": "a=b", "origin": "http://x"})
+
+    ((_, headers),) = recorder.seen
+    assert not {"authorization", "cookie", "origin"} & set(headers)
+
+
+def test_a_redirect_is_not_followed(through, recorder, monkeypatch):
+    recorder.answer = (302, {"Location": "http://169.254.169.254/"}, b"")
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+
+    answer = through.get("/dicom-web/studies")
+
+    assert answer.status_code == 502
+    assert "redirects elsewhere" in answer.json()["detail"]
+    assert len(recorder.seen) == 1
+
+
+def test_an_archive_that_is_off_is_named(through, monkeypatch):
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs("http://127.0.0.1:9/dicom-web")))
+
+    answer = through.get("/dicom-web/studies?PatientName=Doe")
+
+    assert answer.status_code == 502
+    assert "127.0.0.1:9 cannot be reached" in answer.json()["detail"]
+    assert "Doe" not in answer.text
+
+
+def test_an_instance_is_stored_through(through, archive, first):
+    new = dcmread(first.path)
+    new.SOPInstanceUID = new.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.7"
+    new.save_as(first.path.with_name("send.bin"))
+    content = first.path.with_name("send.bin").read_bytes()
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--x--\r\n"
+
+    answer = through.post(
+        "/dicom-web/studies",
+        content=body,
+        headers={"content-type": 'multipart/related; type="application/dicom"; boundary=x'},
+    )
+
+    assert answer.status_code == 200
+    assert "1.2.3.4.7" in archive.catalogue.instances()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("ftp://x/dicom-web", "is not accepted"),
+        ("dicom-web", "is not accepted"),
+        ("http://x/dicom-web?a=1", "is not accepted"),
+        (f"http://me:{SECRET}@x/dicom-web", "holds a password"),
+    ],
+)
+def test_an_address_that_is_none_of_an_archive_is_refused(url, sentence):
+    with pytest.raises(PacsError, match=sentence) as refusal:
+        Pacs(url)
+
+    assert SECRET not in str(refusal.value)
+
+
+def test_credentials_come_from_a_private_file_or_the_environment(tmp_path):
+    file = tmp_path / "credentials"
+    file.write_text(f"reader:{SECRET}\n")
+    file.chmod(0o600)
+
+    assert authorization_from_environment({}) is None
+    assert authorization_from_environment({AUTHORIZATION_VARIABLE: f"Bearer {SECRET}"}) == f"Bearer {SECRET}"
+    basic = authorization_from_environment({CREDENTIALS_VARIABLE: str(file)})
+    assert basic == "Basic cmVhZGVyOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ=="
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "sentence"),
+    [
+        (f"reader:{SECRET}", 0o644, "may be read by others"),
+        (SECRET, 0o600, "is malformed"),
+        (None, 0, "cannot be read"),
+    ],
+)
+def test_credentials_that_cannot_be_used_are_not_repeated(tmp_path, content, mode, sentence):
+    file = tmp_path / "credentials"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+
+    with pytest.raises(PacsError, match=sentence) as refusal:
+        authorization_from_environment({CREDENTIALS_VARIABLE: str(file)})
+
+    assert SECRET not in str(refusal.value)
+
+
+def test_the_archives_cines_are_listed_without_fetching_any(folder, archive):
+    entry = folder.entry(folder.image_ids()[0])
+
+    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert (entry.frames, entry.patient_id) == (4, archive.studies.entry(entry.image_id).patient_id)
+    assert not entry.path.exists()
+    assert stat.S_IMODE(folder.root.stat().st_mode) == 0o700
+
+
+def test_a_cine_is_fetched_when_it_is_read(folder, archive):
+    image_id = folder.image_ids()[0]
+
+    cine = folder.read_cine(image_id)
+
+    assert cine.sop_instance_uid == image_id
+    assert folder.entry(image_id).path.read_bytes() == archive.catalogue.instances()[image_id].path.read_bytes()
+    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert not list(folder.root.glob(".fetching-*"))
+
+
+def test_what_the_archive_does_not_have_is_unknown(folder):
+    with pytest.raises(UnknownImageError, match=r"1\.2\.3 is not in the study folder"):
+        folder.read_cine("1.2.3")
+
+
+def test_an_annotation_is_stored_beside_its_cine_so_that_it_can_be_learned(folder):
+    image_id = folder.image_ids()[0]
+    box = SeptalBox(1, 10, 10, 50, 60, Septum.INTERATRIAL)
+
+    folder.save_annotation(Annotation(image_id, (box,), (1,)), author="reader")
+
+    plain = StudyFolder(folder.root)  # what a training opens
+    assert plain.annotated_ids() == [image_id]
+    assert plain.read_cine(image_id).frame_count == 4
+
+
+def test_renditions_and_submissions_work_by_instance(folder, tmp_path):
+    store = EchoDatastore(folder.root, tmp_path / "cache", studies=folder)
+
+    chosen = store.get_unlabeled_images()[0]
+    assert store.get_image_uri(chosen).endswith(f"{chosen}.nrrd")
+    upload = tmp_path / "label.json"
+    upload.write_text(annotation_to_json(Annotation(chosen, (), (0,))))
+    store.save_label(chosen, str(upload), "final", {"user": "reader"})
+
+    assert chosen in store.get_labeled_images()
+    assert chosen not in store.get_unlabeled_images()
+
+
+def test_an_archive_that_stops_answering_leaves_what_is_known(folder, monkeypatch):
+    known = folder.image_ids()
+    monkeypatch.setattr(Pacs, "instances", _fails)
+    folder._listed_at = -1e9
+
+    folder.refresh()
+
+    assert folder.image_ids() == known
+
+
+def _fails(_self):
+    msg = "off"
+    raise PacsError(msg)
+
+
+def test_an_archive_that_sends_another_instance_is_not_believed(folder, archive, monkeypatch, tmp_path):
+    one, other = folder.image_ids()[:2]
+    copied = tmp_path / "other.dcm"
+    copied.write_bytes(archive.catalogue.instances()[other].path.read_bytes())
+    monkeypatch.setattr(Pacs, "fetch", lambda *_: copied)
+
+    with pytest.raises(PacsError, match="sent another instance"):
+        folder.read_cine(one)
+
+    assert not folder.entry(one).path.exists()
+
+
+def test_the_archive_is_neither_added_to_nor_removed_from(folder):
+    with pytest.raises(UnreadableCineError, match="store it in the archive"):
+        folder.add_image(b"x", "x.dcm")
+    with pytest.raises(UnreadableCineError, match="which keeps it"):
+        folder.remove_image(folder.image_ids()[0])
+
+
+def test_pages_are_followed_to_the_end(recorder):
+    """An archive that ignores offset sends the same page again: it is asked no third time."""
+    items = [{"00080018": {"vr": "UI", "Value": [f"1.2.{n}"]}} for n in range(500)]
+    recorder.answer = (200, {"Content-Type": "application/dicom+json"}, json.dumps(items).encode())
+
+    assert len(Pacs(recorder.url).instances()) == 500
+    assert [path.partition("offset=")[2] for path, _ in recorder.seen] == ["0", "500"]
