@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from echo_plugin.anatomy import DEFECTS
 from echo_plugin.models.backbones import BODIES, build_body
+from echo_plugin.models.standardise import standardise
 
 HEADS = ("arcface", "subcenter", "cosface", "softmax")
 LATER = {"may_be_absent": True}
@@ -42,6 +43,8 @@ class EmbedderConfig:
     """Centres of each class; more than one with the head "subcenter"."""
     normal_id: int = field(default=0, metadata=LATER)
     """The class that is no defect."""
+    is_standardised: bool = field(default=False, metadata=LATER)
+    """Whether every crop is first brought to the same contrast."""
     cropping: str = field(default="union", metadata=LATER)
     """What was embedded, as ``septal_crops`` cuts it."""
     frame_focus: float = field(default=0.0, metadata=LATER)
@@ -100,7 +103,8 @@ class DefectEmbedder(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return the (N, D) embeddings of (N, 1, S, S) crops."""
-        raw: Tensor = self.norm(self.project(self.dropout(self.backbone(crops)))).float()
+        seen = standardise(crops) if self.config.is_standardised else crops
+        raw: Tensor = self.norm(self.project(self.dropout(self.backbone(seen)))).float()
         return raw if self.config.head == "softmax" else normalize(raw, dim=1)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ class DefectRecipe:
 
 
 OURS = DefectRecipe(
-    EmbedderConfig(input_size_px=128, cropping=WALLS, focus=FIRST_FOCUS, patient_focus=FIRST_FOCUS),
+    EmbedderConfig(
+        input_size_px=128, is_standardised=True, cropping=WALLS, focus=FIRST_FOCUS, patient_focus=FIRST_FOCUS
+    ),
     epochs=30,
     learning_rate=5e-4,
     optimiser="adamw",
