@@ -34,7 +34,6 @@ from echo_plugin.host.reports import ReportingPipeline, Reports
 from echo_plugin.host.score_keeper import ScoreKeeper
 from echo_plugin.host.tasks.batch import CineBatchInfer
 from echo_plugin.host.tasks.defects import DEFECT
-from echo_plugin.host.score_keeper import ScoreKeeper
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
 from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
@@ -59,8 +58,8 @@ class EchoApp(MONAILabelApp):
     studies
         The study folder.
     conf
-        ``pacs``: address of a DICOMweb archive with the cines. ``sr``: auto stores a report of all that is said.
         ``models``: folder of published models. ``device``: auto, cpu or cuda. ``cache``: where renditions are kept.
+        ``pacs``: address of a DICOMweb archive with the cines. ``sr``: auto stores a report of all that is said.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -83,10 +82,10 @@ class EchoApp(MONAILabelApp):
             labels=[septum.value for septum in DETECTED_SEPTA],
         )
         self.gallery_keeper = GalleryKeeper(self.datastore().studies, self.pipeline)
+        self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
         self.reports = Reports(self.dicomweb, self.pacs)
         self.reports_at_once = conf.get("sr") == "auto"
         self.pipeline.reports = self.reports if self.reports_at_once else None
-        self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
 
     def _gallery_dir(self, studies: str) -> Path:
         """Return where past cases are kept: beside the models, unless these are the public starter weights."""
@@ -130,6 +129,7 @@ class EchoApp(MONAILabelApp):
         logger.info("%d cines in the study folder", len(self.datastore().list_images()))
         self.gallery_keeper.start()
         self.score_keeper.start()
+
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Store what was submitted as a report too, if that was asked for when the server started."""
         if not self.reports_at_once:
@@ -138,7 +138,6 @@ class EchoApp(MONAILabelApp):
             self.reports.of_annotation(self.datastore().images.resolve(image_id))
         except (EchoError, OSError) as exc:
             logger.warning("Label of %s is stored, but became no report: %s", label_id, exc)
-
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request
