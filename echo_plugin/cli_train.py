@@ -27,6 +27,19 @@ Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
 
+VIEWS_ONLY = "Of the views"
+Pooling = Annotated[
+    Literal["weave", "gru", "attention", "mean", "image"] | None,
+    typer.Option(help=f"{VIEWS_ONLY}: what is made of a clip's frames; image: one frame."),
+]
+Sampling = Annotated[
+    Literal["consecutive", "spaced"] | None, typer.Option(help=f"{VIEWS_ONLY}: which frames make a clip.")
+]
+Vocabulary = Annotated[
+    Literal["ned-12", "ned-16", "paediatric", "fetal-5"] | None,
+    typer.Option(help=f"{VIEWS_ONLY}: which are told apart; paediatric by default."),
+]
+
 
 def train(
     what: Annotated[Trainable, typer.Argument(help="Which model.")],
@@ -35,6 +48,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
     recipe: Recipe = "ours",
+    pooling: Pooling = None,
+    sampling: Sampling = None,
+    vocabulary: Vocabulary = None,
     start: Start = "starter",
     max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
     patience: Patience = None,
@@ -54,11 +70,17 @@ def train(
     if recipe != "ours" and what is not Trainable.DETECTOR:
         msg = f"--recipe {recipe} is a recipe of the detector; {what} has one recipe only."
         raise typer.BadParameter(msg)
+    if what is not Trainable.VIEWS and (pooling or sampling or vocabulary):
+        msg = f"--pooling, --sampling and --vocabulary are of the views; {what} has none of them."
+        raise typer.BadParameter(msg)
     try:
         options = TrainOptions(
             epochs=epochs,
             backbone=backbone,
             recipe=recipe,
+            temporal=pooling,
+            sampling=sampling,
+            vocabulary=vocabulary,
             start=start,
             max_minutes=max_minutes,
             patience=patience,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from echo_plugin.geometry import FloatArray
@@ -53,10 +54,10 @@ class ClipTable:
 
 
 @torch.no_grad()
-def clip_probabilities(
+def clip_logits(
     model: ViewClassifier, table: ClipTable, chosen: Tensor, stage: str = "clips", *, batch_size: int = 16
 ) -> FloatArray:
-    """Return (N, K) view probabilities of the clips ``chosen``; stage "frames": the mean over single frames."""
+    """Return (N, K) view logits of the clips ``chosen``; stage "frames": log of the mean over single frames."""
     device = model.frame_head.weight.device
     model.eval()
     rows = []
@@ -64,22 +65,30 @@ def clip_probabilities(
         inputs = normalise(table.pixels[table.frames[chosen[first : first + batch_size]]].to(device))
         with lower_precision(device):
             if stage == "clips":
-                rows.append(model(inputs).float().softmax(dim=1))
+                rows.append(model(inputs).float())
             else:
                 logits = model.frame_logits(inputs.flatten(0, 1)).float()
-                rows.append(logits.softmax(dim=1).reshape(*inputs.shape[:2], -1).mean(dim=1))
-    probabilities: FloatArray = torch.cat(rows).double().cpu().numpy()
-    return probabilities
+                mean = logits.softmax(dim=1).reshape(*inputs.shape[:2], -1).mean(dim=1)
+                rows.append(mean.clamp_min(1e-12).log())
+    each: FloatArray = torch.cat(rows).double().cpu().numpy()
+    return each
+
+
+def cine_logits(
+    model: ViewClassifier, table: ClipTable, part: str, stage: str
+) -> tuple[list[FloatArray], NDArray[np.int_], NDArray[np.int_]]:
+    """Return the logits of the clips of each cine, M times (n, K), (M,) true class ids and (M,) cine indices."""
+    chosen = table.parts[part]
+    each = clip_logits(model, table, chosen, stage)
+    cines, place = np.unique(table.cine[chosen].numpy(), return_inverse=True)
+    labels = table.labels[chosen].numpy()
+    truth = np.array([labels[place == i][0] for i in range(len(cines))])
+    return [each[place == i] for i in range(len(cines))], truth, cines
 
 
 def cine_probabilities(
     model: ViewClassifier, table: ClipTable, part: str, stage: str
 ) -> tuple[FloatArray, NDArray[np.int_], NDArray[np.int_]]:
     """Return (M, K) mean probabilities over the clips of each cine, (M,) true class ids and (M,) cine indices."""
-    chosen = table.parts[part]
-    each = clip_probabilities(model, table, chosen, stage)
-    cines, place = np.unique(table.cine[chosen].numpy(), return_inverse=True)
-    means = np.stack([each[place == i].mean(axis=0) for i in range(len(cines))])
-    labels = table.labels[chosen].numpy()
-    truth = np.array([labels[place == i][0] for i in range(len(cines))])
-    return means, truth, cines
+    logits, truth, cines = cine_logits(model, table, part, stage)
+    return np.stack([softmax(clips, axis=1).mean(axis=0) for clips in logits]), truth, cines

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from echo_plugin.anatomy import View
+from echo_plugin.io.patients_file import PATIENTS_FILE
+from echo_plugin.models.checkpoint import load_published
+from echo_plugin.models.from_card import build_view_classifier
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.open_set import rule_of
+from echo_plugin.training import view_stages
+from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.views import train_views, view_config
+
+torch.set_num_threads(1)
+TINY = {"epochs": 2, "batch_size": 8, "image_size": 64, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
+TWO = (View.A4C, View.PSAX_AV)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "sampling", "temporal", "frames"),
+    [("image", "consecutive", "mean", 1), ("attention", "spaced", "attention", 4), (None, None, "weave", 4)],
+)
+def test_every_way_to_join_frames_is_published_and_rebuilt(easy_studies, tmp_path, pooling, sampling, temporal, frames):
+    options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
+
+    card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
+
+    published, state = load_published(tmp_path, "view_classifier")
+    network = build_view_classifier(published)
+    network.load_state_dict(state)
+    assert (network.config.temporal, network.config.frames_per_clip) == (temporal, frames)
+    assert network.config.sampling == (sampling or "consecutive")
+    assert card.config["answers_stills"] is True
+    assert rule_of(card) is None or rule_of(card).score in ("entropy", "energy")
+
+
+def test_the_split_of_a_data_set_is_kept(easy_studies, tmp_path):
+    import shutil
+
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    lines = (studies / PATIENTS_FILE).read_text().splitlines()
+    parts = {f"child{n:02d}": ("test", "validation", "train", "train")[n % 4] for n in range(12)}
+    rows = [f"{line},{parts[line.split(',')[1]]}" for line in lines[1:]]
+    (studies / PATIENTS_FILE).write_text("\n".join(["image_id,patient_id,split", *rows]) + "\n")
+
+    card = train_views(studies, tmp_path / "models", TrainOptions(**TINY, temporal="image"), vocabulary=TWO)
+
+    assert known_patients(card, list(open_labelled_folder(studies).defects)) == parts
+
+
+def table_of(pixels: torch.Tensor) -> ClipTable:
+    rows = torch.arange(len(pixels)).reshape(-1, 4)
+    labels = torch.arange(len(rows)) % 2
+    members = torch.arange(len(rows))
+    return ClipTable(pixels, rows, labels, members, {"train": members, "validation": members, "test": members})
+
+
+def test_frames_of_a_clip_are_moved_and_changed_alike():
+    frame = torch.randint(0, 255, (1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    table = table_of(frame.repeat(8, 1, 1))
+
+    clips = view_stages._augmented(table, table.frames, torch.Generator().manual_seed(1), torch.device("cpu"))
+
+    assert clips.shape == (2, 4, 1, 48, 48)
+    assert not torch.allclose(clips[0, 0], clips[1, 0], atol=0.05)  # two clips: two draws
+    spread = (clips - clips[:, :1]).abs().mean()  # speckle may differ from frame to frame, where they are may not
+    assert spread < 0.25 * (clips[0, 0] - clips[1, 0]).abs().mean()
+
+
+def test_left_and_right_are_never_exchanged():
+    """A bright left half stays on the left in every one of many draws."""
+    frame = torch.zeros(1, 48, 48, dtype=torch.uint8)
+    frame[:, :, :24] = 200
+    table = table_of(frame.repeat(4 * 64, 1, 1))
+
+    clips = view_stages._augmented(table, table.frames, torch.Generator().manual_seed(2), torch.device("cpu"))[:, 0, 0]
+
+    left, right = clips[:, 16:32, 12:20].mean(dim=(1, 2)), clips[:, 16:32, 28:36].mean(dim=(1, 2))
+    assert (left > right).float().mean() > 0.97
+
+
+def test_the_classifier_of_single_frames_follows_without_pulling_at_the_encoder():
+    torch.manual_seed(0)
+    model = ViewClassifier(
+        ViewConfig(classes=2, input_size_px=48, stem_dropout=0, gru_dropout=0, head_dropout=0)
+    ).eval()
+    table = table_of(torch.randint(0, 255, (8, 48, 48), dtype=torch.uint8))
+    chosen = torch.tensor([0, 1])
+
+    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0)).backward()
+
+    assert model.frame_head.weight.grad.abs().sum() > 0
+    with_head = model.backbone.fc.weight.grad.clone()
+    model.zero_grad()
+    with torch.no_grad():
+        model.frame_head.weight.mul_(50)
+    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0)).backward()
+    torch.testing.assert_close(model.backbone.fc.weight.grad, with_head)
+
+
+def test_stages_share_the_epochs():
+    options = TrainOptions(epochs=10)
+
+    frames, clips = view_stages.stages_of(options, "weave", is_going_on=False)
+
+    assert (frames.name, frames.epochs, clips.name, clips.epochs) == ("frames", 6, "clips", 4)
+    assert [s.name for s in view_stages.stages_of(options, "mean", is_going_on=False)] == ["frames"]
+    assert [s.epochs for s in view_stages.stages_of(options, "gru", is_going_on=True)] == [10]
+
+
+def test_image_classifier_is_a_choice_of_the_one_model():
+    config = view_config(TrainOptions(temporal="image", backbone="resnet50"), 12)
+
+    assert (config.temporal, config.frames_per_clip, config.backbone) == ("mean", 1, "resnet50")
+    assert np.isclose(config.stem_dropout, 0.1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("temporal", "lstm"), ("sampling", "random"), ("vocabulary", "adult")])
+def test_unknown_choices_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"Training option {name} is '{value}'"):
+        TrainOptions(**{name: value})
