@@ -120,10 +120,11 @@ def evaluate(
     Example: monailabel-echo evaluate views --studies held_out --out runs/views
     """
     from echo_plugin import evaluate as evaluation
+    from echo_plugin.evaluate_defects import evaluate_defects
 
     measure = {
         Trainable.DETECTOR: evaluation.evaluate_detector,
-        Trainable.DEFECTS: evaluation.evaluate_defects,
+        Trainable.DEFECTS: evaluate_defects,
         Trainable.VIEWS: evaluation.evaluate_views,
     }[what]
     with progress_bar(f"Evaluating {what}") as bar:

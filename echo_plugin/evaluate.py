@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring published models, through the pipeline that users run, on patients that nobody learned from."""
+"""Measuring boxes and views through the pipeline that users run, on patients that nobody learned from."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect
+from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.box_metrics import FrameBoxes, constant_boxes_px, detection_metrics
 from echo_plugin.evaluation_pictures import recall_curves, surest, worst_cines, worst_frames
-from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
-from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix, expected_calibration_error
-from echo_plugin.model_card import Metric
+from echo_plugin.metrics import classification_metrics, confusion_matrix, expected_calibration_error
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.preprocess import FrameMapping, to_model_input
 from echo_plugin.report import Picture, draw_confusion, draw_curves, draw_pictures, write_report
-from echo_plugin.training.datasets import crop_frames, detection_frames
+from echo_plugin.training.datasets import detection_frames
 
 Progress = Callable[[int, int, str], None]
 
@@ -82,47 +78,8 @@ def evaluate_detector(
         "Precision and recall": draw_curves(recall_curves(answers, truths), "recall", "precision at IoU 0.5"),
         "Worst frames": draw_pictures(worst_frames(pictures, answers, truths)),
     }
-    report = _report("detector", chosen, cohort, metrics, seed, studies, extra={"frames": len(truths)})
+    report = chosen.report("detector", cohort, metrics, {"frames": len(truths)})
     return write_report(out, report, figures, title="Septal boxes")
-
-
-def evaluate_defects(
-    studies: Path,
-    models: Path,
-    out: Path,
-    *,
-    device: str = "auto",
-    progress: Progress | None = None,
-    patients: Sequence[str] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure defects from pixels alone (detector, then embedder), by cine and by patient; write the report to ``out``.
-
-    Only cines on which somebody boxed a septum are measured: the others cannot show a septal defect.
-
-    Raises
-    ------
-    TrainingDataError, ModelNotFoundError
-        If nobody is left to measure on, or nothing is published.
-    """
-    chosen = choose_held_out(
-        studies,
-        models,
-        [DEFECT_EMBEDDER, SEPTAL_DETECTOR],
-        patients=patients,
-        wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
-    )
-    pipeline = EchoPipeline(models, device=device)
-    rows = []
-    for number, labels in enumerate(chosen.cines):
-        prediction = pipeline.predict(chosen.labelled.folder.read_cine(labels.image_id), tasks=("defect",)).defect
-        assert prediction is not None
-        rows.append([prediction.probabilities[defect] for defect in DEFECTS])
-        _tell(progress, number, chosen)
-    truth = np.array([DEFECTS.index(c.annotation.defect) for c in chosen.cines if c.annotation.defect])
-    return _report_classes(
-        "defects", chosen, np.array(rows), truth, [defect.value for defect in DEFECTS], out, seed, studies
-    )
 
 
 def evaluate_views(
@@ -159,34 +116,12 @@ def evaluate_views(
         rows.append([named[name] for name in classes])
         _tell(progress, number, chosen)
     truth = np.array([classes.index(c.annotation.view.value) for c in chosen.cines if c.annotation.view])
-    return _report_classes("views", chosen, np.array(rows), truth, list(classes), out, seed, studies)
-
-
-def _report_classes(
-    what: str,
-    chosen: HeldOut,
-    probabilities: FloatArray,
-    truth: NDArray[np.int_],
-    classes: list[str],
-    out: Path,
-    seed: int,
-    studies: Path,
-) -> dict[str, Any]:
-    majority = chosen.card.config.get("majority_id")
-    majority = majority if isinstance(majority, int) else None
-    patients = [cine.patient_id for cine in chosen.cines]
-    cohort = chosen.cohort(patients, seed)
-    metrics = classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=majority)
-    if what == "defects":
-        names, by_patient = _mean_by_patient(patients, probabilities)
-        defects = chosen.labelled.defects
-        patient_truth = np.array([classes.index((defects[name] or Defect.NORMAL).value) for name in names])
-        alone = chosen.cohort(names, seed)
-        each = classification_metrics(alone, patient_truth, by_patient, classes=classes, majority_id=majority)
-        metrics = {f"{name} (patients)": metric for name, metric in each.items()} | metrics
+    probabilities = np.array(rows)
+    cohort = chosen.cohort([cine.patient_id for cine in chosen.cines], seed)
+    metrics = classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=chosen.commonest_class)
     confusion = confusion_matrix(truth, probabilities.argmax(axis=1), len(classes))
     extra = {
-        "classes": classes,
+        "classes": list(classes),
         "confusion": confusion.astype(int).tolist(),
         "expected_calibration_error": expected_calibration_error(probabilities, truth),
     }
@@ -194,15 +129,7 @@ def _report_classes(
         "Confusion": draw_confusion(confusion, classes),
         "Worst cines": draw_pictures(worst_cines(chosen, probabilities, truth, classes)),
     }
-    report = _report(what, chosen, cohort, metrics, seed, studies, extra=extra)
-    return write_report(out, report, figures, title={"defects": "Septal defects", "views": "Views"}[what])
-
-
-def _mean_by_patient(patients: Sequence[str], probabilities: FloatArray) -> tuple[list[str], FloatArray]:
-    """Return the P patients and (P, K) the mean probabilities of their cines."""
-    owner = np.array(patients)
-    names = sorted(set(patients))
-    return names, np.stack([probabilities[owner == name].mean(axis=0) for name in names])
+    return write_report(out, chosen.report("views", cohort, metrics, extra), figures, title="Views")
 
 
 def _frame_boxes(boxes: Sequence[SeptalBox], mapping: FrameMapping) -> FrameBoxes:
@@ -210,32 +137,6 @@ def _frame_boxes(boxes: Sequence[SeptalBox], mapping: FrameMapping) -> FrameBoxe
     labels = np.array([DETECTED_SEPTA.index(box.septum) for box in known], dtype=int)
     scores = np.array([1.0 if box.score is None else box.score for box in known])
     return FrameBoxes(mapping.to_model(known), labels, scores)
-
-
-def _report(
-    what: str,
-    chosen: HeldOut,
-    cohort: Cohort,
-    metrics: Mapping[str, Metric],
-    seed: int,
-    studies: Path,
-    *,
-    extra: Mapping[str, Any],
-) -> dict[str, Any]:
-    card = chosen.card
-    return {
-        "task": what,
-        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "trained_on": card.trained_on},
-        "on_phantoms": chosen.labelled.is_phantom,
-        "split": chosen.split,
-        "patients": cohort.count,
-        "patients_left_out": chosen.left_out,
-        "cines": len(chosen.cines),
-        "seed": seed,
-        "command": f"monailabel-echo evaluate {what} --studies {studies.name} --models DIR --out DIR",
-        "metrics": {n: dataclasses.asdict(m) for n, m in metrics.items() if np.isfinite(m.value)},
-        **extra,
-    }
 
 
 def _tell(progress: Progress | None, number: int, chosen: HeldOut) -> None:

@@ -135,7 +135,7 @@ def _squares(
 
 
 def _class_heat(grad_cam: Any, embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
-    """Return (S, S), from 0 to 1 at its hottest: what raises the cosine of a (1, 1, S, S) crop to the centre of class ``target``."""
+    """Return (S, S), 1 at its hottest: what raises the cosine of a (1, 1, S, S) crop to the centre of a class."""
     layer = _last_feature_map(embedder, crop)
     cam = grad_cam(lambda inputs: embedder.cosines(embedder(inputs)), layer)
     coarse = cam.attribute(crop.detach().requires_grad_(True), target=target, relu_attributions=True).detach()

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.metrics import Cohort
-from echo_plugin.model_card import ModelCard
+from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.provenance import known_patients, names_its_patients
@@ -28,9 +32,34 @@ class HeldOut:
     split: str
     left_out: int
 
+    @property
+    def commonest_class(self) -> int | None:
+        """The constant answer: the class id that most training patients had; None: not known."""
+        majority = self.card.config.get("majority_id")
+        return majority if isinstance(majority, int) else None
+
     def cohort(self, patients: Sequence[str], seed: int) -> Cohort:
         """Return the cohort of items whose patients are given."""
         return Cohort(tuple(patients), self.split, seed)
+
+    def report(
+        self, what: str, cohort: Cohort, metrics: Mapping[str, Metric], extra: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the JSON-ready report of measuring ``what`` (a word of the command line), without its figures."""
+        card, studies = self.card, self.labelled.folder.root.name
+        return {
+            "task": what,
+            "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "trained_on": card.trained_on},
+            "on_phantoms": self.labelled.is_phantom,
+            "split": self.split,
+            "patients": cohort.count,
+            "patients_left_out": self.left_out,
+            "cines": len(self.cines),
+            "seed": cohort.seed,
+            "command": f"monailabel-echo evaluate {what} --studies {studies} --models DIR --out DIR",
+            "metrics": {n: dataclasses.asdict(m) for n, m in metrics.items() if np.isfinite(m.value)},
+            **extra,
+        }
 
 
 def choose_held_out(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: report.json for programs, report.html with pictures for people."""
+"""The report of an evaluation: report.json for programs, report.html with pictures for people, in one file."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,12 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-wi
 <td class="number">{% if m.baseline is not none %}{{ "%.3f"|format(m.baseline) }}{% else %}–{% endif %}</td>
 <td class="number">{{ m.patients }}</td></tr>
 {% endfor %}</tbody></table>
-{% for plot in report.plots %}<h2>{{ plot.title }}</h2><p><img src="{{ plot.file }}" alt="{{ plot.title }}"></p>
+{% for table in report.tables %}<h2>{{ table.title }}</h2>{% if table.note %}<p>{{ table.note }}</p>{% endif %}
+{% if table.rows %}<table><thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>{% endif %}
+{% endfor %}
+{% for plot in report.plots %}<h2>{{ plot.title }}</h2><p><img src="{{ images[plot.file] }}" alt="{{ plot.title }}"></p>
 {% endfor %}
 <p>Made by <code>{{ report.command }}</code></p>
 </body></html>
@@ -69,19 +75,21 @@ class Picture:
 def write_report(out: Path, report: Mapping[str, Any], figures: Mapping[str, Figure], *, title: str) -> dict[str, Any]:
     """Write report.json, report.html and a PNG for each figure (by title) to ``out``; return the report with its plots.
 
-    Each file appears whole; report.json last.
+    ``report["tables"]``, where there are some, are ``{"title", "note", "columns", "rows"}`` with cells of text. Each
+    file appears whole; report.json last.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plots = []
+    plots, images = [], {}
     for name, figure in figures.items():
         file = f"{name.lower().replace(' ', '_')}.png"
         FigureCanvasAgg(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
         write_synced(out / file, png.getvalue())
+        images[file] = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
         plots.append({"title": name, "file": file})
-    complete = {**report, "plots": plots}
-    html = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, report=complete)
+    complete = {"tables": [], **report, "plots": plots}
+    html = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, report=complete, images=images)
     write_synced(out / "report.html", html.encode())
     write_synced(out / "report.json", (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode())
     return complete

@@ -219,17 +219,23 @@ def retrieval_scores(embeddings: FloatArray, class_ids: Ids, patients: Sequence[
     classes = np.asarray(class_ids)
     owners = np.asarray(patients, dtype=str)
     rows = np.full((len(classes), 4), np.nan)
-    similarities = embeddings @ embeddings.T
-    for i, (similarity, own) in enumerate(zip(similarities, classes, strict=True)):
-        others = np.flatnonzero(owners != owners[i])
+    for i, own in enumerate(classes):
+        others = neighbours(embeddings, owners, i)
         R, M = int((classes[others] == own).sum()), len(others)
         if R == 0:
             continue
-        ranked = others[np.argsort(-similarity[others], kind="stable")[:R]]
-        found = (classes[ranked] == own).astype(np.float64)
+        found = (classes[others[:R]] == own).astype(np.float64)
         rank = np.arange(1, R + 1)
         rows[i, 0], rows[i, 1] = found[0], (found * np.cumsum(found) / rank).sum() / R
         # a random place holds one of the R with R/M; before the i-th found one lie (i - 1)(R - 1)/(M - 1) more
         others_before = (rank - 1) * (R - 1) / max(M - 1, 1)
         rows[i, 2], rows[i, 3] = R / M, (R / M * (1 + others_before) / rank).sum() / R
     return rows
+
+
+def neighbours(embeddings: FloatArray, patients: Sequence[str] | NDArray[np.str_], place: int) -> Places:
+    """Return the places of the cases of other patients, the most similar to case ``place`` first."""
+    owners = np.asarray(patients, dtype=str)
+    others = np.flatnonzero(owners != owners[place])
+    ranked: Places = others[np.argsort(-(embeddings[others] @ embeddings[place]), kind="stable")]
+    return ranked

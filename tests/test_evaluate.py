@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
-from echo_plugin.evaluate import evaluate_defects, evaluate_detector, evaluate_views
+from echo_plugin.evaluate import evaluate_detector, evaluate_views
+from echo_plugin.evaluate_defects import evaluate_defects
 from echo_plugin.models.checkpoint import load_card
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
@@ -76,6 +77,20 @@ def test_defects_are_measured_by_cine_and_by_patient(easy_studies, published_det
     assert report["metrics"]["accuracy (patients)"]["baseline"] is not None
     assert sum(map(sum, report["confusion"])) == report["cines"] == 4
     assert report["on_phantoms"] is False
+    assert report["metrics"]["defect sensitivity (patients)"]["patients"] == 2 or (
+        report["metrics"]["defect specificity (patients)"]["patients"] >= 1
+    )
+    assert [table["title"] for table in report["tables"]][:2] == [
+        "Beside the paper's table",
+        "Normal hearts with interatrial drop-out",
+    ]
+    assert "Not measured" in report["tables"][1]["note"]
+    assert set(report["verification_pairs"]) == {"same", "different"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(report["plots"]) >= 5
+    assert 'src="reliability' not in page  # nothing is loaded from elsewhere
+    assert "Most similar cases of other patients" in page
+    assert "child0" not in json.dumps(report["tables"])
 
 
 def test_views_are_measured_by_cine(easy_studies, tmp_path):

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring defects from pixels alone: the whole table of the ASD/VSD paper, and what a reader must know beside it.
+
+Classification by cine and by patient, verification and retrieval among different patients, calibration, coverage, and
+the same told apart by age, view, size, image quality and drop-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from echo_plugin import defect_pictures as pictures
+from echo_plugin import verification
+from echo_plugin.anatomy import Defect
+from echo_plugin.annotations import DefectPrediction
+from echo_plugin.cine import ByteArray, Cine
+from echo_plugin.defect_metrics import any_defect_metrics, calibration_metric, coverage_curve, mean_over, reliability
+from echo_plugin.defect_tables import (
+    AnsweredCine,
+    beside_paper,
+    dropout_table,
+    number_in,
+    phantom_facts,
+    tables_of_groups,
+    words,
+)
+from echo_plugin.evaluation_pictures import worst_cines
+from echo_plugin.geometry import FloatArray
+from echo_plugin.held_out import HeldOut, choose_held_out
+from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
+from echo_plugin.model_card import Metric
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.preprocess import crop_square, to_model_input
+from echo_plugin.report import draw_confusion, draw_pictures, write_report
+from echo_plugin.training.datasets import crop_frames
+
+Progress = Callable[[int, int, str], None]
+
+THUMBNAIL_PX = 96
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the models said of N cines: ``probabilities`` (N, K), ``embeddings`` (N, D) of unit length, the true ids.
+
+    ``thumbnails`` : (S, S) uint8 of what was embedded. ``abstained`` : (N,) bool.
+    """
+
+    classes: tuple[str, ...]
+    truth: NDArray[np.int_]
+    probabilities: FloatArray
+    embeddings: FloatArray
+    abstained: NDArray[np.bool_]
+    thumbnails: tuple[ByteArray, ...]
+    cines: tuple[AnsweredCine, ...]
+
+    @property
+    def normal_id(self) -> int:
+        """The class that is no defect."""
+        return self.classes.index(Defect.NORMAL.value)
+
+    @property
+    def said(self) -> list[str]:
+        """The class that is answered of each cine."""
+        return [self.classes[k] for k in self.probabilities.argmax(axis=1)]
+
+    @property
+    def right(self) -> FloatArray:
+        """(N,) 1 where the answer is the truth."""
+        return np.asarray(self.probabilities.argmax(axis=1) == self.truth, dtype=np.float64)
+
+
+def evaluate_defects(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure defects (detector, then embedder) by cine and by patient; write the report to ``out``.
+
+    Only cines on which somebody boxed a septum are measured: the others cannot show a septal defect.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If nobody is left to measure on, or nothing is published.
+    """
+    chosen = choose_held_out(
+        studies,
+        models,
+        [DEFECT_EMBEDDER, SEPTAL_DETECTOR],
+        patients=patients,
+        wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
+    )
+    answers = _ask(chosen, EchoPipeline(models, device=device), progress)
+    owners = [cine.patient_id for cine in chosen.cines]
+    cohort = chosen.cohort(owners, seed)
+    pairs = verification.cross_patient_pairs(answers.embeddings, answers.truth, owners)
+    majority = chosen.commonest_class
+    names, patient_truth, by_patient = _patient_answers(chosen, cohort, answers)
+    each = _classified(chosen.cohort(names, seed), answers, patient_truth, by_patient, majority)
+    metrics = {f"{name} (patients)": metric for name, metric in each.items()} | _by_cine(cohort, answers, majority)
+    metrics |= verification.verification_metrics(pairs, chosen.split, seed)
+    metrics |= verification.retrieval_metrics(answers.embeddings, answers.truth, owners, chosen.split, seed)
+    dropout, found = dropout_table(cohort, answers.cines, answers.said, Defect.NORMAL.value)
+    metrics |= found
+    constant = None if majority is None else (answers.truth == majority).astype(np.float64)
+    tables = [beside_paper(metrics), dropout, *tables_of_groups(cohort, answers.cines, answers.right, constant)]
+    confusions = {
+        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
+        "patients": confusion_matrix(patient_truth, by_patient.argmax(axis=1), len(answers.classes)),
+    }
+    extra = {
+        "classes": list(answers.classes),
+        "confusion": confusions["cines"].astype(int).tolist(),
+        "confusion_of_patients": confusions["patients"].astype(int).tolist(),
+        "verification_pairs": {"same": int(pairs.is_same.sum()), "different": int((~pairs.is_same).sum())},
+        "coverage": _coverage(answers),
+        "tables": tables,
+    }
+    figures = {f"Confusion of {what}": draw_confusion(counts, answers.classes) for what, counts in confusions.items()}
+    figures |= _figures(chosen, cohort, answers, pairs, metrics)
+    return write_report(out, chosen.report("defects", cohort, metrics, extra), figures, title="Septal defects")
+
+
+def _ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> Answers:
+    classes = chosen.card.classes
+    facts = phantom_facts(chosen.labelled.folder.root)
+    rows, vectors, abstained, thumbnails, cines = [], [], [], [], []
+    for number, labels in enumerate(chosen.cines):
+        cine = chosen.labelled.folder.read_cine(labels.image_id)
+        embedded = pipeline.embed(cine)
+        rows.append([embedded.defect.probabilities[Defect(name)] for name in classes])
+        vectors.append(embedded.vector.astype(np.float64))
+        abstained.append(embedded.defect.abstained is not None)
+        thumbnails.append(_thumbnail(cine, embedded.defect))
+        known, said = facts.get(labels.image_id, {}), labels.annotation
+        assert said.defect is not None
+        age = number_in(known, "age_days")
+        cines.append(
+            AnsweredCine(
+                view=None if said.view is None else said.view.value,
+                defect=said.defect.value,
+                age_days=cine.patient_age_days if age is None else int(age),
+                defect_size_mm=said.defect_size_mm,
+                image_quality=number_in(known, "image_quality"),
+                septal_dropout=number_in(known, "septal_dropout"),
+            )
+        )
+        if progress is not None:
+            progress(number + 1, len(chosen.cines), "")
+    truth = np.array([classes.index(cine.defect) for cine in cines])
+    return Answers(
+        classes, truth, np.array(rows), np.array(vectors), np.array(abstained), tuple(thumbnails), tuple(cines)
+    )
+
+
+def _thumbnail(cine: Cine, defect: DefectPrediction) -> ByteArray:
+    """Return what was embedded of one frame, or the middle frame where no septum was found."""
+    if not defect.crops:
+        pixels: ByteArray = to_model_input(cine, [cine.frame_count // 2], THUMBNAIL_PX)[0][0].numpy()
+        return pixels
+    box = max(defect.crops, key=lambda crop: crop.score or 0.0)
+    frame = cine.read_frames([box.frame_index])[0]
+    crop: ByteArray = crop_square(frame, (box.x1, box.y1, box.x2, box.y2), THUMBNAIL_PX).numpy()
+    return crop
+
+
+def _classified(
+    cohort: Cohort, answers: Answers, truth: NDArray[np.int_], probabilities: FloatArray, majority: int | None
+) -> dict[str, Metric]:
+    metrics = classification_metrics(cohort, truth, probabilities, classes=answers.classes, majority_id=majority)
+    metrics |= any_defect_metrics(
+        cohort, truth, probabilities.argmax(axis=1), normal_id=answers.normal_id, majority_id=majority
+    )
+    return metrics | {"expected calibration error": calibration_metric(cohort, truth, probabilities)}
+
+
+def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str, Metric]:
+    metrics = _classified(cohort, answers, answers.truth, answers.probabilities, majority)
+    given = ~answers.abstained
+    if not given.all():
+        metrics["coverage"] = cohort.mean(given.astype(np.float64), 1.0)
+        if given.any():
+            metrics["accuracy of those not abstained from"] = mean_over(cohort, given, answers.right)
+    return metrics
+
+
+def _patient_answers(
+    chosen: HeldOut, cohort: Cohort, answers: Answers
+) -> tuple[list[str], NDArray[np.int_], FloatArray]:
+    """Return the P patients, their true ids and (P, K) the mean probabilities of their cines."""
+    owner = np.array(cohort.patients)
+    names = sorted(set(cohort.patients))
+    defects = chosen.labelled.defects
+    truth = np.array([answers.classes.index((defects[name] or Defect.NORMAL).value) for name in names])
+    return names, truth, np.stack([answers.probabilities[owner == name].mean(axis=0) for name in names])
+
+
+def _coverage(answers: Answers) -> dict[str, Any]:
+    coverage, accuracy = coverage_curve(answers.truth, answers.probabilities)
+    return {"coverage": coverage.tolist(), "accuracy": accuracy.tolist(), "abstained": int(answers.abstained.sum())}
+
+
+def _figures(
+    chosen: HeldOut,
+    cohort: Cohort,
+    answers: Answers,
+    pairs: verification.CasePairs,
+    metrics: dict[str, Metric],
+) -> dict[str, Figure]:
+    figures = {}
+    if pairs.can_be_measured:
+        band = verification.curve_with_band(pairs, chosen.split, cohort.seed)
+        area = f"AUC {words(metrics['verification AUC'])}, {len(pairs.first)} pairs of {cohort.count} patients"
+        figures["Verification among different patients"] = pictures.draw_acceptance(band, area)
+    layout = pictures.draw_embeddings(answers.embeddings, answers.truth, answers.classes, cohort.seed)
+    if layout is not None:
+        figures["Embeddings"] = layout
+    figures["Reliability"] = pictures.draw_reliability(
+        reliability(answers.truth, answers.probabilities),
+        metrics["expected calibration error"].value,
+        metrics["brier"].value,
+    )
+    given = ~answers.abstained
+    is_part = given.any() and not given.all()
+    own = (float(given.mean()), float(answers.right[given].mean())) if is_part else None
+    figures["Coverage and accuracy"] = pictures.draw_coverage(
+        *coverage_curve(answers.truth, answers.probabilities), metrics["accuracy"].baseline, own
+    )
+    figures["Most similar cases of other patients"] = pictures.draw_retrieved(
+        answers.thumbnails, answers.embeddings, answers.truth, cohort.patients, answers.classes
+    )
+    figures["Worst cines"] = draw_pictures(worst_cines(chosen, answers.probabilities, answers.truth, answers.classes))
+    return figures
