@@ -171,8 +171,11 @@ def _train_epoch(
     """Return the mean loss of one epoch, to which this process adds its share of each batch."""
     losses.train()
     total, steps = 0.0, 0
-    shares = [own_share(batch, process_index(), process_count()) for batch in batches]
-    for step, items in enumerate(share for share in shares if len(share)):
+    shares = [share for batch in batches if len(share := own_share(batch, process_index(), process_count()))]
+    if not shares:
+        msg = f"No batch has two frames for each of the {process_count()} processes; start fewer."
+        raise ValueError(msg)
+    for step, items in enumerate(shares):
         progress = (state.epoch + step / len(shares)) / recipe.epochs
         if recipe.max_minutes is not None:
             spent = agreed((time.monotonic() - started) / (60 * recipe.max_minutes))

@@ -99,12 +99,16 @@ def first_goes_ahead() -> Iterator[None]:
 def own_share(batch: Tensor, index: int, count: int) -> Tensor:
     """Return the items of a batch that process ``index`` of ``count`` learns from: as many as every other, all others.
 
-    What does not go round is left out of the batch, so a batch smaller than ``count`` gives nothing to anybody.
+    What does not go round is left out. A share of one has no statistics, so a batch that would be cut to such shares
+    gives nothing to anybody.
 
     >>> [own_share(torch.arange(7), index, 3).tolist() for index in range(3)]
     [[0, 3], [1, 4], [2, 5]]
     """
-    return batch[: len(batch) // count * count][index::count]
+    if count == 1:
+        return batch
+    each = len(batch) // count
+    return batch[: each * count if each > 1 else 0][index::count]
 
 
 def kept_in_step(module: nn.Module) -> nn.Module:
