@@ -12,13 +12,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from echo_plugin.cli_evidence import explain, gallery, verify
 from echo_plugin.cli_import import import_data_set
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
+from echo_plugin.cli_reproduce_views import reproduce_views_command
 from echo_plugin.cli_train import train
 from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
@@ -105,6 +106,9 @@ app.command()(train)
 for verb in (gallery, verify, explain):
     app.command()(verb)
 app.command("import")(import_data_set)
+reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
+reproduce.command("views")(reproduce_views_command)
+app.add_typer(reproduce, name="reproduce")
 
 
 @app.command()
@@ -113,6 +117,10 @@ def evaluate(
     studies: Studies,
     out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.html and the plots.")],
     models: Models = DEFAULT_MODELS,
+    folds: Annotated[
+        int | None, typer.Option(help="Views: train the architecture anew on each fold of patients.", min=2)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each fold's training.", min=2)] = None,
     device: Device = "auto",
 ) -> None:
     """Measure a model on patients that it did not learn from.
@@ -121,11 +129,22 @@ def evaluate(
     """
     from echo_plugin import evaluate as evaluation
     from echo_plugin.evaluate_defects import evaluate_defects
+    from echo_plugin.evaluate_views import cross_validate_views, evaluate_views
 
+    if folds is not None:
+        if what is not Trainable.VIEWS:
+            msg = f"--folds is of views; {what} is measured on held-out patients."
+            raise typer.BadParameter(msg)
+        from echo_plugin.training.options import TrainOptions
+
+        options = TrainOptions(epochs=epochs, device=device)
+        with progress_bar("Evaluating views by folds") as bar:
+            _write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
+        return
     measure = {
         Trainable.DETECTOR: evaluation.evaluate_detector,
         Trainable.DEFECTS: evaluate_defects,
-        Trainable.VIEWS: evaluation.evaluate_views,
+        Trainable.VIEWS: evaluate_views,
     }[what]
     with progress_bar(f"Evaluating {what}") as bar:
         _write_json(measure(studies, models, out, device=device, progress=bar), None)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
-from echo_plugin.evaluate import evaluate_detector, evaluate_views
+from echo_plugin.evaluate import evaluate_detector
+from echo_plugin.evaluate_views import evaluate_views
 from echo_plugin.evaluate_defects import evaluate_defects
 from echo_plugin.models.checkpoint import load_card
 from echo_plugin.training.datasets import open_labelled_folder

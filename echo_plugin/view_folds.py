@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view classifier trained anew on every fold of the patients and measured on those it has not seen.
+
+Three parts each time: a fold is tested, a part of the other patients chooses the checkpoint, the rest is learned from.
+(The neonatal-view paper chooses its checkpoint on the fold it reports.) Clips to learn from are several a cine; what is
+measured is one clip from the middle, as the paper does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+
+from echo_plugin.anatomy import View
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.geometry import FloatArray
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.runtime import choose_device
+from echo_plugin.training.clips import ClipTable, cine_logits
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress
+from echo_plugin.training.loop import place
+from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.splits import Split
+from echo_plugin.training.view_stages import learn_stage, stages_of
+
+TRAIN_CLIPS = 4
+"""Clips of a cine to learn from; one more, from the middle, is what is measured."""
+VALIDATION_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class FoldAnswers:
+    """What one trained network says of patients it has not seen: (M, K) logits, (M,) true ids, (M,) cine indices."""
+
+    logits: FloatArray
+    truth: NDArray[np.int_]
+    cines: NDArray[np.int_]
+    validation_measure: float
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """(M, K), rows sum to 1."""
+        each: FloatArray = softmax(self.logits, axis=1)
+        return each
+
+
+def patient_folds(patients: Sequence[str], folds: int, seed: int) -> list[Split]:
+    """Return ``folds`` splits of shuffled patients: every patient is in exactly one test part.
+
+    Raises
+    ------
+    TrainingDataError
+        If there are fewer than two folds, or too few patients for three parts of each.
+    """
+    names = sorted(set(patients))
+    if folds < 2 or len(names) < folds or len(names) - -(-len(names) // folds) < 2:
+        msg = (
+            f"{len(names)} patients cannot be split in {folds} folds; from 2 folds, each with 2 other patients, works."
+        )
+        raise TrainingDataError(msg)
+    order = [str(name) for name in np.random.default_rng(seed).permutation(names)]
+    splits = []
+    for fold in range(folds):
+        test = order[fold::folds]
+        others = [name for name in order if name not in set(test)]
+        held = max(1, round(VALIDATION_SHARE * len(others)))
+        train, validation, tested = (tuple(sorted(part)) for part in (others[held:], others[:held], test))
+        splits.append(Split(train, validation, tested, seed))
+    return splits
+
+
+def prepare_clips(
+    labelled: LabelledFolder,
+    cines: Sequence[LabelledCine],
+    config: ViewConfig,
+    options: TrainOptions,
+    progress: Progress | None = None,
+) -> PreparedFrames:
+    """Return the frames of the clips to learn from and, last of each cine, of the one that is measured."""
+    choice = []
+    for cine in cines:
+        clips = [sample_clips(config, cine.frame_count, count) for count in (TRAIN_CLIPS, 1)]
+        choice.append((cine, tuple(np.concatenate(clips).ravel().tolist())))
+    name = f"views-{config.input_size_px}-{config.sampling}"
+    size = prepare_whole(config.input_size_px)
+    return prepare_frames(labelled, choice, size, name=name, cache_dir=options.cache_dir, progress=progress)
+
+
+def clip_table(frames: PreparedFrames, config: ViewConfig, vocabulary: Sequence[View], split: Split) -> ClipTable:
+    """Return the clips of a split: of the training patients those to learn from, of the others the one to measure."""
+    parts = frames.readable(
+        {p: [c for c in frames.cines if split.part_of(c.patient_id) == p] for p in ("train", "validation", "test")}
+    )
+    labels = torch.tensor([vocabulary.index(c.annotation.view) for c in frames.cines if c.annotation.view])
+    table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
+    number = torch.arange(len(table.frames)) % (TRAIN_CLIPS + 1)
+    is_measured = number == TRAIN_CLIPS
+    kept = {part: rows[is_measured[rows] == (part != "train")] for part, rows in table.parts.items()}
+    return dataclasses.replace(table, parts=kept)
+
+
+def learn_frame_stage(
+    table: ClipTable, config: ViewConfig, options: TrainOptions, on_epoch: OnEpoch | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """Return the weights and validation measure of the classifier of single frames that all video models begin with."""
+    torch.manual_seed(options.seed)
+    model = ViewClassifier(dataclasses.replace(config, temporal="mean"))
+    place(model, choose_device(options.device))
+    stage = stages_of(options, "weave", is_going_on=False)[0]
+    learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)
+    return learned.state, learned.best_metric
+
+
+def learn_clip_stage(
+    table: ClipTable,
+    config: ViewConfig,
+    frame_state: dict[str, Tensor],
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[ViewClassifier, float | None]:
+    """Return the network that goes on from the classifier of single frames; means over frames are that one itself."""
+    torch.manual_seed(options.seed)
+    model = ViewClassifier(config)
+    model.load_state_dict(frame_state, strict=False)  # the temporal head is new
+    place(model, choose_device(options.device))
+    if config.temporal == "mean":
+        return model, None
+    stage = stages_of(options, config.temporal, is_going_on=False)[1]
+    return model, learn_stage(model, table, options, stage, on_epoch=on_epoch).best_metric
+
+
+def answers_of(model: ViewClassifier, table: ClipTable, validation_measure: float) -> FoldAnswers:
+    """Return what the network says of the test patients' middle clips."""
+    logits, truth, cines = cine_logits(model, table, "test", "clips")
+    return FoldAnswers(np.concatenate(logits), truth, cines, validation_measure)
+
+
+def cross_validate(
+    labelled: LabelledFolder,
+    cines: Sequence[LabelledCine],
+    config: ViewConfig,
+    vocabulary: Sequence[View],
+    *,
+    splits: Sequence[Split],
+    options: TrainOptions,
+    progress: Progress | None = None,
+    on_epoch: Callable[[int], OnEpoch | None] = lambda fold: None,
+) -> list[FoldAnswers]:
+    """Return the answers of each split's network, trained in both stages, to its test patients."""
+    frames = prepare_clips(labelled, cines, config, options, progress)
+    answers = []
+    for fold, split in enumerate(splits):
+        table = clip_table(frames, config, vocabulary, split)
+        state, measure = learn_frame_stage(table, config, options, on_epoch(fold))
+        model, later = learn_clip_stage(table, config, state, options, on_epoch(fold))
+        answers.append(answers_of(model, table, measure if later is None else later))
+    return answers
