@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.cli_evidence import explain, gallery, verify
+from echo_plugin.cli_export import export
 from echo_plugin.cli_import import import_data_set
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
 from echo_plugin.cli_reproduce_views import reproduce_views_command
@@ -110,6 +111,7 @@ reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is
 reproduce.command("views")(reproduce_views_command)
 app.add_typer(reproduce, name="reproduce")
 
+app.command()(export)
 
 @app.command()
 def evaluate(

@@ -41,18 +41,27 @@ def header_tissue_region(cine: Cine) -> UltrasoundRegion | None:
 
 def find_sector(grey: ByteArray) -> UltrasoundRegion | None:
     """Return the bounding box of the sector in (T, H, W) uint8 frames; None: nothing looks like one."""
+    area = find_sector_area(grey)
+    if area is None:
+        return None
+    rows, columns = np.flatnonzero(area.any(axis=1)), np.flatnonzero(area.any(axis=0))
+    return UltrasoundRegion(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def find_sector_area(grey: ByteArray) -> NDArray[np.bool_] | None:
+    """Return the (H, W) pixels with signal of the sector in (T, H, W) uint8 frames; None: nothing looks like one."""
     if len(grey) == 0:
         return None
     if len(grey) > 1:
         flicker = grey.max(axis=0) - grey.min(axis=0)
-        region = _largest_dense_area(flicker >= _FLICKER)
-        if region is not None:
-            return region
+        area = _largest_dense_area(flicker >= _FLICKER)
+        if area is not None:
+            return area
     texture = ndimage.maximum_filter(grey[0], 3) - ndimage.minimum_filter(grey[0], 3)
     return _largest_dense_area(texture >= _FLICKER)
 
 
-def _largest_dense_area(signal: NDArray[np.bool_]) -> UltrasoundRegion | None:
+def _largest_dense_area(signal: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     H, W = signal.shape
     size = max(3, min(H, W) // 40) | 1  # px, odd; wider than a trace or a stroke of text
     dense = ndimage.uniform_filter(signal.astype(np.float32), size, mode="constant") >= _DENSITY
@@ -64,6 +73,5 @@ def _largest_dense_area(signal: NDArray[np.bool_]) -> UltrasoundRegion | None:
     if areas.max() < _SMALLEST_SHARE * H * W:
         return None
     # what the opening rounded off comes back where there is signal
-    largest = ndimage.maximum_filter(labels == 1 + int(areas.argmax()), size, mode="constant") & dense & signal
-    rows, columns = np.flatnonzero(largest.any(axis=1)), np.flatnonzero(largest.any(axis=0))
-    return UltrasoundRegion(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    largest: NDArray[np.bool_] = labels == 1 + int(areas.argmax())
+    return ndimage.maximum_filter(largest, size, mode="constant") & dense & signal

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export of a study folder's annotated cines: pseudonyms for everybody, black for everything that is no tissue.
+
+Authors, dates, file names and the gallery of embeddings are never exported. A secret in the study folder makes the
+pseudonyms, so that a later export has the same ones and only the folder's holder can tell who is who.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from echo_plugin.annotations import Annotation
+from echo_plugin.cine import ByteArray, Cine
+from echo_plugin.errors import AnnotationError, EchoError, UnreadableCineError
+from echo_plugin.export.pictures import with_boxes, write_film
+from echo_plugin.export.tables import ExportedCine, frame_name, write_coco, write_csv
+from echo_plugin.io.deidentify import Pseudonyms, deidentified_instance, masked, tissue_mask
+from echo_plugin.io.dicom_sr import Observer, boxes_report, write_report
+from echo_plugin.io.study_folder import StudyFolder
+
+logger = logging.getLogger(__name__)
+
+KEY_FILE = ".echo_export_key"
+OBSERVER = Observer("Annotator")
+
+
+class ExportFormat(StrEnum):
+    """What can be written, each into a folder of its name."""
+
+    COCO = "coco"
+    CSV = "csv"
+    SR = "sr"
+    PNG = "png"
+    MP4 = "mp4"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many cines were written, and one sentence for each that was not."""
+
+    cines: int
+    problems: tuple[str, ...] = ()
+
+
+def export_study_folder(
+    studies: Path,
+    out: Path,
+    formats: Collection[ExportFormat],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write the annotated cines of ``studies`` to ``out``, a new or empty folder.
+
+    A cine whose tissue cannot be told from text is not exported.
+
+    Raises
+    ------
+    EchoError
+        If nothing is annotated, or ``out`` holds something.
+    """
+    folder = StudyFolder(studies)
+    image_ids = folder.annotated_ids()
+    if not image_ids:
+        msg = f"Study folder {studies} has no annotated cine; an export is of what people said."
+        raise EchoError(msg)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        msg = f"Export folder {out} is not empty; name a new one."
+        raise EchoError(msg)
+    for kind in formats:
+        (out / kind).mkdir(parents=True)
+    if ExportFormat.COCO in formats:
+        (out / ExportFormat.COCO / "images").mkdir()
+    pseudonyms = Pseudonyms(_key(folder.root))
+    done: list[ExportedCine] = []
+    problems: list[str] = []
+    for number, image_id in enumerate(image_ids, start=1):
+        name = pseudonyms.name("cine", image_id)
+        try:
+            done.append(_export_cine(folder, image_id, name, pseudonyms, out, formats))
+        except (UnreadableCineError, AnnotationError) as exc:
+            logger.warning("Not exported: %s", exc)
+            problems.append(str(exc))
+        if progress:
+            progress(number, len(image_ids))
+    if ExportFormat.COCO in formats:
+        write_coco(done, out / ExportFormat.COCO / "annotations.json")
+    if ExportFormat.CSV in formats:
+        write_csv(done, out / ExportFormat.CSV)
+    return Exported(len(done), tuple(problems))
+
+
+def _export_cine(
+    folder: StudyFolder, image_id: str, name: str, pseudonyms: Pseudonyms, out: Path, formats: Collection[ExportFormat]
+) -> ExportedCine:
+    annotation = folder.annotation(image_id)
+    assert annotation is not None
+    cine = folder.read_cine(image_id)
+    patient = pseudonyms.name("patient", cine.patient_id or folder.entry(image_id).patient_id or image_id)
+    mask = tissue_mask(cine)
+    if ExportFormat.COCO in formats or ExportFormat.PNG in formats:
+        frames = masked(cine.read_frames(annotation.annotated_frames), mask)
+        _write_pictures(frames, annotation, name, out, formats)
+    if ExportFormat.SR in formats or ExportFormat.MP4 in formats:
+        frames = masked(cine.pixels, mask)
+        if ExportFormat.MP4 in formats:
+            path = out / ExportFormat.MP4 / f"{name}.mp4"
+            write_film(frames, annotation.boxes, path, frame_time_ms=cine.frame_time_ms)
+        if ExportFormat.SR in formats:
+            _write_dicom(
+                replace(cine, patient_id=cine.patient_id or patient), frames, annotation, pseudonyms, name, out
+            )
+    return ExportedCine(name, patient, cine.frame_count, cine.height, cine.width, cine.frame_time_ms, annotation)
+
+
+def _write_pictures(
+    frames: ByteArray, annotation: Annotation, name: str, out: Path, formats: Collection[ExportFormat]
+) -> None:
+    for frame_index, frame in zip(annotation.annotated_frames, frames, strict=True):
+        file = frame_name(name, frame_index)
+        if ExportFormat.COCO in formats:
+            Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(
+                out / ExportFormat.COCO / "images" / file
+            )
+        if ExportFormat.PNG in formats:
+            with_boxes(frame, annotation.boxes_on(frame_index)).save(out / ExportFormat.PNG / file)
+
+
+def _write_dicom(
+    cine: Cine, frames: ByteArray, annotation: Annotation, pseudonyms: Pseudonyms, name: str, out: Path
+) -> None:
+    """Write the cine without identity and, where there are boxes, a report on it."""
+    now = datetime(2000, 1, 1)  # the day of an examination is part of an identity, and so is that of its export
+    instance = deidentified_instance(cine, np.ascontiguousarray(frames), pseudonyms, now=now)
+    instance.save_as(out / ExportFormat.SR / f"{name}.dcm", write_like_original=False)
+    if annotation.boxes:
+        report = boxes_report(instance, annotation.boxes, OBSERVER, now=now)
+        write_report(report, out / ExportFormat.SR / f"{name}_boxes.dcm")
+
+
+def parse_formats(text: str) -> Sequence[ExportFormat]:
+    """Return the formats of a comma-separated list.
+
+    >>> parse_formats("coco, csv")
+    (<ExportFormat.COCO: 'coco'>, <ExportFormat.CSV: 'csv'>)
+    """
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in list(ExportFormat):
+            msg = f"Format {name!r} is unknown; {', '.join(ExportFormat)} are accepted."
+            raise ValueError(msg)
+    return tuple(dict.fromkeys(ExportFormat(name) for name in names))
+
+
+def _key(root: Path) -> bytes:
+    """Return the secret of a study folder, made at its first export and readable by its owner only."""
+    path = root / KEY_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        key = secrets.token_bytes(32)
+        file.write(key)
+    return key
