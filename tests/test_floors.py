@@ -13,7 +13,7 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery",
+        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "export",
         "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
         "septal_crops", "abstention", "defect_answer", "patient_defect", "study_labels", "baselines",
@@ -21,7 +21,8 @@ FLOORS = {
         "open_set", "view_sampling", "view_answer", "view_report", "view_folds", "view_table", "evaluate_views", "reproduce_views",
     },
     3: {"host", "viewers"},
-    4: {"cli", "cli_import", "cli_reproduce_views", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
+    4: {"cli", "cli_import", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
+        "cli_labels", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
