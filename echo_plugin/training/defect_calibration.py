@@ -45,22 +45,14 @@ class EmbeddedCrops:
         return torch.cat([self.of_cine(model, number) for number in range(len(self.cines))])
 
     def of_patients(self, model: DefectEmbedder, patients: Sequence[str]) -> Tensor:
-        """Return (P, D): the walls of all cines of each patient joined."""
+        """Return (P, D): the cines of each patient joined, as ``patient_defect`` joins them."""
+        cines = self.of_cines(model)
+        shown = torch.stack([self.shown[list(rows)].any(dim=0) for rows in self.rows])
         joined = []
         for patient in patients:
-            cines = [rows for cine, rows in zip(self.cines, self.rows, strict=True) if cine.patient_id == patient]
-            joined.append(self._of_patient(model, cines))
+            own = [number for number, cine in enumerate(self.cines) if cine.patient_id == patient]
+            joined.append(model.pool(cines[own], torch.ones(len(own)), shown[own], model.config.patient_focus))
         return torch.cat(joined)
-
-    def _of_patient(self, model: DefectEmbedder, cines: Sequence[Sequence[int]]) -> Tensor:
-        pooled, first = [], []
-        for rows in cines:
-            for wall in dict.fromkeys(self.walls[row] for row in rows):
-                own = [row for row in rows if self.walls[row] == wall]
-                ones = torch.ones(len(own))
-                pooled.append(model.pool(self.embeddings[own], ones, self.shown[own], model.config.frame_focus))
-                first.append(own[0])
-        return model.pool(torch.cat(pooled), torch.ones(len(first)), self.shown[first], model.config.patient_focus)
 
 
 @torch.no_grad()

@@ -20,16 +20,16 @@ from echo_plugin.training.defect_crops import DefectCrops
 def choose_on_validation(model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops) -> dict[str, float]:
     """Let validation patients choose attention, temperatures and when to abstain; return what the card adds of it."""
     truth = crops.truths(embedded.cines, model.config.cropping)
-    patients, patient_truth = _patients(embedded, crops)
+    patients, patient_truth = patients_of(embedded.cines, crops)
     _, figures = calibrate(model, embedded, truth, patients, patient_truth)
     limit, coverage, accuracy = choose_abstention(model, embedded, truth)
     return figures | {ANGLE_KEY: limit, "validation_coverage": coverage, "validation_accuracy_answered": accuracy}
 
 
-def _patients(embedded: EmbeddedCrops, crops: DefectCrops) -> tuple[list[str], Tensor]:
+def patients_of(cines: Sequence[LabelledCine], crops: DefectCrops) -> tuple[list[str], Tensor]:
     """Return the patients of some cines and (P,) the class ids of their defects."""
     said: dict[str, int] = {}
-    for cine in embedded.cines:
+    for cine in cines:
         if cine.annotation.defect is not None:
             said.setdefault(cine.patient_id, crops.classes.index(cine.annotation.defect))
     return list(said), torch.tensor(list(said.values()), dtype=torch.long)
@@ -50,7 +50,7 @@ def measure_on_test(
     classes = [defect.value for defect in crops.classes]
     truth = crops.truths(embedded.cines, model.config.cropping)
     known = torch.where(truth >= 0)[0]
-    patients, patient_truth = _patients(embedded, crops)
+    patients, patient_truth = patients_of(embedded.cines, crops)
     by_patient = model.patient_probabilities(embedded.of_patients(model, patients)).double().numpy()
     alone = classification_metrics(
         Cohort(tuple(patients), split, seed), patient_truth.numpy(), by_patient, classes=classes, majority_id=majority

@@ -76,7 +76,7 @@ def train_defects(
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
     config = dataclasses.replace(recipe.network, classes=len(defect_classes(cines)))
     model = DefectEmbedder(config)
-    start = _start(model, models, options)
+    start = load_beginning(model, models, options)
     split = split_for(cines, labelled.defects, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
@@ -92,7 +92,7 @@ def train_defects(
     parts = crops.frames.readable(parts)
     place(model, choose_device(options.device))
     kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, config)
-    learned = _learn(model, crops, parts, _optimisation(recipe, start, options), options, on_epoch, kept)
+    learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
     embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
     model.float().cpu()
     chosen = choose_on_validation(model, embedded["validation"], crops)
@@ -122,7 +122,7 @@ def train_defects(
     return publish_learned(models, learned, card)
 
 
-def _start(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
+def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
     """Load what the training begins with; published networks of colour pictures fit the body alone."""
     backbone, path = model.config.backbone, Path(options.start)
     if options.start == "imagenet":
@@ -136,7 +136,8 @@ def _start(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
     return Start(body=source)
 
 
-def _optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+    """Return the numbers of the optimiser; a training that goes on from such a model learns more slowly."""
     return Recipe(
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate * start.rate_for(DEFECT_EMBEDDER),
@@ -148,15 +149,16 @@ def _optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> 
     )
 
 
-def _learn(
+def learn_defects(
     model: DefectEmbedder,
     crops: DefectCrops,
     parts: dict[str, list[LabelledCine]],
     recipe: Recipe,
     options: TrainOptions,
     on_epoch: OnEpoch | None,
-    kept: tuple[Path, str],
+    kept: tuple[Path, str] | None,
 ) -> Learned:
+    """Train ``model`` on the crops of the training cines; ``kept`` : where its state is kept, and what it is of."""
     items = crops.frames.of(parts["train"])
     items = items[crops.is_example[items]]
     truth = crops.truths(parts["validation"], model.config.cropping)
@@ -171,8 +173,8 @@ def _learn(
         seed=options.seed,
         on_epoch=on_epoch,
         should_stop=options.should_stop,
-        state_path=kept[0],
-        state_key=kept[1],
+        state_path=kept[0] if kept else None,
+        state_key=kept[1] if kept else "",
         log_dir=options.log_dir and options.log_dir / DEFECT_EMBEDDER,
     )
 
