@@ -19,7 +19,9 @@ import typer
 from echo_plugin.cli_evidence import explain, gallery, verify
 from echo_plugin.cli_export import export
 from echo_plugin.cli_import import import_data_set
+from echo_plugin.cli_labels import labels
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
+from echo_plugin.cli_reproduce_defects import reproduce_defects_command
 from echo_plugin.cli_reproduce_views import reproduce_views_command
 from echo_plugin.cli_train import train
 from echo_plugin.errors import EchoError
@@ -104,11 +106,12 @@ def predict(
 
 
 app.command()(train)
-for verb in (gallery, verify, explain):
+for verb in (gallery, verify, explain, labels):
     app.command()(verb)
 app.command("import")(import_data_set)
 reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
 reproduce.command("views")(reproduce_views_command)
+reproduce.command("defects")(reproduce_defects_command)
 app.add_typer(reproduce, name="reproduce")
 
 app.command()(export)

@@ -18,14 +18,29 @@ Start = Annotated[
     str,
     typer.Option(
         "--from",
-        metavar="starter|views|scratch|imagenet|FILE",
-        help="Weights to go on from: its own, the view encoder, none, torchvision's, or a .safetensors or .pth file.",
+        metavar="starter|views|scratch|imagenet|face|FILE",
+        help="Weights to go on from: its own, the view encoder, none, torchvision's, face recognition's (defects),"
+        " or a .safetensors or .pth file.",
     ),
 ]
-Recipe = Annotated[Literal["ours", "paper"], typer.Option(help="Of the detector; paper: that of the ASD/VSD paper.")]
+Recipe = Annotated[
+    Literal["ours", "paper"], typer.Option(help="Of detector and defects; paper: that of the ASD/VSD paper.")
+]
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
+
+DEFECTS_ONLY = "Of the defects"
+Head = Annotated[
+    Literal["arcface", "subcenter", "cosface", "softmax"] | None,
+    typer.Option(help=f"{DEFECTS_ONLY}: the loss; arcface by default."),
+]
+Crops = Annotated[
+    Literal["walls", "union"] | None,
+    typer.Option(help=f"{DEFECTS_ONLY}: a crop of each septum, or one round both."),
+]
+Scale = Annotated[float | None, typer.Option(help=f"{DEFECTS_ONLY}: s of ArcFace.", min=1)]
+Margin = Annotated[float | None, typer.Option(help=f"{DEFECTS_ONLY}: m of ArcFace, rad.", min=0, max=1.5)]
 
 VIEWS_ONLY = "Of the views"
 Pooling = Annotated[
@@ -48,6 +63,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
     recipe: Recipe = "ours",
+    head: Head = None,
+    crops: Crops = None,
+    scale: Scale = None,
+    margin: Margin = None,
     pooling: Pooling = None,
     sampling: Sampling = None,
     vocabulary: Vocabulary = None,
@@ -67,8 +86,11 @@ def train(
     """
     from echo_plugin.training.options import TrainOptions
 
-    if recipe != "ours" and what is not Trainable.DETECTOR:
-        msg = f"--recipe {recipe} is a recipe of the detector; {what} has one recipe only."
+    if recipe != "ours" and what is Trainable.VIEWS:
+        msg = f"--recipe {recipe} is a recipe of detector and defects; {what} has one recipe only."
+        raise typer.BadParameter(msg)
+    if what is not Trainable.DEFECTS and (head or crops or scale is not None or margin is not None or start == "face"):
+        msg = f"--head, --crops, --scale, --margin and --from face are of the defects; {what} has none of them."
         raise typer.BadParameter(msg)
     if what is not Trainable.VIEWS and (pooling or sampling or vocabulary):
         msg = f"--pooling, --sampling and --vocabulary are of the views; {what} has none of them."
@@ -78,6 +100,10 @@ def train(
             epochs=epochs,
             backbone=backbone,
             recipe=recipe,
+            head=head,
+            cropping=crops,
+            scale=scale,
+            margin_rad=margin,
             temporal=pooling,
             sampling=sampling,
             vocabulary=vocabulary,
