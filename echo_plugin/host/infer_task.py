@@ -35,10 +35,14 @@ ReadCine = Callable[[str | Path], tuple[Cine, Path]]
 
 @dataclass(frozen=True)
 class Shown:
-    """What 3D Slicer draws of a prediction: boxes, and one line of text in the corner of every frame."""
+    """What 3D Slicer draws of a prediction: boxes, and one line of text on every frame.
+
+    The caption stands beside the first of the boxes ``beside`` on a frame, on frames without any in the corner.
+    """
 
     boxes: tuple[SeptalBox, ...] = ()
     caption: str | None = None
+    beside: tuple[SeptalBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class CineInferTask(InferTask):
 
     def _write_markups(self, prediction: CinePrediction, cine: Cine) -> str:
         shown = self.about.show(prediction)
-        labels = _on_every_frame(shown.caption, cine) if shown.caption else ()
+        labels = _on_every_frame(shown.caption, shown.beside, cine) if shown.caption else ()
         text = boxes_to_markups(shown.boxes, rendition_geometry(cine), point_labels=labels)
         with tempfile.NamedTemporaryFile("w", suffix=".mrk.json", encoding="utf-8", delete=False) as stream:
             stream.write(text)
@@ -142,9 +146,10 @@ def parse_asked_frames(frames: object) -> tuple[int, ...] | None:
     return parse_frames(",".join(map(str, frames)) if isinstance(frames, list) else str(frames))
 
 
-def _on_every_frame(caption: str, cine: Cine) -> tuple[PointLabel, ...]:
-    """Return the caption for each frame: a slice view shows a point on its own frame only."""
+def _on_every_frame(caption: str, beside: Sequence[SeptalBox], cine: Cine) -> tuple[PointLabel, ...]:
+    """Return the caption for each frame: a slice view shows a point on its own frame only, its text to the right."""
     region = tissue_region(cine)
     x = region.x1 + 0.04 * (region.x2 - region.x1)
     y = region.y1 + 0.08 * (region.y2 - region.y1)
-    return tuple(PointLabel(caption, frame_index, x, y) for frame_index in range(cine.frame_count))
+    places = {box.frame_index: (box.x2, (box.y1 + box.y2) / 2) for box in reversed(beside)}
+    return tuple(PointLabel(caption, frame, *places.get(frame, (x, y))) for frame in range(cine.frame_count))

@@ -20,6 +20,7 @@ from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
 from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
 from echo_plugin.host.tasks.views import VIEW
+from echo_plugin.io.volume import rendition_geometry
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CinePrediction
 
@@ -202,6 +203,18 @@ def test_a_defect_comes_with_the_crops_it_was_read_from(tmp_path, temporary_fold
 
     (crop,) = answer["defect"]["crops"]
     assert (crop["frame_index"], crop["x1"], crop["y1"], crop["x2"], crop["y2"]) == (2, 1.0, 2.0, 31.0, 32.0)
+
+
+def test_a_defect_is_written_beside_its_wall_and_elsewhere_in_the_corner(tmp_path, temporary_folder):
+    file, _ = CineInferTask(DEFECT, KnownAnswer(tmp_path), read)({"image": IMAGE_ID})
+
+    geometry = rendition_geometry(cine_of())
+    markups = json.loads(Path(file).read_text())["markups"]
+    points = [point["position"] for markup in markups for point in markup["controlPoints"]]
+    ijk = (np.linalg.inv(geometry.ijk_to_lps) @ np.array([[*point, 1.0] for point in points]).T).T[:, :3]
+    places = {round(k): (i + 0.5, j + 0.5) for i, j, k in ijk}  # Slicer counts voxel centres
+    assert places[2] == pytest.approx((20.0, 17.0), abs=1e-6)  # the interatrial box ends there at its middle
+    assert places[0] == places[1] == places[3] != places[2]
 
 
 def test_similar_cases_are_given_alone(tmp_path, temporary_folder):

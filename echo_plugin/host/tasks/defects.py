@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from echo_plugin.anatomy import DEFECTS
+from echo_plugin.anatomy import DEFECT_SEPTA, DEFECTS
 from echo_plugin.host.infer_task import Shown, TaskDescription
 from echo_plugin.prediction import CinePrediction
 
 
 def show_defect(prediction: CinePrediction) -> Shown:
-    """Return the defect with probability and angle as text, such as ``ASD 0.91 (41 deg)``; no ROI to be submitted."""
+    """Return the defect with probability and angle, as ``ASD 0.91 (41 deg)``, beside its wall; no ROI to submit."""
     defect = prediction.defect
     if defect is None:
         return Shown()
@@ -18,7 +18,8 @@ def show_defect(prediction: CinePrediction) -> Shown:
         return Shown(caption=f"abstained: {defect.abstained}")
     if defect.is_whole_frame:
         caption += ", no septum found: whole frames were compared"
-    return Shown(caption=caption)
+    own = tuple(box for box in prediction.boxes if box.septum in DEFECT_SEPTA.get(defect.defect, ()))
+    return Shown(caption=caption, beside=own or prediction.boxes)
 
 
 DEFECT = TaskDescription(
