@@ -85,6 +85,7 @@ async def next_cine(
 ) -> dict[str, Any]:
     """Return a cine with the reason for it and the frames worth drawing; empty when every cine has a label.
 
+    Where cines wait but are all with other annotators, there is a ``reason`` and no ``image_id``.
     Unlike ``/activelearning`` it makes no volume, which only 3D Slicer needs.
     """
     request = {"strategy": strategy} if client_id is None else {"strategy": strategy, "client_id": client_id}
@@ -98,6 +99,8 @@ def _choose(request: dict[str, Any]) -> dict[str, Any]:
         raise UnknownImageError(msg)
     images = app.datastore().images
     while (chosen := app._strategies[name](request, app.datastore())) is not None:
+        if "id" not in chosen:
+            return dict(chosen)
         image_id = chosen["id"]
         try:
             images.read(image_id).read_frames([0])

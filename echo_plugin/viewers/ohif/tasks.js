@@ -124,6 +124,6 @@ export function open(session, { image_id: imageId, study_instance_uid: study, sh
 export const next = (session, strategy) =>
   session.work('next', async () => {
     const chosen = await api.nextCine(strategy, session.state.reader);
-    if (!chosen.image_id) session.say('Every cine has a label.', 'note');
+    if (!chosen.image_id) session.say(chosen.reason ?? 'Every cine has a label.', 'note');
     else open(session, { ...chosen, reason: chosen.reason ?? `${session.state.about?.strategies[strategy] ?? strategy}.` });
   });
