@@ -132,8 +132,8 @@ def evaluate(
 
     Example: monailabel-echo evaluate views --studies held_out --out runs/views
     """
-    from echo_plugin import evaluate as evaluation
     from echo_plugin.evaluate_defects import evaluate_defects
+    from echo_plugin.evaluate_detector import evaluate_detector
     from echo_plugin.evaluate_views import cross_validate_views, evaluate_views
 
     if folds is not None:
@@ -147,7 +147,7 @@ def evaluate(
             _write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
         return
     measure = {
-        Trainable.DETECTOR: evaluation.evaluate_detector,
+        Trainable.DETECTOR: evaluate_detector,
         Trainable.DEFECTS: evaluate_defects,
         Trainable.VIEWS: evaluate_views,
     }[what]

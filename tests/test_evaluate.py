@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
-from echo_plugin.evaluate import evaluate_detector
-from echo_plugin.evaluate_views import evaluate_views
 from echo_plugin.evaluate_defects import evaluate_defects
+from echo_plugin.evaluate_detector import evaluate_detector
+from echo_plugin.evaluate_views import evaluate_views
 from echo_plugin.models.checkpoint import load_card
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
@@ -31,6 +31,22 @@ def test_detector_is_measured_on_patients_it_has_not_seen(easy_studies, publishe
     assert "child0" not in (tmp_path / "report.json").read_text()
     for plot in report["plots"]:
         assert (tmp_path / plot["file"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_boxes_are_measured_alone_and_linked_over_time_and_by_group(easy_studies, published_detector, tmp_path):
+    report = evaluate_detector(easy_studies, published_detector, tmp_path, device="cpu")
+
+    metrics = report["metrics"]
+    gain = metrics["AP50 gained by linking over time"]["value"]
+    assert gain == pytest.approx(metrics["AP50, linked over time"]["value"] - metrics["AP50"]["value"])
+    assert metrics["AP"]["value"] <= metrics["AP50"]["value"]
+    low, high = (metrics[f"sensitivity at {rate} false per frame interatrial"]["value"] for rate in (0.1, 0.5))
+    assert low <= high
+    assert [table["title"] for table in report["tables"]] == ["By view", "By age", "By image quality"]
+    by_view = report["tables"][0]
+    assert sum(int(row[1]) for row in by_view["rows"]) <= report["frames"]
+    assert "Not known" in report["tables"][2]["note"]
+    assert {"Precision and recall", "FROC", "Worst frames"} == {plot["title"] for plot in report["plots"]}
 
 
 def test_measuring_a_patient_that_was_learned_from_is_refused(easy_studies, published_detector, tmp_path):
