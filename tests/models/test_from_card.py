@@ -27,6 +27,16 @@ def test_networks_are_rebuilt_as_their_cards_say(make_card: MakeCard) -> None:
     assert build_view_classifier(make_card(views)).config == views
 
 
+def test_a_detector_card_that_names_no_anchors_has_the_fixed_family(make_card: MakeCard) -> None:
+    fitted = DetectorConfig(input_size_px=64, anchor_shapes=(0.25,) * 48)
+    card = make_card(fitted)
+    earlier = dataclasses.replace(card, config={k: v for k, v in card.config.items() if k != "anchor_shapes"})
+
+    assert build_detector(card).config == fitted
+    assert build_detector(card).anchor_generator.cell_anchors[0].tolist()[0] == [-8.0, -8.0, 8.0, 8.0]
+    assert build_detector(earlier).config.anchor_shapes == ()
+
+
 def test_building_leaves_the_callers_seed_alone(make_card: MakeCard) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)

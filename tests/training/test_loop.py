@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from echo_plugin.models.checkpoint import load_published
+from echo_plugin.training import detector as detector_module
 from echo_plugin.training import loop as loop_module
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.loop import lower_precision, run_epochs
@@ -236,6 +237,29 @@ def test_a_training_killed_in_its_second_epoch_goes_on_from_the_first(easy_studi
     (_, resumed), (_, whole) = (load_published(tmp_path / name, "septal_detector") for name in ("killed", "whole"))
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
     assert list((tmp_path / "killed" / FOLDER).iterdir()) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine")
+def test_a_gpu_learns_in_bfloat16_and_goes_on_after_an_interruption(easy_studies, tmp_path, monkeypatch):
+    options = TrainOptions(epochs=3, batch_size=8, image_size=64, device="cuda", backbone="mobilenet_v3_large")
+    loss, types, told = detector_module.detection_loss, [], []
+
+    def deadly(model, *others):
+        if len(types) == 5:
+            raise Stopped
+        with lower_precision(torch.device("cuda")):
+            types.append(model.backbone(torch.zeros(2, 1, 64, 64, device="cuda"))["0"].dtype)
+        return loss(model, *others)
+
+    monkeypatch.setattr(detector_module, "detection_loss", deadly)
+    with pytest.raises(Stopped):
+        train_detector(easy_studies, tmp_path, options)
+    monkeypatch.undo()
+    train_detector(easy_studies, tmp_path, options, on_epoch=told.append)
+
+    assert set(types) == {torch.bfloat16}
+    assert [(status.epoch, status.is_resumed) for status in told] == [(1, True), (2, False), (3, False)]
 
 
 def test_the_command_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three backbones of the septal detector after the same time of training, and the ASD/VSD paper's protocol.
+
+python tests/benchmarks/detector_backbones.py --studies STUDIES --held-out OTHERS --out DIR --minutes 60
+
+STUDIES and OTHERS are study folders of different patients (``monailabel-echo phantom`` with two seeds). One row for
+each backbone by our recipe, AP50 on every annotated frame of OTHERS; one more by the paper's recipe: 100 training
+images, 20 held out, a frame of as many cines. Nobody has to be there: a row that is done is read from DIR, one that
+was interrupted goes on when the same command is given again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from echo_plugin.box_metrics import detection_metrics
+from echo_plugin.metrics import Cohort
+from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
+from echo_plugin.models.from_card import build_detector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.preprocess import normalise
+from echo_plugin.runtime import Runtime, prepare_network
+from echo_plugin.training.datasets import detection_frames, open_labelled_folder
+from echo_plugin.training.detector import FRAMES_PER_CINE, detect, train_detector, true_boxes
+from echo_plugin.training.detector_recipes import chosen_images, septa_shown
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames
+
+HELD_OUT_IMAGES = 20
+PAPER_MAP = 0.95
+ROWS = {
+    "MobileNetV3-Large": TrainOptions(backbone="mobilenet_v3_large"),
+    "ResNet-18": TrainOptions(backbone="resnet18"),
+    "ResNet-50": TrainOptions(backbone="resnet50"),
+    "ResNet-18, the paper's recipe": TrainOptions(backbone="resnet18", recipe="paper"),
+}
+
+
+def train_row(name: str, arguments: argparse.Namespace) -> tuple[ModelCard, Path]:
+    """Train one row into a folder of its own, unless that is done; return its card and that folder."""
+    models = arguments.out / name.replace(" ", "_").replace("'", "").replace(",", "")
+    card_path = models / f"{SEPTAL_DETECTOR}.json"
+    if not card_path.is_file():
+        chosen = ROWS[name]
+        options = replace(
+            chosen,
+            start=arguments.start,
+            epochs=arguments.epochs or (10_000 if chosen.recipe == "ours" else None),
+            patience=0,
+            max_minutes=arguments.minutes,
+            image_size=arguments.image_size,
+            seed=arguments.seed,
+            device=arguments.device,
+            cache_dir=arguments.out / "frames",
+            log_dir=models / "logs",
+            command=" ".join(["python tests/benchmarks/detector_backbones.py", *sys.argv[1:]]),
+        )
+
+        def say(status: object) -> None:
+            sys.stderr.write(f"{name}: {status}\n")
+
+        train_detector(arguments.studies, models, options, on_epoch=say)
+    return load_card(models, SEPTAL_DETECTOR), models
+
+
+def held_out_frames(studies: Path, size_px: int) -> PreparedFrames:
+    """Return the annotated frames of the other patients."""
+    labelled = open_labelled_folder(studies)
+    choice = [(cine, frames) for cine in labelled.cines if (frames := detection_frames(cine, FRAMES_PER_CINE))]
+    return prepare_frames(labelled, choice, prepare_detection(size_px), name=f"detector-{size_px}", cache_dir=None)
+
+
+def measure(model: SeptalDetector, frames: PreparedFrames, items: torch.Tensor, seed: int) -> Metric:
+    """Return AP50 over both septa with its interval, patients resampled."""
+    patients = tuple(frames.cines[int(cine)].patient_id for cine in frames.cine[items])
+    found = detect(model, frames.pixels[items])
+    return detection_metrics(Cohort(patients, "held out", seed), found, true_boxes(frames, items), None)["AP50"]
+
+
+def milliseconds_per_frame(card: ModelCard, models: Path, frames: PreparedFrames, repeats: int = 40) -> float:
+    """Return the median time of one frame alone on the CPU, as predictions run it."""
+    _, state = load_published(models, card.name)
+    model = build_detector(card)
+    load_state(model, state, card)
+    runtime = Runtime.on("cpu")
+    model = prepare_network(model, runtime)
+    inputs = normalise(frames.pixels[:1], runtime.dtype).contiguous(memory_format=torch.channels_last)
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            before = time.perf_counter()
+            model(inputs)
+            times.append(1000 * (time.perf_counter() - before))
+    return sorted(times)[repeats // 2]
+
+
+def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the figures of one row."""
+    card, models = train_row(name, arguments)
+    frames = held_out_frames(arguments.held_out, card.input_size_px)
+    _, state = load_published(models, card.name)
+    model = build_detector(card)
+    load_state(model, state, card)
+    items = torch.arange(len(frames.pixels))
+    if ROWS[name].recipe == "paper":
+        items = chosen_images(items, septa_shown(frames) > 0, frames.cine, HELD_OUT_IMAGES, arguments.seed)
+    metric = measure(model.eval(), frames, items, arguments.seed)
+    return {
+        "row": name,
+        "AP50": metric.value,
+        "low": metric.low,
+        "high": metric.high,
+        "patients": metric.patients,
+        "frames": len(items),
+        "training_frames": card.config["training_frames"],
+        "epochs": card.config["epochs"],
+        "minutes": round((card.wall_time_s or 0) / 60, 1),
+        "ms": round(milliseconds_per_frame(card, models, frames), 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return the rows in Markdown, the paper's own figure last."""
+    lines = [
+        "| detector | trained on | minutes (epochs) | AP50 held out [95 % CI] | frames (patients) | CPU ms per frame |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        interval = "" if r["low"] is None else f" [{r['low']:.3f}, {r['high']:.3f}]"
+        lines.append(
+            f"| {r['row']} ({r['parameters'] / 1e6:.1f} M) | {r['training_frames']} frames | {r['minutes']}"
+            f" ({r['epochs']}) | {r['AP50']:.3f}{interval} | {r['frames']} ({r['patients']}) | {r['ms']} |"
+        )
+    lines.append(f"| the paper's own figure | 100 images of patients | 50 epochs | {PAPER_MAP} (mAP) | 20 | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train and measure every row; the table goes to stdout, figures and table to the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each row")
+    parser.add_argument("--epochs", type=int, help="at most; default: as many as the time allows, the paper's 50")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--start", default="scratch", help="scratch, imagenet or a file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.rows:
+        rows.append(row(name, arguments))
+        (arguments.out / "detector_backbones.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (arguments.out / "detector_backbones.md").write_text(table(rows), encoding="utf-8")
+    sys.stdout.write(table(rows))
+
+
+if __name__ == "__main__":
+    main()
