@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.models.checkpoint import load_published
+from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.from_card import build_embedder
+from echo_plugin.models.lean_torchvision import resnet18
+from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
+from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention
+from echo_plugin.training.defect_crops import prepare_defect_crops, visible_defect
+from echo_plugin.training.defects import train_defects
+from echo_plugin.training.options import TrainOptions
+
+torch.set_num_threads(1)
+ATRIAL, VENTRICULAR = DETECTED_SEPTA
+SHORT = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", start="scratch")
+
+
+def cine_with(defect: Defect | None, septa: tuple[Septum, ...], view: View | None, patient: str = "p1") -> LabelledCine:
+    boxes = tuple(SeptalBox(0, 1, 1, 9, 9, septum) for septum in septa)
+    return LabelledCine("c", patient, 1, Annotation("c", boxes, (0,), view, defect))
+
+
+@pytest.mark.parametrize(
+    ("defect", "septa", "view", "cropping", "seen"),
+    [
+        (Defect.ASD, (ATRIAL, VENTRICULAR), View.A4C, "walls", Defect.ASD),
+        (Defect.ASD, (VENTRICULAR,), View.PLAX_LV, "walls", None),
+        (Defect.ASD, (ATRIAL, VENTRICULAR), View.PLAX_LV, "walls", None),
+        (Defect.ASD, (ATRIAL,), None, "walls", Defect.ASD),
+        (Defect.VSD, (VENTRICULAR,), View.PLAX_LV, "union", Defect.VSD),
+        (Defect.NORMAL, (VENTRICULAR,), View.PLAX_LV, "walls", Defect.NORMAL),
+        (Defect.VSD, (Septum.UNSPECIFIED,), View.A4C, "union", Defect.VSD),
+        (Defect.VSD, (Septum.UNSPECIFIED,), View.A4C, "walls", None),
+        (Defect.NORMAL, (), View.A4C, "walls", None),
+        (None, (ATRIAL,), View.A4C, "walls", None),
+    ],
+)
+def test_a_cine_shows_its_label_where_the_wall_in_question_is_in_it(defect, septa, view, cropping, seen) -> None:
+    assert visible_defect(cine_with(defect, septa, view), cropping) is seen
+
+
+def test_crops_are_labelled_by_what_their_wall_can_have(easy_studies: Path) -> None:
+    labelled = open_labelled_folder(easy_studies)
+    cines = [cine for cine in labelled.cines if cine.annotation.boxes]
+
+    crops = prepare_defect_crops(labelled, cines, size_px=32, cropping="walls", frames_per_cine=2, cache_dir=None)
+
+    assert len(crops.labels) == 2 * len(cines)
+    assert crops.classes == DEFECTS
+    for owner, wall, label in zip(crops.frames.cine, crops.walls, crops.labels, strict=True):
+        defect, septum = cines[owner].annotation.defect, DETECTED_SEPTA[wall]
+        its_wall = {Defect.ASD: ATRIAL, Defect.VSD: VENTRICULAR}.get(defect)
+        assert DEFECTS[label] is (defect if septum is its_wall else Defect.NORMAL)
+    assert crops.cells.unique().numel() == 4  # each wall whole, each with its hole
+
+
+def test_the_papers_crops_are_of_both_septa(easy_studies: Path) -> None:
+    labelled = open_labelled_folder(easy_studies)
+    cines = [cine for cine in labelled.cines if cine.annotation.boxes]
+
+    crops = prepare_defect_crops(labelled, cines, size_px=32, cropping="union", frames_per_cine=2, cache_dir=None)
+
+    assert crops.walls.tolist() == [-1] * len(cines)
+    assert [DEFECTS[k] for k in crops.labels] == [cine.annotation.defect for cine in cines]
+    assert bool(crops.is_example.all())
+
+
+def test_the_papers_recipe_is_its_own_network(easy_studies: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(SHORT, recipe="paper", backbone="resnet18", head="softmax")
+
+    card = train_defects(easy_studies, tmp_path, options)
+
+    assert (card.config["cropping"], card.config["head"]) == ("union", "softmax")
+    assert (card.config["scale"], card.config["margin_rad"]) == (64.0, 0.5)
+    assert build_embedder(card).config.head == "softmax"
+
+
+def test_classes_that_were_labelled_are_learned_and_the_card_says_when_to_abstain(
+    easy_studies: Path, tmp_path: Path
+) -> None:
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    folder = StudyFolder(studies)
+    for image_id in folder.annotated_ids():
+        annotation = folder.annotation(image_id)
+        if folder.entry(image_id).patient_id in ("child00", "child03", "child06", "child09"):
+            folder.save_annotation(dataclasses.replace(annotation, defect=Defect.AVSD), author="test")
+
+    card = train_defects(studies, tmp_path / "models", SHORT)
+
+    assert card.classes == ("Normal", "ASD", "VSD", "AVSD")
+    _, state = load_published(tmp_path / "models", "defect_embedder")
+    assert state["centres"].shape == (512, 4)
+    assert 0 < card.config["abstain_angle_deg"] <= 180
+    assert 0.9 <= card.config["validation_coverage"] <= 1
+    assert card.config["cropping"] == "walls"
+    assert "accuracy (patients)" in card.metrics
+
+
+def test_a_training_begins_with_a_published_network_or_says_what_is_wrong(easy_studies: Path, tmp_path: Path) -> None:
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "body.pth")
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "wrong.pth")
+
+    card = train_defects(
+        easy_studies, tmp_path / "models", dataclasses.replace(SHORT, start=str(tmp_path / "body.pth"))
+    )
+
+    assert "body.pth" in card.trained_on
+    with pytest.raises(ModelMismatchError, match=r"wrong\.pth lacks 'bn1\.weight', which resnet18 has"):
+        train_defects(easy_studies, tmp_path, dataclasses.replace(SHORT, start=str(tmp_path / "wrong.pth")))
+    with pytest.raises(ModelNotFoundError, match="no face-recognition weights of resnet18"):
+        train_defects(easy_studies, tmp_path, dataclasses.replace(SHORT, start="face"))
+
+
+def seldom_seen(patients: int = 12, frames: int = 6) -> tuple[DefectEmbedder, EmbeddedCrops, torch.Tensor]:
+    """Children half of whom have an ASD that one frame in six shows: unit vectors near the centres, a little noise."""
+    torch.manual_seed(0)
+    model = DefectEmbedder(EmbedderConfig(input_size_px=64, cropping="walls")).eval()
+    centres = torch.nn.functional.normalize(model.centres.detach().T, dim=1)
+    embeddings, rows, cines, truth = [], [], [], []
+    for number in range(patients):
+        has_hole = number % 2 == 1
+        kinds = [1 if has_hole and frame == 2 else 0 for frame in range(frames)]
+        noise = 0.02 * torch.randn(frames, 512)
+        embeddings.append(torch.nn.functional.normalize(centres[kinds] + noise, dim=1))
+        rows.append(tuple(range(number * frames, (number + 1) * frames)))
+        cines.append(cine_with(Defect.ASD if has_hole else Defect.NORMAL, (ATRIAL,), View.A4C, f"p{number}"))
+        truth.append(int(has_hole))
+    shown = torch.tensor([[True, True, False]] * (patients * frames))
+    embedded = EmbeddedCrops(torch.cat(embeddings), shown, (0,) * len(shown), tuple(rows), tuple(cines))
+    return model, embedded, torch.tensor(truth)
+
+
+def test_attention_is_chosen_where_a_hole_is_seldom_seen() -> None:
+    model, embedded, truth = seldom_seen()
+    patients = [cine.patient_id for cine in embedded.cines]
+
+    config, figures = calibrate(model, embedded, truth, patients, truth)
+
+    assert config.frame_focus > 0
+    assert model.config == config
+    assert figures["validation_log_loss_attention"] < 0.5 * figures["validation_log_loss_mean"]
+    limit, coverage, accuracy = choose_abstention(model, embedded, truth)
+    assert (limit, coverage, accuracy) == (180.0, 1.0, 1.0)
+
+
+def test_too_few_patients_choose_nothing_but_the_temperature() -> None:
+    model, embedded, truth = seldom_seen(patients=4)
+    before = model.config
+
+    config, figures = calibrate(model, embedded, truth, ["p0", "p1", "p2", "p3"], truth)
+
+    assert (config.frame_focus, config.focus) == (0.0, 0.25)
+    assert config.temperature != before.temperature
+    assert "validation_log_loss_mean" not in figures
