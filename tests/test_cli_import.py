@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from PIL import Image
+from typer.testing import CliRunner
+
+from echo_plugin.cli import app
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["import", *map(str, arguments)])
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -29,10 +37,10 @@ def folders(tmp_path: Path) -> Path:
 
 
 def test_an_import_says_what_it_took_and_left(folders: Path, tmp_path: Path) -> None:
-    shown = run("class-folders", folders, tmp_path / "one")
-    told = run("class-folders", folders, tmp_path / "two", "--json", "-")
+    shown = call("class-folders", folders, tmp_path / "one")
+    told = call("class-folders", folders, tmp_path / "two", "--json", "-")
 
-    assert (shown.returncode, told.returncode) == (0, 0)
+    assert (shown.exit_code, told.exit_code) == (0, 0)
     assert "PSAX-AV" in shown.stdout and "neither a view nor a defect" in shown.stdout
     report = json.loads(told.stdout)
     assert (report["cines"], report["patients"]) == (2, 2)
@@ -54,7 +62,7 @@ def test_a_wrong_layout_ends_with_1_and_one_sentence(folders: Path, tmp_path: Pa
     [(("xray", "a", "b"), "xray"), (("ned", "a", "b", "--test-folds", "7"), "echonet-pediatric")],
 )
 def test_bad_usage_ends_with_2_and_names_the_word(arguments: tuple[str, ...], word: str) -> None:
-    answer = run(*arguments)
+    answer = call(*arguments)
 
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert word in answer.stderr
