@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from echo_plugin.anatomy import View
+from echo_plugin.host.ohif_package import VIEWER
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
 
@@ -91,9 +92,13 @@ def stop(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def server_environment(tmp_path_factory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    viewer = cache / "monailabel-echo" / "ohif" / VIEWER.folder.name  # so that no test fetches 50 MB
+    viewer.mkdir(parents=True)
+    (viewer / "index.html").write_text("<title>OHIF stands here</title>")
     return {
         **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "XDG_CACHE_HOME": str(cache),
         "MONAILABEL_ECHO_UPLOAD_MIB": str(UPLOAD_LIMIT_MIB),
         "OMP_NUM_THREADS": "1",
     }
