@@ -139,20 +139,25 @@ def _best_first(similarities: NDArray[np.float32], count: int) -> NDArray[np.int
     return order
 
 
-def write_gallery(directory: Path, gallery: Gallery) -> None:
-    """Put the gallery into ``directory`` in one step, readable by its owner only.
-
-    Raises
-    ------
-    ValueError
-        If the directory is that of the starter weights, which are shared with everybody.
-    """
+def require_private(directory: Path) -> None:
+    """Raise ValueError if ``directory`` is that of the starter weights, which everybody may read."""
     if directory.resolve() == STARTERS:
         msg = (
             f"A gallery is patient data and {directory} holds the public starter weights;"
             " keep it in another folder of models, such as .echo_models in the study folder."
         )
         raise ValueError(msg)
+
+
+def write_gallery(directory: Path, gallery: Gallery) -> None:
+    """Put the gallery into ``directory`` in one step, readable by its owner only.
+
+    Raises
+    ------
+    ValueError
+        If the directory is that of the starter weights.
+    """
+    require_private(directory)
     point = gallery.operating_point
     index = {
         "sha256": gallery.sha256,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, EchoError, ModelMismatchError
-from echo_plugin.gallery import Gallery, PastCase, read_gallery, write_gallery
+from echo_plugin.gallery import Gallery, PastCase, read_gallery, require_private, write_gallery
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
@@ -63,7 +63,10 @@ def update_gallery(
         If no detector or embedder is published.
     ModelMismatchError
         If one is replaced meanwhile; what is written is of one pair of models always.
+    ValueError
+        If the gallery would lie among the public starter weights.
     """
+    require_private(pipeline.gallery.directory)
     embedder = load_card(pipeline.models_dir, DEFECT_EMBEDDER)
     detector = load_card(pipeline.models_dir, SEPTAL_DETECTOR)
     old = _reusable(pipeline, embedder, detector)

@@ -44,7 +44,7 @@ class GalleryKeeper:
         self._asked = 0
         self._nobody_asks = threading.Condition()
         self._stop = threading.Event()
-        self._done: tuple[int | None, ...] | None = None
+        self._done: tuple[int | None, ...] = ()
 
     def start(self) -> None:
         """Begin to look, in a thread that ends with the program."""
@@ -73,7 +73,11 @@ class GalleryKeeper:
         seen = self._seen()
         if seen == self._done or seen[0] is None:
             return False
-        self._done = seen  # what fails is tried again when something changes, not for ever
+        try:
+            self.studies.refresh()
+        except EchoError as exc:
+            logger.warning("The study folder could not be looked through: %s", exc)
+        self._done = self._seen()  # what fails is tried again when something changes, not for ever
         try:
             update_gallery(self.studies, self.pipeline, progress=self._wait_for_others, should_stop=self._stop.is_set)
         except ModelNotFoundError as exc:
@@ -104,4 +108,4 @@ class GalleryKeeper:
                 stamps.append(path.stat().st_mtime_ns)
             except OSError:
                 stamps.append(None)
-        return tuple(stamps)
+        return *stamps, self.studies.generation
