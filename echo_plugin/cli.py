@@ -23,6 +23,7 @@ from echo_plugin.cli_labels import labels
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
 from echo_plugin.cli_reproduce_defects import reproduce_defects_command
 from echo_plugin.cli_reproduce_views import reproduce_views_command
+from echo_plugin.cli_review import review
 from echo_plugin.cli_train import train
 from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
@@ -106,6 +107,7 @@ def predict(
 
 
 app.command()(train)
+app.command()(review)
 for verb in (gallery, verify, explain, labels):
     app.command()(verb)
 app.command("import")(import_data_set)

@@ -15,7 +15,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", ["serve", "predict", "train", "evaluate", "phantom", "info"])
+@pytest.mark.parametrize("verb", ["serve", "predict", "train", "evaluate", "review", "phantom", "info"])
 def test_every_verb_helps_with_an_example(verb: str) -> None:
     answer = run(verb, "--help")
 

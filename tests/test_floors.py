@@ -23,7 +23,7 @@ FLOORS = {
     },
     3: {"host", "viewers"},
     4: {"cli", "cli_import", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
-        "cli_labels", "cli_options", "cli_train", "cli_evidence", "progress_bar", "__main__"},
+        "cli_labels", "cli_options", "cli_review", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",

@@ -2,7 +2,8 @@
 """Which cine is with which annotator: one that was handed out is shown to nobody else for a while.
 
 Kept in a file, so that neither a restart nor another server process hands a cine out twice. A lease ends by itself: the
-annotator may have gone home. One whose cine was submitted no longer matters. Who holds it does not matter for anybody else: viewers of one site often have one name.
+annotator may have gone home. One whose cine was submitted no longer matters. Who holds it does not matter for anybody
+else: viewers of one site often have one name.
 """
 
 from __future__ import annotations

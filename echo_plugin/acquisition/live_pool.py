@@ -61,6 +61,11 @@ class LivePool:
         self._calibration = Calibration()
         self._calibrated_at = -RECALIBRATE_AFTER_S
 
+    @property
+    def models(self) -> str:
+        """The key of the models whose scores are used; empty: none yet."""
+        return self._key
+
     @contextmanager
     def reading(self) -> Iterator[Pool]:
         """Hold the pool as it is now."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, pooled
 from echo_plugin.acquisition.probe import CineProber
-from echo_plugin.acquisition.score_store import ScoreStore, models_key
+from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
 from echo_plugin.acquisition.uncertainty import calibrate
 from echo_plugin.errors import EchoError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
@@ -105,12 +105,11 @@ def judge_labels(
     return _judge(labelled, waiting, models, store, device=device, should_stop=should_stop)
 
 
-def _is_judged(known: Mapping[str, object], cine: LabelledCine, models: str) -> bool:
+def _is_judged(known: Mapping[str, Judgement], cine: LabelledCine, models: str) -> bool:
     """Whether the current revision was judged, by this detector or by a review."""
-    judgement_ = known.get(cine.image_id)
-    revision = getattr(judgement_, "revision", None)
-    judges = str(getattr(judgement_, "models", ""))
-    return revision == cine.annotation.revision and (judges == models or judges.startswith("review"))
+    kept = known.get(cine.image_id)
+    is_current = kept is not None and kept.revision == cine.annotation.revision
+    return is_current and kept is not None and (kept.models == models or kept.models.startswith(REVIEW))
 
 
 def _judge(

@@ -25,6 +25,9 @@ from echo_plugin.io.study_index import CineEntry
 from echo_plugin.models.card_file import load_card
 
 SCORES_FILE = ".echo_scores.sqlite"
+REVIEW = "review"
+"""Begins the ``models`` of judgements that detectors of a review made; the published model does not replace them."""
+
 DETECTOR, VIEWS = "septal_detector", "view_classifier"  # as in models.checkpoint, which loads torch
 
 _SCHEMA = (

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors for a review, each trained on some of the patients: on a folder of links that holds no other cine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from echo_plugin.acquisition.review import TrainFold
+from echo_plugin.errors import EchoError
+from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.patients_file import PATIENTS_FILE
+from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.training.datasets import LabelledFolder, open_labelled_folder
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients, names_its_patients
+
+logger = logging.getLogger(__name__)
+
+
+def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold:
+    """Return what trains a detector on given patients of a study folder.
+
+    It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from nothing: a
+    detector that began with one that knows a patient may not judge that patient.
+    """
+    labelled = open_labelled_folder(studies)
+    start = "starter" if _is_stranger(models, labelled) else "scratch"
+    logger.info("Detectors of the folds start from %s", start)
+
+    def train(patients: Sequence[str], publish_to: Path) -> None:
+        from dataclasses import replace
+
+        from echo_plugin.training.detector import train_detector
+
+        with tempfile.TemporaryDirectory(prefix="monailabel-echo-fold-") as folder:
+            link_cines(labelled, patients, Path(folder))
+            train_detector(Path(folder), publish_to, replace(options, start=start, starter=models))
+
+    return train
+
+
+def _is_stranger(models: Path, labelled: LabelledFolder) -> bool:
+    try:
+        card = load_card(models, SEPTAL_DETECTOR)
+    except EchoError:
+        return False
+    return names_its_patients(card) and not known_patients(card, sorted({c.patient_id for c in labelled.cines}))
+
+
+def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) -> None:
+    """Fill ``folder`` with links to the labelled cines of these patients, their labels, and patients.csv."""
+    root = labelled.folder.root
+    annotations = folder / ANNOTATIONS_DIRECTORY
+    annotations.mkdir()
+    if (root / PATIENTS_FILE).is_file():
+        shutil.copy(root / PATIENTS_FILE, folder / PATIENTS_FILE)
+    for cine in labelled.of_patients(patients):
+        source = labelled.folder.entry(cine.image_id).path
+        place = folder / source.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.symlink(source, place)  # noqa: PTH211 - reads in the order of the words
+        except OSError:  # Windows lets few users make links
+            shutil.copy(source, place)
+        text = annotation_to_json(cine.annotation)
+        (annotations / f"{cine.image_id}.json").write_text(text, encoding="utf-8")

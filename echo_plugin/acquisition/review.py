@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which labels of a study folder look like mistakes, judged by detectors that did not learn from the patient.
+
+Two ways to come by such detectors: train one for each fold of patients (`fold_judges`), or take the published one for
+the patients that its card does not list as learned from (`published_judge`).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from echo_plugin.acquisition.agreement import Agreement, agreement
+from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, pooled
+from echo_plugin.acquisition.label_quality import FrameQuality
+from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.uncertainty import calibrate
+from echo_plugin.errors import EchoError, TrainingDataError
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
+from echo_plugin.training.provenance import known_patients, names_its_patients
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+TrainFold = Callable[[Sequence[str], Path], None]
+"""(patients to learn from, folder to publish to): trains a detector on these patients and on nobody else."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One annotated cine: the judgement, the frames with labels and detections, and the quality of each frame."""
+
+    judgement: Judgement
+    judged: JudgedCine
+    quality: FrameQuality
+
+
+@dataclass(frozen=True)
+class Review:
+    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may judge."""
+
+    doubts: tuple[Doubt, ...]
+    left_out: int
+    agreement: Agreement
+    is_phantom: bool
+    judges: str
+
+
+def split_folds(patients: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
+    """Return the patients in ``count`` folds of nearly equal size, drawn by ``seed``; each patient is in one.
+
+    Raises
+    ------
+    TrainingDataError
+        If there are fewer patients than folds, or fewer than two folds.
+    """
+    patients = sorted(set(patients))
+    if not 2 <= count <= len(patients):
+        msg = f"{len(patients)} patients cannot be reviewed in {count} folds; 2 to as many as there are patients can."
+        raise TrainingDataError(msg)
+    shuffled = np.random.default_rng(seed).permutation(np.array(patients, dtype=object))
+    return [tuple(sorted(fold)) for fold in np.array_split(shuffled, count)]
+
+
+def review(
+    studies: Path,
+    judge_of: Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]],
+    *,
+    judges: str,
+    progress: Progress | None = None,
+) -> Review:
+    """Return what is doubtful in the labels of a study folder.
+
+    Parameters
+    ----------
+    judge_of
+        Yields detectors with the cines each may judge.
+    judges
+        What the detectors are, in words.
+
+    Raises
+    ------
+    TrainingDataError
+        If there is nothing that may be judged.
+    """
+    labelled = open_labelled_folder(studies)
+    wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
+    judged: list[JudgedCine] = []
+    for judge, cines in judge_of(labelled):
+        for cine in cines:
+            try:
+                judged.append(judge.look(labelled, cine))
+            except EchoError as exc:
+                logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
+            if progress is not None:
+                progress(len(judged), len(wanted), "judging labels")
+    if not judged:
+        msg = (
+            f"Study folder {studies} has no label that may be judged: the published detector learned from every"
+            " patient with boxes; judge by folds instead (--predictions folds)."
+        )
+        raise TrainingDataError(msg)
+    calibration = calibrate(judged[0].operating_score, pooled([one.judged for one in judged]))
+    doubts = []
+    for one in judged:
+        quality = frame_quality(one, calibration)
+        doubts.append(Doubt(judgement(one, quality), one, quality))
+    doubts.sort(key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
+    people = agreement(labelled.folder.history(cine.image_id) for cine in labelled.cines)
+    return Review(tuple(doubts), len(wanted) - len(judged), people, labelled.is_phantom, judges)
+
+
+def published_judge(
+    models: Path, device: str
+) -> Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]]:
+    """Judge by the published detector the cines of patients it did not learn from.
+
+    Raises
+    ------
+    TrainingDataError
+        If its card does not say whom it learned from.
+    """
+    card = load_card(models, SEPTAL_DETECTOR)
+    if not names_its_patients(card):
+        msg = f"Model {card.name}: its card does not list whom it learned from, so it may judge nobody; use folds."
+        raise TrainingDataError(msg)
+
+    def judges(labelled: LabelledFolder) -> Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]:
+        seen = known_patients(card, sorted({cine.patient_id for cine in labelled.cines}))
+        fresh = [c for c in labelled.cines if seen.get(c.patient_id, "test") == "test" and detection_frames(c, 1)]
+        yield LabelJudge(models, device=device), fresh
+
+    return judges
+
+
+def fold_judges(
+    train: TrainFold, folds: int, *, seed: int, device: str
+) -> Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]]:
+    """Judge every cine by a detector trained on the patients of the other folds."""
+
+    def judges(labelled: LabelledFolder) -> Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]:
+        wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
+        patients = [cine.patient_id for cine in wanted]
+        for fold in split_folds(patients, folds, seed):
+            others = sorted(set(patients) - set(fold))
+            with _private_folder() as models:
+                train(others, models)
+                yield LabelJudge(models, device=device), [c for c in wanted if c.patient_id in fold]
+
+    return judges
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Yield a folder that only this user reads and that is gone afterwards: fold detectors learned from patients."""
+    with tempfile.TemporaryDirectory(prefix="monailabel-echo-review-") as folder:
+        yield Path(folder)
+
+
+def to_json(result: Review) -> Mapping[str, object]:
+    """Return the review for programs; no patient is named."""
+    people = result.agreement
+    return {
+        "on_phantoms": result.is_phantom,
+        "judges": result.judges,
+        "left_out": result.left_out,
+        "cines": [
+            {
+                "image_id": doubt.judgement.image_id,
+                "revision": doubt.judgement.revision,
+                "author": doubt.judged.cine.annotation.author,
+                "quality": round(doubt.judgement.quality, 4),
+                "frames": list(doubt.judgement.frames),
+                "doubt": doubt.judgement.words,
+                "by_frame": {
+                    str(frame): {kind: round(float(scores[n]), 4) for kind, scores in doubt.quality.by_kind.items()}
+                    for n, frame in enumerate(doubt.judged.frame_indices)
+                },
+            }
+            for doubt in result.doubts
+        ],
+        "agreement": {
+            "cines": people.cines,
+            "pairs": people.pairs,
+            "frames": people.frames,
+            "mean_iou": people.mean_iou,
+            "kappa": people.kappa,
+        },
+    }

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A review judges nobody by what learned from them, keeps old labels, and says how people agree."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score
+
+from echo_plugin.acquisition.agreement import agreement, cohens_kappa
+from echo_plugin.acquisition.fold_training import link_cines, train_folds
+from echo_plugin.acquisition.review import fold_judges, published_judge, review, split_folds, to_json
+from echo_plugin.acquisition.review_report import describe_review, write_review
+from echo_plugin.acquisition.review_scores import keep_judgements
+from echo_plugin.acquisition.score_store import SCORES_FILE, ScoreStore
+from echo_plugin.anatomy import Defect, Septum, View
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.options import TrainOptions
+
+torch.set_num_threads(1)
+
+
+def test_every_patient_is_in_one_fold_and_the_seed_decides():
+    patients = [f"p{n}" for n in range(10)]
+
+    folds = split_folds(patients * 2, 3, seed=1)
+
+    assert sorted(p for fold in folds for p in fold) == sorted(patients)
+    assert sorted(map(len, folds)) == [3, 3, 4]
+    assert folds == split_folds(patients, 3, seed=1)
+    with pytest.raises(TrainingDataError, match="2 patients cannot be reviewed in 3 folds"):
+        split_folds(["a", "b"], 3, seed=0)
+
+
+def test_a_fold_detector_never_meets_the_patients_it_judges(strange_studies, published_detector):
+    met = []
+
+    def train(patients, models):
+        met.append(set(patients))
+        for path in published_detector.glob("septal_detector.*"):
+            shutil.copy(path, models / path.name)
+
+    judged = []
+    for _, cines in fold_judges(train, 3, seed=0, device="cpu")(open_labelled_folder(strange_studies)):
+        judged.append({cine.patient_id for cine in cines})
+
+    assert all(not (seen & theirs) for seen, theirs in zip(met, judged, strict=True))
+    assert set.union(*judged) == {c.patient_id for c in open_labelled_folder(strange_studies).cines}
+
+
+def test_a_fold_folder_holds_its_patients_and_nobody_else(strange_studies, tmp_path):
+    labelled = open_labelled_folder(strange_studies)
+    (tmp_path / "fold").mkdir()
+
+    link_cines(labelled, ["stranger03"], tmp_path / "fold")
+
+    linked = StudyFolder(tmp_path / "fold")
+    assert {linked.entry(i).patient_id for i in linked.image_ids()} == {"stranger03"}
+    assert all(linked.annotation(i) == labelled.folder.annotation(i) for i in linked.image_ids())
+
+
+@pytest.mark.heavy
+def test_a_review_by_folds_trains_and_judges_every_label(strange_studies, published_detector):
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    train = train_folds(strange_studies, published_detector, options)
+
+    result = review(strange_studies, fold_judges(train, 2, seed=0, device="cpu"), judges="two detectors")
+
+    assert (len(result.doubts), result.left_out) == (36, 0)
+
+
+def test_the_published_detector_judges_strangers_only(easy_studies, strange_studies, published_detector):
+    def patients_judged(studies):
+        ((_, cines),) = published_judge(published_detector, "cpu")(open_labelled_folder(studies))
+        return {cine.patient_id for cine in cines}
+
+    assert len(patients_judged(strange_studies)) == 12
+    assert len(patients_judged(easy_studies)) == 2  # the test part of its split
+
+
+def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, published_detector, tmp_path):
+    result = review(strange_studies, published_judge(published_detector, "cpu"), judges="the published detector")
+    write_review(tmp_path / "out", result)
+    keep_judgements(strange_studies, result)
+
+    facts = json.loads((tmp_path / "out" / "review.json").read_text())
+    page = (tmp_path / "out" / "review.html").read_text()
+    qualities = [cine["quality"] for cine in facts["cines"]]
+    kept = ScoreStore(strange_studies / SCORES_FILE).judgements()
+    assert facts == json.loads(json.dumps(to_json(result)))
+    assert qualities == sorted(qualities)
+    assert "data:image/png" in page
+    assert "stranger" not in page + json.dumps(facts)
+    assert (tmp_path / "out" / "review.html").stat().st_mode & 0o077 == 0
+    assert kept.keys() == {cine["image_id"] for cine in facts["cines"]}
+    assert describe_review(result).splitlines()[1].split()[1] == facts["cines"][0]["image_id"]
+
+
+def test_a_new_submission_is_a_new_revision_with_its_author_and_keeps_the_old(strange_studies):
+    studies = StudyFolder(strange_studies)
+    image_id = studies.annotated_ids()[0]
+    old = studies.annotation(image_id)
+
+    saved = studies.save_annotation(dataclasses.replace(old, view=View.OTHER), author="second reader")
+
+    history = studies.history(image_id)
+    assert [a.revision for a in history] == [1, 2]
+    assert history[0] == old
+    assert (history[1], history[1].author) == (saved, "second reader")
+    assert history[1].saved_at > history[0].saved_at
+
+
+def annotation(author: str, x: float, defect: Defect, frames=(0, 1)) -> Annotation:
+    box = SeptalBox(0, x, 10, x + 20, 50, Septum.INTERATRIAL)
+    return Annotation("a", (box,), frames, View.A4C, defect, author=author, revision=1)
+
+
+def test_agreement_compares_the_last_word_of_each_annotator():
+    history = [annotation("r1", 90, Defect.VSD), annotation("r1", 10, Defect.ASD), annotation("r2", 15, Defect.VSD)]
+
+    result = agreement([history, [annotation("r1", 0, Defect.ASD)], []])
+
+    assert (result.cines, result.pairs, result.frames) == (1, 1, 2)
+    assert result.mean_iou == pytest.approx(15 / 25)
+    assert result.kappa["defect"] == pytest.approx(0)
+    assert result.kappa["interatrial"] == pytest.approx(1)
+    assert result.kappa["view"] is None  # one and the same answer: not defined
+
+
+def test_kappa_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    first = rng.choice(["ASD", "VSD", "Normal"], 60)
+    second = np.where(rng.uniform(size=60) < 0.6, first, rng.choice(["ASD", "VSD", "Normal"], 60))
+
+    assert cohens_kappa(list(zip(first, second, strict=True))) == pytest.approx(cohen_kappa_score(first, second))
+    assert cohens_kappa([]) is None

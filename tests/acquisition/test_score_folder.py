@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring looks at what is new and at nothing else; a pool in memory follows it."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from echo_plugin.acquisition import score_folder as module
+from echo_plugin.acquisition.live_pool import LivePool
+from echo_plugin.acquisition.probe import CineProber
+from echo_plugin.acquisition.score_folder import score_folder
+from echo_plugin.acquisition.score_store import ScoreStore, models_key
+from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.io.label_summaries import LabelSummaries
+from echo_plugin.io.study_folder import StudyFolder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small(strange_studies):
+    """Six of the stills, three with labels."""
+    for path in sorted(strange_studies.glob("*.png"))[6:]:
+        path.unlink()
+    for path in sorted((strange_studies / "annotations").glob("*.json"))[3:]:
+        path.unlink()
+    return strange_studies
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The image ids that were looked at."""
+    seen = []
+    probe = CineProber.probe
+    monkeypatch.setattr(CineProber, "probe", lambda self, cine: seen.append(cine.image_id) or probe(self, cine))
+    return seen
+
+
+def test_only_new_cines_and_new_models_are_scored_and_one_bad_cine_stops_nobody(
+    small, published_detector, tmp_path, probed
+):
+    models = shutil.copytree(published_detector, tmp_path / "models")
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    told = []
+
+    first = score_folder(folder, models, store, device="cpu", progress=lambda *p: told.append(p[:2]))
+    again = score_folder(folder, models, store, device="cpu")
+    names = sorted(small.glob("*.png"))
+    shutil.copy(names[0], small / "new.png")
+    names[1].unlink()
+    third = score_folder(folder, models, store, device="cpu")
+
+    assert (first.cines, first.failed, told[-1]) == (6, 0, (6, 6))
+    assert (again.cines, again.judged) == (0, 0)
+    assert first.judged >= 1
+    assert third.cines == 1
+    assert probed[6:] == ["new.png"]
+    assert store.stamps(models_key(models)).keys() == set(folder.image_ids())
+
+
+def test_a_cine_that_cannot_be_looked_at_is_noted_and_not_tried_again(small, published_detector, tmp_path, monkeypatch):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+
+    def break_down(self, cine):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(CineProber, "probe", break_down)
+    scored = score_folder(folder, published_detector, store, device="cpu")
+
+    assert (scored.cines, scored.failed) == (6, 6)
+    assert score_folder(folder, published_detector, store, device="cpu").cines == 0
+    assert [row.evidence for row in store.newer_than(models_key(published_detector), 0)] == [None] * 6
+
+
+def test_a_stopped_scoring_goes_on_where_it_was(small, published_detector, tmp_path, probed, monkeypatch):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    monkeypatch.setattr(module, "judge_labels", lambda *a, **k: 0)
+
+    score_folder(folder, published_detector, store, device="cpu", should_stop=lambda: len(probed) >= 2)
+    score_folder(folder, published_detector, store, device="cpu")
+
+    assert len(probed) == len(set(probed)) == 6
+
+
+def test_evidence_comes_back_from_the_store_and_a_mirrored_look_agrees(small, published_detector, tmp_path):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    image_id = folder.image_ids()[0]
+    evidence = CineProber(published_detector, device="cpu").probe(folder.read_cine(image_id))
+
+    store.put("m", image_id, "1:2", evidence)
+    (kept,) = store.newer_than("m", 0)
+
+    np.testing.assert_allclose(kept.evidence.scores, evidence.scores, atol=1e-3)
+    np.testing.assert_allclose(kept.evidence.embedding, evidence.embedding, atol=1e-3)
+    assert np.linalg.norm(evidence.embedding) == pytest.approx(1, abs=1e-5)
+    assert evidence.frame_indices.tolist() == [0, -1, -1, -1, -1, -1]
+    assert np.isnan(evidence.scores[0, 1]).all()  # a still has no frame beside it
+    assert np.isfinite(evidence.scores[0, [0, 2]]).all()
+    assert store.newer_than("m", kept.number) == []
+
+
+def test_the_pool_follows_scores_labels_and_files_and_reads_no_cine(small, published_detector, tmp_path, monkeypatch):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    live = LivePool(folder, LabelSummaries(folder), store, published_detector)
+    with live.reading() as pool:
+        before = pool.scores.is_scored.sum(), pool.labels.is_labelled.sum()
+    score_folder(folder, published_detector, store, device="cpu")
+    monkeypatch.setattr(folder, "read_cine", lambda image_id: pytest.fail("a cine was read"))
+
+    with live.reading() as pool:
+        after = pool.scores.is_scored.sum(), pool.labels.is_labelled.sum()
+        uncertain = pool.scores.uncertainty
+        norms = np.linalg.norm(pool.scores.embeddings, axis=1)
+    folder.remove_annotation(folder.annotated_ids()[0])
+    sorted(small.glob("*.png"))[5].unlink()
+    folder.refresh()
+    with live.reading() as pool:
+        last = len(pool.cines.image_ids), pool.scores.is_scored.sum(), pool.labels.is_labelled.sum()
+
+    assert (before, after, last) == ((0, 3), (6, 3), (5, 5, 2))
+    assert ((uncertain >= 0) & (uncertain <= 1)).all()
+    assert norms == pytest.approx(1, abs=1e-2)
+
+
+def test_scores_of_older_models_are_used_until_the_new_have_seen_as_many(small, published_detector, tmp_path):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    score_folder(folder, published_detector, store, device="cpu")
+    key = models_key(published_detector)
+    rows = store.newer_than(key, 0)
+    live = LivePool(folder, LabelSummaries(folder), store, published_detector)
+
+    used = []
+    for row in rows:
+        store.put("newer", row.image_id, row.stamp, row.evidence)
+        with live.reading():
+            used.append(live.models)
+
+    assert used == [key] * 5 + ["newer"]
+
+
+def test_without_a_detector_scoring_says_what_to_do(small, tmp_path):
+    with pytest.raises(ModelNotFoundError, match="septal_detector is not published"):
+        score_folder(StudyFolder(small), tmp_path / "none", ScoreStore(tmp_path / "s.sqlite"))

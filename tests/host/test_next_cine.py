@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next cine as a viewer is told of it: with a reason and frames, for one annotator at a time, decoding nothing."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
+from echo_plugin.acquisition.probe import CineProber
+from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.anatomy import View
+from echo_plugin.annotations import Annotation
+from echo_plugin.host import choice_routes
+from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.score_keeper import JUDGE_EVERY_S, ScoreKeeper
+from echo_plugin.host.tasks.next_cine import strategies
+from echo_plugin.host.waiting_cines import WaitingCines
+from echo_plugin.io import cine_file
+
+SCORED = ("uncertainty", "diversity", "hybrid", "failing_view")
+
+
+@pytest.fixture
+def store(tmp_path) -> EchoDatastore:
+    root = tmp_path / "studies"
+    root.mkdir()
+    rows = ["image_id,patient_id"]
+    for number in range(8):
+        Image.new("L", (24, 24), 60 + number).save(root / f"c{number}.png")
+        rows.append(f"c{number}.png,p{number // 4}")
+    (root / "patients.csv").write_text("\n".join(rows) + "\n")
+    return EchoDatastore(root, tmp_path / "cache")
+
+
+@pytest.fixture
+def waiting(store, tmp_path) -> WaitingCines:
+    """Cines whose scores say: the higher the number, the less certain."""
+    waiting = WaitingCines(store, tmp_path / "models")
+    for number, image_id in enumerate(store.list_images()):
+        looks = np.full(SCORES_SHAPE, 0.95 - 0.05 * number)
+        vector = np.array([np.cos(number), np.sin(number)], dtype=np.float32)
+        evidence = CineEvidence(
+            np.arange(PROBES) * 4, looks, np.ones(OVERLAPS_SHAPE), vector, list(View)[number % 3], 0.8
+        )
+        waiting.store.put("m", image_id, "0:0", evidence)
+    return waiting
+
+
+def test_the_answer_says_why_and_which_frames(store, waiting):
+    answer = strategies(waiting)["uncertainty"]({"client_id": "r1"}, store)
+
+    assert answer == {"id": "c7.png", "reason": "most uncertain of 8", "frames": [0, 4, 8]}
+
+
+def test_two_annotators_are_never_shown_the_same_cine_nor_more_than_two_of_a_patient(store, waiting):
+    choose = strategies(waiting)["uncertainty"]
+
+    shown = [choose({"client_id": f"r{n % 2}"}, store)["id"] for n in range(4)]
+
+    assert shown == ["c7.png", "c6.png", "c3.png", "c2.png"]  # c5 and c4 are a third and fourth of one patient
+
+
+def test_someone_without_a_name_holds_nothing_and_is_shown_nothing_that_others_hold(store, waiting):
+    choose = strategies(waiting)["first"]
+
+    assert [choose({}, store)["id"] for _ in range(2)] == ["c0.png", "c0.png"]
+    choose({"client_id": "r1"}, store)
+    assert choose({}, store)["id"] == "c1.png"
+
+
+def test_when_all_are_being_looked_at_ones_own_comes_again_and_others_are_told_to_wait(store, waiting):
+    choose = strategies(waiting)["first"]
+    for _ in range(8):
+        choose({"client_id": "r1"}, store)
+
+    mine, theirs = choose({"client_id": "r1"}, store), choose({"client_id": "r2"}, store)
+
+    assert (mine["id"], mine["reason"]) == ("c0.png", "shown to you before; all 8 that wait are in work")
+    assert theirs == {"reason": "All 8 cines that wait are with other annotators; ask again in 30 minutes."}
+
+
+def test_cines_marked_unusable_or_unreadable_are_passed_over(store, waiting, monkeypatch):
+    class App:
+        @staticmethod
+        def datastore():
+            return store
+
+    monkeypatch.setattr(choice_routes, "echo_app", App)
+    store.images.set_aside("c6.png", "damaged")
+
+    said = choice_routes.mark_unusable("c7.png", client_id="r1")
+
+    assert said == {"image": "c7.png", "unusable": True, "revision": 1, "author": "r1"}
+    assert strategies(waiting)["uncertainty"]({}, store)["id"] == "c5.png"
+    choice_routes.mark_unusable("c7.png", unusable=False, client_id="r2")
+    assert strategies(waiting)["uncertainty"]({}, store)["id"] == "c7.png"
+    assert [a.is_unusable for a in store.studies.history("c7.png")] == [True, False]
+
+
+@pytest.mark.parametrize("name", [*SCORED, "first", "random", "fewest_labels", "suspicious"])
+def test_a_choice_decodes_no_cine_and_runs_no_model(store, waiting, name, monkeypatch):
+    store.studies.save_annotation(Annotation("c0.png", view=View.A4C), author="r0")
+    waiting.store.judge(Judgement("c0.png", 1, "m", 0.2, (0,), "a box seems to lie badly", np.zeros((0, 3))))
+    for owner, method in ((cine_file, "read_cine"), (CineProber, "probe"), (store.studies, "read_cine")):
+        monkeypatch.setattr(owner, method, lambda *a, **k: pytest.fail("a cine was read"))
+
+    answer = strategies(waiting)[name]({"client_id": "r1"}, store)
+
+    assert answer["id"] == "c0.png" if name == "suspicious" else answer["id"] in store.get_unlabeled_images()
+    assert answer["reason"]
+    assert answer["frames"]
+
+
+def test_a_suspicious_label_is_shown_until_it_is_changed(store, waiting):
+    saved = store.studies.save_annotation(Annotation("c1.png", view=View.A4C), author="r0")
+    waiting.store.judge(Judgement("c1.png", 1, "m", 0.2, (5, 3), "the septa seem to be swapped", np.zeros((0, 3))))
+    choose = strategies(waiting)["suspicious"]
+
+    shown = choose({}, store)
+    store.studies.save_annotation(dataclasses.replace(saved, view=View.A5C), author="r1")
+
+    assert shown["frames"] == [3, 5]
+    assert shown["reason"] == "label quality 0.20, lowest of 1: the septa seem to be swapped"
+    assert choose({}, store) is None
+
+
+class Process:
+    """A scoring process that a test ends."""
+
+    def __init__(self) -> None:
+        self.returncode = None
+        self.terminated = False
+
+    def poll(self):
+        return self.returncode
+
+    def terminate(self):
+        self.terminated, self.returncode = True, -15
+
+    def wait(self, _timeout):
+        return self.returncode
+
+
+@pytest.fixture
+def keeper(store, tmp_path, published_detector, monkeypatch):
+    """A keeper that has not begun to look, and the processes it starts."""
+    models = shutil.copytree(published_detector, tmp_path / "models")
+    keeper, started = ScoreKeeper(store, WaitingCines(store, models), models, "cpu"), []
+
+    def start(command, **_):
+        started.append(Process())
+        return started[-1]
+
+    monkeypatch.setattr("echo_plugin.host.score_keeper.subprocess.Popen", start)
+    return keeper, started
+
+
+def test_scoring_starts_once_and_again_only_when_something_changed(keeper, store, tmp_path):
+    keeper, started = keeper
+    keeper.look()
+    keeper.look()
+    running = keeper.progress()
+    started[0].returncode = 0
+    keeper.look()
+    keeper.look()
+    first = len(started)
+    Image.new("L", (24, 24), 9).save(store.root / "new.png")
+    keeper.look()
+
+    assert (first, len(started)) == (1, 2)
+    assert (running["state"], running["done"], running["total"]) == ("scoring", 0, 8)
+
+
+def test_a_submission_starts_no_process(keeper, store):
+    keeper, started = keeper
+    keeper.look()
+    started[0].returncode = 0
+    keeper.look()
+
+    store.studies.save_annotation(Annotation("c1.png", view=View.A4C), author="r0")
+    keeper.look()
+
+    assert len(started) == 1
+    keeper._ended_at -= JUDGE_EVERY_S + 1
+    keeper.look()
+    assert len(started) == 2
+
+
+def test_a_scoring_that_failed_is_told_and_not_repeated_at_once(keeper):
+    keeper, started = keeper
+    keeper.look()
+    keeper._log.write_text("INFO x\nModel septal_detector: weights are damaged.\n")
+    started[0].returncode = 1
+    keeper.look()
+    keeper.look()
+
+    assert len(started) == 1
+    facts = keeper.progress()
+    assert facts["state"] == "failed"
+    assert facts["message"] == "Scoring ended early: Model septal_detector: weights are damaged."
+
+
+def test_stopping_ends_the_process(keeper):
+    keeper, started = keeper
+    keeper.look()
+
+    keeper.stop()
+    keeper.look()
+
+    assert started[0].terminated
+    assert len(started) == 1
+
+
+def test_without_a_detector_nothing_is_started_and_the_progress_says_why(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("echo_plugin.host.score_keeper.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
+    keeper = ScoreKeeper(store, WaitingCines(store, tmp_path / "none"), tmp_path / "none", "cpu")
+
+    keeper.look()
+
+    assert keeper.progress()["state"] == "no model"
+    assert "septal_detector is not published" in keeper.progress()["message"]
