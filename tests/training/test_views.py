@@ -17,13 +17,13 @@ from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views, view_config
 
 torch.set_num_threads(1)
-TINY = {"epochs": 2, "batch_size": 8, "image_size": 64, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
+TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
 TWO = (View.A4C, View.PSAX_AV)
 
 
 @pytest.mark.parametrize(
     ("pooling", "sampling", "temporal", "frames"),
-    [("image", "consecutive", "mean", 1), ("attention", "spaced", "attention", 4), (None, None, "weave", 4)],
+    [("image", None, "mean", 1), ("attention", "spaced", "attention", 4)],
 )
 def test_every_way_to_join_frames_is_published_and_rebuilt(easy_studies, tmp_path, pooling, sampling, temporal, frames):
     options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
