@@ -114,6 +114,29 @@ def _choose(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+@router.get("/suspicious", summary="Labels that look like mistakes")
+def suspicious(limit: int = 10) -> list[dict[str, Any]]:
+    """Return the labelled cines whose label and detector disagree most, the worst first, with the doubtful frames."""
+    app = echo_app()
+    with app.waiting.pool.reading() as pool:
+        judged = [
+            judgement
+            for image_id, judgement in pool.judgements.items()
+            if image_id in pool.cines.place_of
+            and judgement.revision == pool.labels.revision[pool.cines.place_of[image_id]]
+        ]
+    worst = sorted(judged, key=lambda judgement: judgement.quality)[: max(limit, 0)]
+    return [
+        {
+            **_facts(app.datastore().images.entry(judgement.image_id)),
+            "quality": round(judgement.quality, 3),
+            "reason": judgement.words,
+            "show": sorted(judgement.frames),
+        }
+        for judgement in worst
+    ]
+
+
 @router.get("/training", summary="How far the training is")
 def training() -> dict[str, Any]:
     """Return the latest training of this server with its progress; empty before the first."""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-LIMIT_MS = 40_000
+LIMIT_MS = 90_000
 
 BOXES = """() => {
+  if (!window.services || !window.cornerstoneTools) return [];
   const { worldToImageCoords } = window.cornerstone.utilities;
   return window.cornerstoneTools.annotation.state.getAllAnnotations()
     .filter((one) => one.metadata.toolName === 'EchoBox')
@@ -25,6 +26,7 @@ BOXES = """() => {
 }"""
 
 SHOWN = """() => {
+  if (!window.services || !window.cornerstoneTools) return null;  // the viewer still starts
   const { viewportGridService, cornerstoneViewportService } = window.services;
   const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getState().activeViewportId);
   const id = viewport?.getCurrentImageId?.();

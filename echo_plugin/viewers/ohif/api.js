@@ -39,6 +39,7 @@ export const readAnnotation = (imageId) => ask('GET', `echo/annotations/${id(ima
 export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(document.image_id)}`, document);
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
 export const nextCine = (strategy, reader) => ask('POST', 'echo/next', { strategy, client_id: reader || null });
+export const suspicious = () => ask('GET', 'echo/suspicious');
 export const training = () => ask('GET', 'echo/training');
 export const startTraining = (model, params) => ask('POST', `train/${id(model)}`, params);
 export const stopTraining = () => ask('DELETE', 'train/');

@@ -9,7 +9,7 @@ import { cineChoices, drawButtons, frameBoxes, frameTools, pickCine, pickFrame, 
 import { conflictCard } from './show-conflict.js';
 import { findings } from './show-findings.js';
 import { FrameStrip } from './show-frames.js';
-import { trainingCard } from './show-learning.js';
+import { suspects, trainingCard } from './show-learning.js';
 import { modelBadge } from './show-model.js';
 import { addStyle } from './style.js';
 import * as tasks from './tasks.js';
@@ -93,7 +93,8 @@ export function mountPanel(root, managers) {
     section(({ draft, conflict }) => ({ mine: draft?.now, theirs: conflict }), (picked) => conflictCard(picked, session)),
     section(({ reason, worthDrawing }) => ({ reason, worthDrawing }), (picked) => why(picked, session)),
     section(({ busy, progress, imageId }) => ({ busy, progress, imageId }), (picked) => predictButtons(picked, session)),
-    section(({ prediction, imageId }) => ({ imageId, ...(prediction ?? {}), boxes: undefined }), (picked) => findings(picked, goTo)),
+    section(({ prediction, imageId, isFolded }) => ({ imageId, isFolded, ...(prediction ?? {}), boxes: undefined, timings_ms: undefined }),
+      (picked) => findings(picked, goTo, (isFolded) => session.set({ isFolded }))),
     { node: h('section', {}, strip.node), update: (state) => strip.update(state) },
     section(pickFrame, (picked) => picked.frames > 0 && frameBoxes(picked, session)),
     section(({ drawing }) => ({ drawing }), (picked) => drawButtons(picked, session)),
@@ -103,6 +104,7 @@ export function mountPanel(root, managers) {
   const learning = [
     section(({ training, about, epochs, trainer }) => ({ training, about: about && { trainers: about.trainers }, epochs, model: trainer }),
       (picked) => trainingCard(picked, watch, ({ model, ...rest }) => choose(model ? { trainer: model, ...rest } : rest))),
+    section(({ suspicious: list }) => ({ list }), (picked) => suspects(picked, () => tasks.readSuspicious(session), (one) => tasks.visit(session, one))),
   ];
   const cineBody = h('div', { class: 'body' }, cine.map(({ node }) => node));
   const learningBody = h('div', { class: 'body' }, learning.map(({ node }) => node));
@@ -120,5 +122,6 @@ export function mountPanel(root, managers) {
   }
   const ends = [session.start(), listenToKeys(session), () => watch.end()];
   watch.follow();
+  tasks.readSuspicious(session);
   return { session, end: () => ends.forEach((end) => end()) };
 }

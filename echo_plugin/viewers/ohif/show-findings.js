@@ -2,7 +2,7 @@
 // What the models say of the cine: view and defect with their probabilities, and the evidence for the defect.
 
 import { cineUrl, pictureUrl } from './api.js';
-import { h } from './dom.js';
+import { button, h } from './dom.js';
 import { frameList, percent } from './words.js';
 
 const VIEWS_SHOWN = 3;
@@ -45,7 +45,7 @@ function cropUsed(imageId, { crops = [] }, goTo) {
     {},
     h('button', { type: 'button', class: 'picture', title: 'Show this frame', onclick: () => goTo(frameIndex) },
       h('img', { src: pictureUrl(imageId, frameIndex, [x1, y1, x2, y2]), alt: 'Crop that the defect was read from' })),
-    h('figcaption', { title: `One of ${crops.length} crops` }, `crop, frame ${frameIndex + 1}`),
+    h('figcaption', { title: `The crop it was read from, one of ${crops.length}` }, `frame ${frameIndex + 1}`),
   );
 }
 
@@ -82,11 +82,11 @@ function nearestCases(cases) {
   );
 }
 
-/** Return the cards of a prediction; `goTo(frameIndex)` shows a frame. */
-export function findings({ imageId, view, defect, nearest }, goTo) {
+/** Return the card of a prediction; `goTo(frameIndex)` shows a frame, `fold(isFolded)` hides the evidence. */
+export function findings({ imageId, view, defect, nearest, isFolded }, goTo, fold) {
   if (!view && !defect) return null;
-  return h('div', { class: 'card' },
-    view ? viewLine(view) : null,
-    defect ? defectPart(imageId, defect, goTo) : null,
-    nearestCases(nearest ?? []));
+  const evidence = [defect ? defectPart(imageId, defect, goTo) : null, nearestCases(nearest ?? [])];
+  const toggle = button(isFolded ? 'more' : 'less', () => fold(!isFolded), { class: 'link fold', title: 'Show or hide the evidence', 'data-echo': 'fold' });
+  const summary = isFolded && defect ? h('h3', {}, 'Defect ', h('b', {}, doubt(defect) ? `${defect.defect}?` : defect.defect), percent(defect.probability)) : null;
+  return h('div', { class: 'card' }, view ? viewLine(view) : null, summary, isFolded ? null : evidence, toggle);
 }

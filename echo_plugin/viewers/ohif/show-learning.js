@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The training: start, stop, how far it is, and the curve of its metric.
 
+import { pictureUrl } from './api.js';
 import { button, choice, h } from './dom.js';
 import { isRunning } from './training.js';
-import { duration, percent } from './words.js';
+import { duration, frameList, percent } from './words.js';
 
 const WIDTH = 320;
 const HEIGHT = 84;
@@ -45,4 +46,17 @@ export function trainingCard({ training, about, epochs, model }, watch, choose) 
       progress.best_metric ? h('p', { class: 'hint' }, `best metric ${percent(progress.best_metric)}`) : null,
       curve(progress.curve ?? [], progress.total_epochs)),
   ];
+}
+
+/** Return the labels that look like mistakes, the worst first; each opens at its doubtful frames. */
+export function suspects({ list }, refresh, open) {
+  const heading = h('h3', {}, 'Labels to look at again', button('refresh', refresh, { class: 'link', 'data-echo': 'refresh-suspicious' }));
+  if (!list) return heading;
+  if (!list.length) return [heading, h('p', { class: 'hint' }, 'No doubt on record: `monailabel-echo review` compares labels and detector.')];
+  return [heading, h('ul', { class: 'suspects', 'data-echo': 'suspicious' }, list.map((one) =>
+    h('li', {},
+      h('img', { src: pictureUrl(one.image_id, one.show[0] ?? null), alt: '' }),
+      h('div', {}, h('b', {}, `quality ${one.quality.toFixed(2)}`), ` by ${one.author ?? 'nobody named'}`, h('br'),
+        one.reason, one.show.length ? ` (${frameList(one.show)})` : ''),
+      button('Open', () => open({ ...one, reason: `Its label looks doubtful: ${one.reason}` })))))];
 }

@@ -80,7 +80,10 @@ const CSS = `
 .echo-panel .curve line { stroke: #5c6f98; } .echo-panel .curve .faint { stroke: #33466f; stroke-dasharray: 3 3; }
 .echo-panel .curve polyline { fill: none; stroke: #5acce6; stroke-width: 2; } .echo-panel .curve text { fill: #fff; font-size: 11px; }
 .echo-panel .suspects { list-style: none; padding: 0; margin: 4px 0; }
-.echo-panel .suspects a { color: #9fc1ff; text-decoration: underline; }
+.echo-panel .suspects li { display: grid; grid-template-columns: 60px 1fr auto; gap: 8px; align-items: center; padding: 4px 0; border-top: 1px solid #2b3d63; font-size: 12px; }
+.echo-panel .suspects img { width: 60px; height: 46px; object-fit: contain; background: #000; }
+.echo-panel .card { position: relative; }
+.echo-panel button.fold { position: absolute; right: 6px; bottom: 3px; }
 `;
 
 /** Put the style into the page once. */

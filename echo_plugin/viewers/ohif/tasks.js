@@ -127,3 +127,15 @@ export const next = (session, strategy) =>
     if (!chosen.image_id) session.say(chosen.reason ?? 'Every cine has a label.', 'note');
     else open(session, { ...chosen, reason: chosen.reason ?? `${session.state.about?.strategies[strategy] ?? strategy}.` });
   });
+
+/** Read the list of labels that look like mistakes. */
+export async function readSuspicious(session) {
+  try {
+    session.set({ suspicious: await api.suspicious() });
+  } catch (error) {
+    session.say(error.message, 'bad');
+  }
+}
+
+/** Go to a cine of a list; a refusal becomes the message. */
+export const visit = (session, one) => session.work('next', async () => open(session, one));
