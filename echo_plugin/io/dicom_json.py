@@ -48,6 +48,11 @@ def read_bulk_value(path: Path, place: Sequence[str]) -> bytes:
         return dataset
 
 
+def _with_nulls(values: list[Any] | None) -> dict[str, list[Any]]:
+    """Return the values as PS3.18 F.2.5 has them: one that is empty among several is null."""
+    return {} if values is None else {"Value": [None if value == "" else value for value in values]}
+
+
 def _without_bulk(attributes: dict[str, Any], url: str) -> dict[str, Any]:
     answer = {}
     for tag, element in attributes.items():
@@ -58,5 +63,5 @@ def _without_bulk(attributes: dict[str, Any], url: str) -> dict[str, Any]:
             items = [_without_bulk(item, f"{here}/{n}") for n, item in enumerate(element.get("Value") or ())]
             answer[tag] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
         else:
-            answer[tag] = element
+            answer[tag] = {**element, **_with_nulls(element.get("Value"))}
     return answer

@@ -160,6 +160,18 @@ def serve(start_server) -> Callable[[Path, Path], RunningServer]:
 
 
 @pytest.fixture(scope="session")
+def serve_archive(start_server) -> Callable[[str, Path, Path], RunningServer]:
+    """Start ``monailabel-echo serve --pacs`` on an address; annotations are kept in the folder ``beside``."""
+
+    def start(address: str, beside: Path, models: Path) -> RunningServer:
+        arguments = ("echo_plugin", "serve", "--pacs", address, "--studies", beside, "--models", models)
+        process, url, log = start_server(*arguments)
+        return RunningServer(process, url, log, beside, models, StudyFolder(beside))
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def server(phantom_studies, model_folder, serve) -> RunningServer:
     return serve(phantom_studies, model_folder)
 

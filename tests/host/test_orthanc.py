@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our DICOMweb answers what Debian's Orthanc answers of the same files, and Orthanc can be the archive behind it."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydicom import dcmread
+
+from echo_plugin.anatomy import Septum
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.host import pacs_routes
+from echo_plugin.host.dicom_archive import DicomArchive
+from echo_plugin.host.pacs import Pacs
+from echo_plugin.host.pacs_folder import PacsFolder
+from echo_plugin.host.reports import Reports
+
+pytestmark = pytest.mark.orthanc
+
+
+@pytest.fixture(scope="module")
+def orthanc(two_children, tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("orthanc_server", Path(__file__).parents[1] / "orthanc_server.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.program() is None:
+        pytest.skip("no Orthanc with DICOMweb (Debian: orthanc, orthanc-dicomweb), or no right to make it a network")
+    server = module.Orthanc(tmp_path_factory.mktemp("orthanc"))
+    client = DICOMwebClient(server.url)
+    for path in sorted(two_children.rglob("*.dcm")):
+        client.store_instances([dcmread(path)])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def theirs(orthanc) -> DICOMwebClient:
+    return DICOMwebClient(orthanc.url)
+
+
+@pytest.fixture
+def ours(served) -> DICOMwebClient:
+    return DICOMwebClient(f"{served}/dicom-web")
+
+
+COMPARED = ("00080020", "00080030", "00080061", "00100010", "00100020", "00100030", "00100040", "00201206", "00201208")
+
+
+def listed(items, *tags):
+    return sorted([str(item.get(tag, {}).get("Value")) for tag in ("0020000D", *tags)] for item in items)
+
+
+def test_the_same_studies_are_listed(ours, theirs):
+    assert listed(ours.search_for_studies(), *COMPARED) == listed(theirs.search_for_studies(), *COMPARED)
+
+
+@pytest.mark.parametrize("filters", [{"PatientID": "PHANTOM-11-0001"}, {"PatientID": "nobody"}, {"ModalitiesInStudy": "US"}])
+def test_the_same_studies_match(ours, theirs, filters):
+    found = [listed(client.search_for_studies(search_filters=filters), "00100020") for client in (ours, theirs)]
+
+    assert found[0] == found[1]
+
+
+def test_the_same_instances_are_in_each_series(ours, theirs, archive):
+    for instance in archive.catalogue.instances().values():
+        found = [
+            listed(client.search_for_instances(instance.study_uid, instance.series_uid), "00080018", "00200013")
+            for client in (ours, theirs)
+        ]
+        assert found[0] == found[1]
+        assert found[0]
+
+
+def test_headers_are_the_same(ours, theirs, archive):
+    for instance in archive.catalogue.instances().values():
+        uids = (instance.study_uid, instance.series_uid, instance.sop_uid)
+        mine, other = ours.retrieve_instance_metadata(*uids), theirs.retrieve_instance_metadata(*uids)
+        for tag in set(mine) | set(other):
+            if tag in ("7FE00010", "00080005") or tag.endswith("0000"):  # theirs: by address; ours: Unicode
+                continue
+            assert _plain(mine.get(tag)) == _plain(other.get(tag)), tag
+
+
+def _plain(element):
+    """Return the values of an element, numbers as numbers, empty for none, items of sequences too."""
+    values = (element or {}).get("Value") or (element or {}).get("InlineBinary") or []
+    if isinstance(values, str):
+        return values
+    plain = []
+    for value in values:
+        if isinstance(value, dict):
+            plain.append({key: _plain(item) if isinstance(item, dict) else item for key, item in value.items()})
+        else:
+            plain.append(_number(value))
+    return plain
+
+
+def _number(value):
+    try:
+        return pytest.approx(float(value), rel=1e-6)
+    except (TypeError, ValueError):
+        return value
+
+
+def test_frames_are_the_same_bytes(ours, theirs, archive):
+    for instance in archive.catalogue.instances().values():
+        uids = (instance.study_uid, instance.series_uid, instance.sop_uid)
+        kinds = (("application/octet-stream", "*"),)
+        frames = [client.retrieve_instance_frames(*uids, [1, 4], media_types=kinds) for client in (ours, theirs)]
+        mine, other = ([frame.rstrip(b"\0") for frame in of_one] for of_one in frames)  # padded or not
+        assert mine == other
+
+
+@pytest.fixture
+def folder(orthanc, tmp_path) -> PacsFolder:
+    return PacsFolder(tmp_path / "beside", Pacs(orthanc.url))
+
+
+def test_cines_are_listed_fetched_and_annotated_by_instance(folder, archive):
+    image_id = folder.image_ids()[0]
+
+    cine = folder.read_cine(image_id)
+    folder.save_annotation(
+        Annotation(image_id, (SeptalBox(1, 10, 10, 50, 60, Septum.INTERATRIAL),), (1,)), author="reader"
+    )
+
+    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert (cine.sop_instance_uid, cine.frame_count) == (image_id, 4)
+    assert (cine.pixels == archive.studies.read_cine(image_id).pixels).all()
+    assert folder.annotated_ids() == [image_id]
+
+
+def test_reports_are_stored_in_the_archive(folder, orthanc, theirs, tmp_path):
+    image_id = folder.image_ids()[0]
+    folder.save_annotation(
+        Annotation(image_id, (SeptalBox(1, 10, 10, 50, 60, Septum.INTERATRIAL),), (1,)), author="reader"
+    )
+    (tmp_path / "cache").mkdir()
+
+    (uid,) = Reports(DicomArchive(folder, tmp_path / "cache"), Pacs(orthanc.url)).of_annotation(image_id)
+
+    found = theirs.search_for_instances(search_filters={"SOPInstanceUID": uid})
+    assert [item["00080060"]["Value"] for item in found] == [["SR"]]
+
+
+def test_what_orthanc_answers_passes_through(orthanc, folder, monkeypatch, archive):
+    app = SimpleNamespace(pacs=Pacs(orthanc.url), datastore=lambda: SimpleNamespace(studies=folder))
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    server = FastAPI()
+    server.include_router(pacs_routes.router)
+    through = TestClient(server, base_url="http://127.0.0.1")
+    instance = next(iter(archive.catalogue.instances().values()))
+    url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
+
+    one = through.get(f"/dicom-web/studies?PatientID={instance.text('PatientID')}")
+    frame = through.get(
+        f"{url}/frames/2", headers={"accept": "multipart/related; type=application/octet-stream; transfer-syntax=*"}
+    )
+    header = through.get(f"{url}/metadata")
+
+    assert [item["0020000D"]["Value"][0] for item in one.json()] == [instance.study_uid]
+    assert frame.status_code == 200
+    assert archive.frames(instance).stored_frame(1).rstrip(b"\0") in frame.content
+    assert orthanc.url.encode() not in header.content
+    assert through.get("/dicom-web/studies/1.2.3/metadata").status_code in (400, 404)
