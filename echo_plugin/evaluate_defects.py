@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from echo_plugin import defect_pictures as pictures
 from echo_plugin import verification
 from echo_plugin.anatomy import Defect
-from echo_plugin.annotations import DefectPrediction
-from echo_plugin.cine import ByteArray, Cine
+from echo_plugin.cine import ByteArray
 from echo_plugin.defect_metrics import any_defect_metrics, calibration_metric, coverage_curve, mean_over, reliability
 from echo_plugin.defect_tables import (
     AnsweredCine,
@@ -31,14 +30,14 @@ from echo_plugin.defect_tables import (
     tables_of_groups,
     words,
 )
-from echo_plugin.evaluation_pictures import worst_cines
+from echo_plugin.evaluation_pictures import embedded_picture, worst_cines
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
-from echo_plugin.preprocess import crop_square, to_model_input
+from echo_plugin.prediction import CineEmbedding
 from echo_plugin.report import draw_confusion, draw_pictures, write_report
 from echo_plugin.training.datasets import crop_frames
 
@@ -59,6 +58,7 @@ class Answers:
     probabilities: FloatArray
     embeddings: FloatArray
     abstained: NDArray[np.bool_]
+    embedded: tuple[CineEmbedding, ...]
     thumbnails: tuple[ByteArray, ...]
     cines: tuple[AnsweredCine, ...]
 
@@ -104,12 +104,13 @@ def evaluate_defects(
         patients=patients,
         wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
     )
-    answers = _ask(chosen, EchoPipeline(models, device=device), progress)
+    pipeline = EchoPipeline(models, device=device)
+    answers = _ask(chosen, pipeline, progress)
     owners = [cine.patient_id for cine in chosen.cines]
     cohort = chosen.cohort(owners, seed)
     pairs = verification.cross_patient_pairs(answers.embeddings, answers.truth, owners)
     majority = chosen.commonest_class
-    names, patient_truth, by_patient = _patient_answers(chosen, cohort, answers)
+    names, patient_truth, by_patient = _patient_answers(chosen, cohort, answers, pipeline)
     each = _classified(chosen.cohort(names, seed), answers, patient_truth, by_patient, majority)
     metrics = {f"{name} (patients)": metric for name, metric in each.items()} | _by_cine(cohort, answers, majority)
     metrics |= verification.verification_metrics(pairs, chosen.split, seed)
@@ -138,14 +139,12 @@ def evaluate_defects(
 def _ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> Answers:
     classes = chosen.card.classes
     facts = phantom_facts(chosen.labelled.folder.root)
-    rows, vectors, abstained, thumbnails, cines = [], [], [], [], []
+    asked, thumbnails, cines = list[CineEmbedding](), [], []
     for number, labels in enumerate(chosen.cines):
         cine = chosen.labelled.folder.read_cine(labels.image_id)
         embedded = pipeline.embed(cine)
-        rows.append([embedded.defect.probabilities[Defect(name)] for name in classes])
-        vectors.append(embedded.vector.astype(np.float64))
-        abstained.append(embedded.defect.abstained is not None)
-        thumbnails.append(_thumbnail(cine, embedded.defect))
+        asked.append(embedded)
+        thumbnails.append(embedded_picture(cine, embedded.defect, THUMBNAIL_PX))
         known, said = facts.get(labels.image_id, {}), labels.annotation
         assert said.defect is not None
         age = number_in(known, "age_days")
@@ -163,19 +162,15 @@ def _ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> 
             progress(number + 1, len(chosen.cines), "")
     truth = np.array([classes.index(cine.defect) for cine in cines])
     return Answers(
-        classes, truth, np.array(rows), np.array(vectors), np.array(abstained), tuple(thumbnails), tuple(cines)
+        classes,
+        truth,
+        np.array([[cine.defect.probabilities[Defect(name)] for name in classes] for cine in asked]),
+        np.array([cine.vector.astype(np.float64) for cine in asked]),
+        np.array([cine.defect.abstained is not None for cine in asked]),
+        tuple(asked),
+        tuple(thumbnails),
+        tuple(cines),
     )
-
-
-def _thumbnail(cine: Cine, defect: DefectPrediction) -> ByteArray:
-    """Return what was embedded of one frame, or the middle frame where no septum was found."""
-    if not defect.crops:
-        pixels: ByteArray = to_model_input(cine, [cine.frame_count // 2], THUMBNAIL_PX)[0][0].numpy()
-        return pixels
-    box = max(defect.crops, key=lambda crop: crop.score or 0.0)
-    frame = cine.read_frames([box.frame_index])[0]
-    crop: ByteArray = crop_square(frame, (box.x1, box.y1, box.x2, box.y2), THUMBNAIL_PX).numpy()
-    return crop
 
 
 def _classified(
@@ -199,14 +194,19 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
 
 
 def _patient_answers(
-    chosen: HeldOut, cohort: Cohort, answers: Answers
+    chosen: HeldOut, cohort: Cohort, answers: Answers, pipeline: EchoPipeline
 ) -> tuple[list[str], NDArray[np.int_], FloatArray]:
-    """Return the P patients, their true ids and (P, K) the mean probabilities of their cines."""
+    """Return the P patients, their true ids and (P, K) probabilities; of who got no answer the mean of the cines'."""
     owner = np.array(cohort.patients)
     names = sorted(set(cohort.patients))
     defects = chosen.labelled.defects
     truth = np.array([answers.classes.index((defects[name] or Defect.NORMAL).value) for name in names])
-    return names, truth, np.stack([answers.probabilities[owner == name].mean(axis=0) for name in names])
+    rows = []
+    for name in names:
+        joined = pipeline.combine([answers.embedded[place] for place in np.flatnonzero(owner == name)])
+        mean = answers.probabilities[owner == name].mean(axis=0)
+        rows.append(mean if joined is None else [joined.probabilities[Defect(k)] for k in answers.classes])
+    return names, truth, np.array(rows)
 
 
 def _coverage(answers: Answers) -> dict[str, Any]:

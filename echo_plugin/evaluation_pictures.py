@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.annotations import DefectPrediction
 from echo_plugin.box_metrics import FrameBoxes, best_overlaps
+from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
 from echo_plugin.matching import froc, match_detections, precision_recall
-from echo_plugin.preprocess import to_model_input
+from echo_plugin.preprocess import crop_square, to_model_input
 from echo_plugin.report import Picture
 
 WORST = 8
@@ -78,3 +80,14 @@ def worst_cines(
         title = f"{chosen.cines[i].image_id[-16:]}\n{classes[truth[i]]}: {right[i]:.2f}, said {said}"
         pictures.append(Picture(pixels[0].numpy(), None, None, title))
     return pictures
+
+
+def embedded_picture(cine: Cine, defect: DefectPrediction, size_px: int) -> ByteArray:
+    """Return (S, S) uint8: what was embedded of one frame, or the middle frame where no septum was found."""
+    if not defect.crops:
+        pixels: ByteArray = to_model_input(cine, [cine.frame_count // 2], size_px)[0][0].numpy()
+        return pixels
+    box = max(defect.crops, key=lambda crop: crop.score or 0.0)
+    frame = cine.read_frames([box.frame_index])[0]
+    crop: ByteArray = crop_square(frame, (box.x1, box.y1, box.x2, box.y2), size_px).numpy()
+    return crop

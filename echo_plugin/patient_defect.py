@@ -67,15 +67,28 @@ def combine_cines(
     vectors = torch.from_numpy(np.asarray(embeddings, dtype=np.float32)[answered])
     shown = torch.tensor([[_shows(prediction, defect) for defect in classes] for prediction in kept])
     with torch.inference_mode():
+        if embedder.config.head == "softmax":  # its logits need lengths, which unit embeddings have not
+            probabilities = np.mean([[p.probabilities[defect] for defect in classes] for p in kept], axis=0).tolist()
+            return _patient(classes, probabilities, kept, len(predictions), vectors.numpy())
         device = embedder.centres.device
         weights = torch.ones(len(kept), device=device)
         joined = embedder.pool(vectors.to(device), weights, shown.to(device), embedder.config.patient_focus)
         probabilities = embedder.patient_probabilities(joined)[0].tolist()
+    return _patient(classes, probabilities, kept, len(predictions), vectors.numpy())
+
+
+def _patient(
+    classes: Sequence[Defect],
+    probabilities: Sequence[float],
+    kept: Sequence[DefectPrediction],
+    asked: int,
+    vectors: FloatArray,
+) -> PatientDefect:
     named = dict(zip(classes, probabilities, strict=True))
     defect = max(named, key=lambda name: named[name])
     able = [prediction for prediction in kept if _shows(prediction, defect)]
     agreement = float(np.mean([prediction.defect is defect for prediction in able])) if able else None
-    return PatientDefect(defect, named, len(kept), len(predictions), agreement, _mean_similarity(vectors.numpy()))
+    return PatientDefect(defect, named, len(kept), asked, agreement, _mean_similarity(vectors))
 
 
 def _shows(prediction: DefectPrediction, defect: Defect) -> bool:

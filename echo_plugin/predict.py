@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from echo_plugin.anatomy import Defect
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
 from echo_plugin.defect_answer import answer, crops_of, join_crops
@@ -25,6 +26,7 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
+from echo_plugin.patient_defect import PatientDefect, combine_cines
 from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
@@ -151,6 +153,13 @@ class EchoPipeline:
             boxes = self._predict_boxes(cine, region, frames, progress)
             defect, vector = self._predict_defect(cine, region, frames, boxes, None, progress)
         return CineEmbedding(vector, defect, progress.models["defects"], progress.models["detector"])
+
+    def combine(self, cines: Sequence[CineEmbedding]) -> PatientDefect | None:
+        """Return the defect of a patient from the embeddings of its cines; None: none of them was answered."""
+        with self._embedder.lock:
+            card, embedder = self._embedder.get()
+            vectors = np.stack([cine.vector for cine in cines]).astype(np.float64)
+            return combine_cines(embedder, [Defect(n) for n in card.classes], [c.defect for c in cines], vectors)
 
     def detect_septa(self, cine: Cine, frame_indices: Sequence[int] | None = None) -> tuple[SeptalBox, ...]:
         """Return every box the detector sees, not linked over time, best score first on each frame."""
