@@ -56,9 +56,12 @@ def serve(
         Path | None,
         typer.Option("--models", help="Folder of published models.", show_default="the studies' own, begun as copies"),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 serves this machine only.")] = "127.0.0.1",
     pacs: Annotated[str | None, typer.Option(help="Base address of a DICOMweb archive with the cines.")] = None,
     sr: Annotated[Literal["off", "auto"], typer.Option(help="auto: store all that is said as DICOM SR too.")] = "off",
+    auto_finetune: Annotated[
+        int, typer.Option(help="Train the detector after so many submissions; 0: only on request.", min=0, max=999_999)
+    ] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 serves this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 8000,
     device: Device = "auto",
 ) -> None:
@@ -68,7 +71,9 @@ def serve(
     """
     from echo_plugin.host.launcher import serve as serve_app
 
-    raise typer.Exit(serve_app(studies, models, pacs=pacs, sr=sr, host=host, port=port, device=device))
+    raise typer.Exit(
+        serve_app(studies, models, pacs=pacs, sr=sr, auto_finetune=auto_finetune, host=host, port=port, device=device)
+    )
 
 
 @app.command()
@@ -111,12 +116,12 @@ app.command()(review)
 for verb in (gallery, verify, explain, labels):
     app.command()(verb)
 app.command("import")(import_data_set)
+app.command()(export)
 reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
 reproduce.command("views")(reproduce_views_command)
 reproduce.command("defects")(reproduce_defects_command)
 app.add_typer(reproduce, name="reproduce")
 
-app.command()(export)
 
 @app.command()
 def evaluate(

@@ -23,6 +23,7 @@ from echo_plugin.cine import Cine
 from echo_plugin.comparison import Comparison, compare_cines
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.gallery import STARTERS
+from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.gallery_keeper import GalleryKeeper
@@ -37,7 +38,7 @@ from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
 from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
-from echo_plugin.host.tasks.train import trainers
+from echo_plugin.host.tasks.train import CineTrainer, trainers
 from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.waiting_cines import WaitingCines
@@ -60,6 +61,7 @@ class EchoApp(MONAILabelApp):
     conf
         ``models``: folder of published models. ``device``: auto, cpu or cuda. ``cache``: where renditions are kept.
         ``pacs``: address of a DICOMweb archive with the cines. ``sr``: auto stores a report of all that is said.
+        ``auto_finetune``: train the septal detector after so many submissions; 0: only on request.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -86,6 +88,9 @@ class EchoApp(MONAILabelApp):
         self.reports = Reports(self.dicomweb, self.pacs)
         self.reports_at_once = conf.get("sr") == "auto"
         self.pipeline.reports = self.reports if self.reports_at_once else None
+        boxes = self._trainers["septal_boxes"]
+        assert isinstance(boxes, CineTrainer)
+        self.auto_finetune = AutoFinetune(submissions_wanted(conf.get("auto_finetune")), self.datastore(), boxes)
 
     def _gallery_dir(self, studies: str) -> Path:
         """Return where past cases are kept: beside the models, unless these are the public starter weights."""
@@ -131,7 +136,8 @@ class EchoApp(MONAILabelApp):
         self.score_keeper.start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
-        """Store what was submitted as a report too, if that was asked for when the server started."""
+        """Store what was submitted as a report too, and train, if that was asked for when the server started."""
+        self.auto_finetune.submitted()
         if not self.reports_at_once:
             return
         try:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException
@@ -11,9 +10,11 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.host.jobs import start_job
 from echo_plugin.host.request_parts import echo_app, require_no_override
 from echo_plugin.host.tasks.batch import require_batch
 from echo_plugin.host.tasks.train import CineTrainer
+from echo_plugin.host.training_job import last_job
 
 router = APIRouter()
 Params = Annotated[dict[str, Any] | None, Body()]
@@ -23,14 +24,13 @@ Params = Annotated[dict[str, Any] | None, Body()]
 TRAIN_PARAMS = ("epochs", "seed", "device")
 BATCH_PARAMS = ("frames", "max_batch_size", "label_tag", "labels")
 
-STARTING = threading.Lock()
-"""Held while a job is started: of two requests at once, one starts it and the other is told so."""
-
 
 @router.get("/train/", summary="State of the training")
 def train_status(all: bool = False, check_if_running: bool = False) -> Any:
     """Return the latest training (or all) with its last lines and its progress; 404 when there is none."""
     state, sentence = AsyncTask.status("train", all, check_if_running)
+    if state is None and not check_if_running and (last := _last_training()) is not None:
+        return [last] if all else last
     if state is None:
         raise HTTPException(404, sentence)
     return [_with_progress(job) for job in state] if all else _with_progress(state)
@@ -40,6 +40,15 @@ def _with_progress(job: dict[str, Any]) -> dict[str, Any]:
     trainer = echo_app()._trainers.get(job["request"].get("model"))
     progress = trainer.stats() if trainer else {}
     return {**job, "details": list(job.get("details", [])), "progress": progress}
+
+
+def _last_training() -> dict[str, Any] | None:
+    """Return the latest training that an earlier server ran here; None: there was none."""
+    ran = {name: facts for name, trainer in echo_app()._trainers.items() if "started_at" in (facts := trainer.stats())}
+    if not ran:
+        return None
+    name = max(ran, key=lambda name: ran[name]["started_at"])
+    return last_job(name, ran[name])
 
 
 @router.post("/train/{model}", summary="Start a training")
@@ -52,16 +61,19 @@ def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
         raise ModelNotFoundError(msg)
     request = _chosen(require_no_override(params or {}, "model"), TRAIN_PARAMS)
     trainer.require_trainable(app.datastore(), request)
-    job = _start("train", {"model": model, **request}, enqueue=enqueue)
-    if not enqueue:
-        trainer.forget_progress()  # of the training before; this one reports in some seconds
-    return job
+    return start_job(
+        "train", {"model": model, **request}, enqueue=enqueue, before=None if enqueue else trainer.submitted
+    )
 
 
 @router.delete("/train/", summary="Stop the training")
 def stop_training() -> Any:
     """Stop the training that runs; the published model stays as it is."""
-    return _stop("train")
+    job = _stop("train")
+    trainer = echo_app()._trainers.get(job["request"].get("model"))
+    if isinstance(trainer, CineTrainer):
+        trainer.stopped()
+    return job
 
 
 @router.get("/batch/infer", summary="State of the batch inference")
@@ -88,7 +100,7 @@ def batch_infer(
     chosen = _chosen(require_no_override(params or {}, "model", "images", "image"), BATCH_PARAMS)
     request = {"model": model, "images": images.value, **chosen}
     require_batch(request, app.datastore())
-    return app.batch_infer(request) if run_sync else _start("batch_infer", request, enqueue=False)
+    return app.batch_infer(request) if run_sync else start_job("batch_infer", request)
 
 
 @router.delete("/batch/infer", summary="Stop the batch inference")
@@ -99,17 +111,6 @@ def stop_batch() -> Any:
 
 def _chosen(params: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: params[name] for name in names if name in params}
-
-
-def _start(method: str, request: dict[str, Any], *, enqueue: bool) -> Any:
-    with STARTING:
-        latest, _ = AsyncTask.status(method)
-        if latest and latest["status"] in ("SUBMITTED", "RUNNING") and not enqueue:
-            raise HTTPException(429, f"A {method} job is running already; wait for it or stop it.")
-        job, sentence = AsyncTask.run(method, request=request, enqueue=enqueue)
-    if job is None:
-        raise HTTPException(429, sentence)
-    return job
 
 
 def _stop(method: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def serve(
     *,
     pacs: str | None = None,
     sr: str = "off",
+    auto_finetune: int = 0,
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
@@ -39,6 +40,8 @@ def serve(
         Base address of the DICOMweb archive whose cines are served.
     sr
         auto: what people submit and models predict is also stored as DICOM SR.
+    auto_finetune
+        The septal detector is trained after so many submissions; 0: only on request.
     models
         Folder of published models; trainings publish there. None: the study folder's own, see ``own_models``.
     host, port
@@ -59,7 +62,7 @@ def serve(
     _require_models(models)
     listener = _listen(host, port)
     bound_port = listener.getsockname()[1]
-    conf = {"device": device, "sr": sr, **({"pacs": pacs} if pacs else {})}
+    conf = {"device": device, "sr": sr, "auto_finetune": str(auto_finetune), **({"pacs": pacs} if pacs else {})}
     os.environ.update(server_environment(studies, models, conf=conf, port=bound_port))
     _say(f"Models are in {models}; trainings publish there.")
     if not is_loopback(host):

@@ -40,6 +40,7 @@ from echo_plugin.host.dicomweb_store import router as dicomweb_store_router
 from echo_plugin.host.evidence_routes import router as evidence_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
+from echo_plugin.host.jobs import JobRunningError
 from echo_plugin.host.ohif import router as ohif_router
 from echo_plugin.host.pacs import PacsError
 from echo_plugin.host.pacs_routes import router as pacs_router
@@ -55,6 +56,7 @@ STATUS_OF_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (ModelNotFoundError, 404),
     (AnnotationConflictError, 409),
     (TrainingDataError, 409),
+    (JobRunningError, 409),
     (ModelMismatchError, 500),
     (PacsError, 502),
     (EchoError, 422),

@@ -12,7 +12,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 SERVER_PID_VARIABLE = "MONAILABEL_ECHO_SERVER_PID"
 """Set by the server for its children."""
+
+LINES_KEPT, LONGEST_LINE = 20, 500
+"""As many lines of its log tell how a training went; MONAI Label keeps as many, but in memory."""
 
 
 def end_with_server(environment: dict[str, str] | os._Environ[str] = os.environ, poll_s: float = 1.0) -> None:
@@ -65,17 +70,48 @@ def _end_now() -> None:
 def read_progress(path: Path) -> dict[str, Any]:
     """Return what ``TrainingProgress`` wrote, empty if nothing; a training that was killed is told as STOPPED."""
     facts = read_json(path)
-    process = facts.pop("pid", None)
-    if facts.get("status") == "RUNNING" and not (isinstance(process, int) and psutil.pid_exists(process)):
-        facts |= {"status": "STOPPED", "eta_s": 0.0, "message": "It ended before it published; the model is unchanged."}
+    process = (facts.pop("pid", None), facts.pop("pid_began", None))
+    if facts.get("status") in ("SUBMITTED", "RUNNING") and process != _identity(process[0]):
+        ended = datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.is_file() else None
+        facts |= {"status": "STOPPED", "eta_s": 0.0, "ended_at": ended and _text(ended)}
+        facts["message"] = "It ended before it published; the model is unchanged."
     return facts
 
 
-class TrainingProgress:
+def _identity(pid: object) -> tuple[int, float] | None:
+    """Return a running process's id with when it began: after a restart of the machine another may have its id."""
+    if not isinstance(pid, int):
+        return None
+    try:
+        return pid, psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
+
+
+def last_job(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the latest training of a model, which an earlier server may have run, as MONAI Label describes a job."""
+    ends = {"end_ts": facts["ended_at"]} if facts.get("ended_at") else {}
+    return {
+        "id": f"{name} {facts['started_at']}",
+        "status": facts["status"],
+        "request": {"model": name},
+        "start_ts": facts["started_at"],
+        **ends,
+        "details": [*facts.get("lines", []), *([facts["message"]] if facts.get("message") else [])],
+        "progress": dict(facts),
+    }
+
+
+class TrainingProgress(logging.Handler):
     """How far a training is, in a file that the server reads while another process writes it.
 
-    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show; ``curve`` has
-    the (epoch, metric) of every epoch so far.
+    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show; ``metric`` is
+    None where nobody is measured; ``curve`` has the (epoch, metric) of every epoch so far; ``lines`` are the last of
+    the log, which this handler is given. It stays when the training is over, so that a later server knows its outcome.
 
     Parameters
     ----------
@@ -86,10 +122,24 @@ class TrainingProgress:
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(logging.INFO)
         self.path = path
         self._clock = clock
         self._started = clock()
-        self._reached: dict[str, Any] = {"epoch": 0, "total_epochs": 1, "best_metric": 0.0}
+        self._started_at = _text(datetime.now(UTC))
+        self._reached: dict[str, Any] = {"epoch": 0, "total_epochs": 1, "best_metric": 0.0, "metric": None}
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage()[:LONGEST_LINE])
+
+    def submitted(self) -> None:
+        """Say, in the server, that a process for the training is being started."""
+        self._write(status="SUBMITTED")
+
+    def stopped(self) -> None:
+        """Say that it was ended on request."""
+        self._end("STOPPED", "Stopped on request; the model is unchanged.")
 
     def start(self) -> None:
         """Say that training begins."""
@@ -105,20 +155,26 @@ class TrainingProgress:
             "train_loss": epoch.train_loss,
             "curve": [*self._reached.get("curve", []), [epoch.epoch, epoch.metric]],
         }
-        self._write(status="RUNNING", eta_s=round(epoch.eta_s, 1), message=epoch.note)
         metric = "" if epoch.metric is None else f", metric {epoch.metric:.3f} (best {epoch.best_metric or 0:.3f})"
         logger.info("Epoch %d of %d, about %.0f s left%s", epoch.epoch, epoch.total_epochs, epoch.eta_s, metric)
+        self._write(status="RUNNING", eta_s=round(epoch.eta_s, 1), message=epoch.note)
 
     def done(self, message: str) -> None:
         """Say that the model is published."""
-        self._write(status="DONE", eta_s=0.0, total_time=round(self._clock() - self._started, 1), message=message)
+        logger.info(message)
+        self._end("DONE", message, total_time=round(self._clock() - self._started, 1))
 
     def failed(self, message: str) -> None:
         """Say in one sentence why there is no model."""
         logger.error(message)
-        self._write(status="ERROR", message=message)
+        self._end("ERROR", message)
+
+    def _end(self, status: str, message: str, **facts: Any) -> None:
+        self._write(status=status, eta_s=0.0, message=message, ended_at=_text(datetime.now(UTC)), **facts)
 
     def _write(self, **facts: Any) -> None:
         elapsed = round(self._clock() - self._started, 1)
-        content = {**self._reached, "elapsed_s": elapsed, "pid": os.getpid(), **facts}
-        write_kept(self.path, json.dumps(content).encode())
+        pid, began = _identity(os.getpid()) or (os.getpid(), 0.0)
+        content = {**self._reached, "started_at": self._started_at, "elapsed_s": elapsed, "lines": list(self._lines)}
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_kept(self.path, json.dumps({**content, "pid": pid, "pid_began": began, **facts}).encode())

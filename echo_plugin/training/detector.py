@@ -67,12 +67,12 @@ def train_detector(
     """Train the septal detector on the annotated frames of ``studies`` and publish it to ``models``.
 
     Frames listed as annotated without a box teach what no septum looks like. Frames with a box of an unnamed septum
-    are left out.
+    are left out. Of fewer than three patients, or none but those the start learned from, the card has no metrics.
 
     Raises
     ------
     TrainingDataError
-        If fewer than three patients have annotated frames, or a part of the split has none.
+        If no patient has annotated frames to learn from.
     """
     torch.manual_seed(options.seed)
     labelled = open_labelled_folder(studies)
@@ -86,7 +86,7 @@ def train_detector(
     )
     model = SeptalDetector(config)
     start = load_start(model, SEPTAL_DETECTOR, models, options)
-    split = split_for(cines, labelled.defects, start, models, options.seed)
+    split = split_for(cines, labelled.defects, start, models, options.seed, may_be_unmeasured=True)
     parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
         frames = prepare_frames(
@@ -100,13 +100,14 @@ def train_detector(
     items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
     items["train"] = training_items(frames, items["train"], recipe, options.seed)
     model.use_anchors(_anchors(start, frames, items["train"], recipe, options.seed))
+    is_measured = bool(torch.isfinite(frames.targets[items["validation"]]).any())
     place(model, choose_device(options.device))
     learned = run_epochs(
         model,
         recipe.optimisation(options, LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)),
         batches=epoch_batches(frames, items["train"], recipe, options.batch_size or BATCH_SIZE),
         loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g, recipe),
-        validate=lambda m: _validate(m, frames, items["validation"]),
+        validate=(lambda m: _validate(m, frames, items["validation"])) if is_measured else None,
         seed=options.seed,
         on_epoch=on_epoch,
         should_stop=options.should_stop,
@@ -246,6 +247,8 @@ def _measure(
     model: nn.Module, frames: PreparedFrames, items: Tensor, medians: FloatArray, split: str, seed: int
 ) -> dict[str, Metric]:
     patients = tuple(frames.cines[int(cine)].patient_id for cine in frames.cine[items])
+    if not patients:
+        return {}
     return detection_metrics(
         Cohort(patients, split, seed), detect(model, frames.pixels[items]), true_boxes(frames, items), medians
     )

@@ -32,7 +32,7 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Learned:
-    """The best averaged weights, their validation measure, and how the training went."""
+    """The best averaged weights, their validation measure (NaN: nobody measured), and how the training went."""
 
     state: dict[str, Tensor]
     best_metric: float
@@ -58,7 +58,7 @@ def run_epochs(
     *,
     batches: Callable[[torch.Generator], list[Tensor]],
     loss: Loss,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], float] | None,
     seed: int,
     on_epoch: OnEpoch | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -76,7 +76,7 @@ def run_epochs(
     loss
         (model, item indices, generator) -> scalar; augments with the generator.
     validate
-        Measures the averaged model, higher is better.
+        Measures the averaged model, higher is better; None: there is nobody to measure, the last epoch counts.
     should_stop
         Asked after every epoch.
     state_path
@@ -133,7 +133,7 @@ class _Report:
 def _judge(
     state: TrainingState,
     recipe: Recipe,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], float] | None,
     should_stop: Callable[[], bool] | None,
     started: float,
 ) -> None:
@@ -142,7 +142,9 @@ def _judge(
         elapsed_s = time.monotonic() - started
         is_last = state.epoch == recipe.epochs or _is_out_of_time(recipe, elapsed_s, state.epoch)
         is_last = is_last or (should_stop is not None and should_stop())
-        if is_last or state.epoch % recipe.validate_every == 0:
+        if validate is None:
+            state.keep()
+        elif is_last or state.epoch % recipe.validate_every == 0:
             state.judge(validate(state.average.model))
         is_tired = recipe.patience is not None and state.epoch - state.best_epoch >= recipe.patience
         state.is_done = is_last or is_tired
@@ -162,7 +164,8 @@ def _learned(state: TrainingState, model: nn.Module) -> Learned:
     # published in half precision: what is measured afterwards is what readers get
     best_state = {k: v.half().to(v.dtype) if v.is_floating_point() and v.ndim > 1 else v for k, v in best_state.items()}
     model.load_state_dict(best_state)
-    return Learned(best_state, agreed(state.best_metric), state.epoch, state.elapsed_s)
+    best_metric = agreed(state.best_metric)
+    return Learned(best_state, best_metric if best_metric > -math.inf else math.nan, state.epoch, state.elapsed_s)
 
 
 def _train_epoch(

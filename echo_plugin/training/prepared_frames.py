@@ -57,12 +57,12 @@ class PreparedFrames:
         Raises
         ------
         TrainingDataError
-            If a part has none left.
+            If a part that has cines has none left.
         """
         there = {self.cines[i].image_id for i in set(self.cine.tolist())}
         left = {part: [cine for cine in cines if cine.image_id in there] for part, cines in parts.items()}
         for part, cines in left.items():
-            if not cines:
+            if parts[part] and not cines:
                 msg = (
                     f"None of the {len(parts[part])} labelled cines of the {part} patients could be read; see the log."
                 )

@@ -38,6 +38,7 @@ PHANTOM_LIMITS = (
     "Trained on phantoms only: synthetic children imaged by a convolution model."
     " Figures are figures on phantoms and say nothing about patients."
 )
+UNMEASURED_LIMITS = " Its metrics are missing: no annotated patient was left to measure with."
 FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
 
 
@@ -118,6 +119,7 @@ def split_for(
     seed: int,
     *,
     fixed: Mapping[str, str] | None = None,
+    may_be_unmeasured: bool = False,
 ) -> Split:
     """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part.
 
@@ -135,7 +137,9 @@ def split_for(
     known: dict[str, str] = dict(fixed or {})
     for card in reversed(cards):
         known |= known_patients(card, sorted(patients))
-    return split_by_patient({p: defects.get(p) for p in patients}, seed=seed, known=known)
+    return split_by_patient(
+        {p: defects.get(p) for p in patients}, seed=seed, known=known, may_be_unmeasured=may_be_unmeasured
+    )
 
 
 def names_its_patients(card: ModelCard) -> bool:
@@ -152,16 +156,16 @@ def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
 
 
 def cines_in(part: str, split: Split, cines: Sequence[LabelledCine], what: str) -> list[LabelledCine]:
-    """Return the cines of one part.
+    """Return the cines of one part; none of one to measure with that has no patients.
 
     Raises
     ------
     TrainingDataError
-        If there is none.
+        If there is none otherwise.
     """
     wanted = frozenset(getattr(split, part))
     chosen = [cine for cine in cines if cine.patient_id in wanted]
-    if not chosen:
+    if not chosen and (wanted or part == "train"):
         msg = f"No cine of the {part} patients has {what}; annotate more patients ({split.sizes} are split)."
         raise TrainingDataError(msg)
     return chosen
@@ -194,13 +198,17 @@ def build_card(
         architecture=architecture,
         classes=classes,
         input_size_px=int(size) if isinstance(size, int | float) else 0,
-        config={**config, **_fingerprints(split, start, data.digest), "split_digest": split.digest},
+        config={
+            **{k: v for k, v in config.items() if v == v},
+            **_fingerprints(split, start, data.digest),
+            "split_digest": split.digest,
+        },
         training_data=data,
         metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
         command=_commands(name, labelled, options, learned),
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
-        limits=PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS,
+        limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS) + ("" if metrics else UNMEASURED_LIMITS),
     )
 
 

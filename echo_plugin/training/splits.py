@@ -69,18 +69,21 @@ def split_by_patient(
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     known: Mapping[str, str] | None = None,
+    may_be_unmeasured: bool = False,
 ) -> Split:
     """Return a seeded split of the patients ``defects`` names, each defect spread over the parts as evenly as can be.
 
     The patients of one defect after another, shuffled, go each to the part that is furthest below its share. Those in
     ``known`` keep their part: a training that goes on from a model must not measure whom that model learned from.
+    Where they ``may_be_unmeasured``, all of too few patients are learned from, and the other parts are empty.
 
     Raises
     ------
     TrainingDataError
-        If there are fewer than three patients.
+        If there is nobody to learn from, or, unless they may be unmeasured, nobody to measure.
     """
-    if len(defects) < len(PARTS):
+    is_too_few = len(defects) < len(PARTS)
+    if is_too_few and not may_be_unmeasured:
         msg = f"Training needs at least {len(PARTS)} patients (train, validation, test); {len(defects)} are annotated."
         raise TrainingDataError(msg)
     rng = np.random.default_rng(seed)
@@ -97,13 +100,16 @@ def split_by_patient(
                 continue
             placed += 1
             shortfalls = [placed * f - len(part) for f, part in zip(fractions, parts, strict=True)]
-            parts[int(np.argmax(shortfalls))].append(str(patient))
+            parts[0 if is_too_few else int(np.argmax(shortfalls))].append(str(patient))
     for part in parts[1:]:
         movable = [patient for patient in parts[0] if patient not in known]
-        if not part and movable:
+        if not part and movable and len(parts[0]) > 1 and not is_too_few:
             parts[0].remove(movable[-1])
             part.append(movable[-1])
-    if not all(parts):
+    if not parts[0] and may_be_unmeasured:
+        msg = f"The starting model keeps all {len(defects)} patients for measuring; annotate cines of another patient."
+        raise TrainingDataError(msg)
+    if not all(parts) and not may_be_unmeasured:
         msg = (
             f"The {len(defects)} patients leave no one to measure whom the starting model has not learned from;"
             " annotate new patients or start from scratch."

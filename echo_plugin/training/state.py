@@ -77,8 +77,13 @@ class TrainingState:
         """Note what the averaged weights are worth, and keep them if nothing was better."""
         self.metric = metric
         if metric >= self.best_metric:
-            self.best_metric, self.best_epoch = metric, self.epoch
-            self.best_state = {k: v.detach().clone().cpu() for k, v in self.average.model.state_dict().items()}
+            self.best_metric = metric
+            self.keep()
+
+    def keep(self) -> None:
+        """Take the averaged weights, as they are now, for the best."""
+        self.best_epoch = self.epoch
+        self.best_state = {k: v.detach().clone().cpu() for k, v in self.average.model.state_dict().items()}
 
     def content(self) -> dict[str, Any]:
         """Return all of it as tensors, numbers and dictionaries of them; every process must ask at once."""

@@ -379,11 +379,11 @@ def test_a_batch_is_about_as_many_cines_as_asked(store):
 )
 def test_a_training_refuses_parameters_of_the_wrong_type_before_it_starts(store, tmp_path, request_, sentence):
     with pytest.raises(ValueError, match=sentence):
-        CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu").require_trainable(store, request_)
+        CineTrainer("views", tmp_path, tmp_path / "cache", "cpu").require_trainable(store, request_)
 
 
 def test_a_gpu_that_a_client_asks_for_unseen_is_what_the_server_has(store, tmp_path):
-    trainer = CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu")
+    trainer = CineTrainer("views", tmp_path, tmp_path / "cache", "cpu")
 
     assert trainer.require_trainable(store, {"device": "cuda:0"}).device == "cpu"
 
@@ -395,14 +395,14 @@ def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patien
     store.refresh()
     still = store.images.resolve("still")
     store.save_label(still, upload(tmp_path, '{"markups": []}'), FINAL, {})
-    trainer = CineTrainer("views", tmp_path, tmp_path / "progress.json", "cpu")
+    trainer = CineTrainer("views", tmp_path, tmp_path / "cache", "cpu")
 
     with pytest.raises(TrainingDataError, match=r"has no patient id.*patients\.csv"):
         trainer.require_trainable(store, {})
 
 
 def test_boxes_as_slicer_names_them_are_kept_but_teach_no_detector(store, tmp_path):
-    trainer = CineTrainer("septal_boxes", tmp_path, tmp_path / "progress.json", "cpu")
+    trainer = CineTrainer("septal_boxes", tmp_path, tmp_path / "cache", "cpu")
     trainer.require_trainable(store, {})
 
     for image_id in store.list_images():
@@ -417,7 +417,7 @@ def test_boxes_as_slicer_names_them_are_kept_but_teach_no_detector(store, tmp_pa
 
 
 def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_path):
-    trainer = CineTrainer("defects", tmp_path, tmp_path / "progress.json", "cpu")
+    trainer = CineTrainer("defects", tmp_path, tmp_path / "cache", "cpu")
     assert trainer.require_trainable(store, {"epochs": "2"}).epochs == 2
 
     patient = store.images.entry(store.list_images()[0]).patient_id
@@ -428,6 +428,32 @@ def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_p
     with pytest.raises(
         TrainingDataError, match=r"Training defects needs .* at least 3 patients; the study folder has 2"
     ):
+        trainer.require_trainable(store, {})
+
+
+def test_two_patients_are_enough_to_learn_boxes_from_but_one_is_not(store, tmp_path):
+    trainer = CineTrainer("septal_boxes", tmp_path, tmp_path / "cache", "cpu")
+    patients = sorted({store.images.entry(image_id).patient_id for image_id in store.list_images()})
+
+    def withdraw_labels_of(patient):
+        for image_id in store.list_images():
+            if store.images.entry(image_id).patient_id == patient:
+                store.remove_label(image_id, FINAL)
+
+    withdraw_labels_of(patients[0])
+    trainer.require_trainable(store, {})
+    withdraw_labels_of(patients[1])
+    with pytest.raises(TrainingDataError, match=r"named IAS or IVS of at least 2 patients; the study folder has 1"):
+        trainer.require_trainable(store, {})
+
+
+def test_frames_without_any_box_teach_no_detector(store, tmp_path):
+    trainer = CineTrainer("septal_boxes", tmp_path, tmp_path / "cache", "cpu")
+
+    for image_id in store.list_images():
+        store.save_label(image_id, upload(tmp_path, '{"markups": []}'), FINAL, {"annotated_frames": [0]})
+
+    with pytest.raises(TrainingDataError, match="named IAS or IVS; the labels of 3 patients have none"):
         trainer.require_trainable(store, {})
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,21 @@ def test_a_loss_that_is_no_number_ends_the_training_naming_its_epoch():
 def test_a_measure_that_is_never_a_number_is_an_error():
     with pytest.raises(ValueError, match="Validation never gave a number in 5 epochs"):
         _train(_network(), validate=lambda _: math.nan)
+
+
+def test_with_nobody_to_measure_the_last_epoch_is_what_is_kept(tmp_path):
+    told = []
+    network = _network()
+
+    learned = _train(
+        network, replace(RECIPE, patience=1), validate=None, on_epoch=told.append, state_path=tmp_path / "state.pt"
+    )
+
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert math.isnan(learned.best_metric)
+    assert learned.epochs == RECIPE.epochs == len(told)  # nothing tells it to end early
+    assert {status.metric for status in told} == {None}
+    assert all(torch.equal(kept["average"][key].half(), learned.state[key].half()) for key in learned.state)
 
 
 def test_curves_of_a_training_that_went_on_are_one_run(tmp_path):

@@ -60,6 +60,30 @@ def test_two_patients_cannot_be_split():
         split_by_patient({"a": None, "b": None}, seed=0)
 
 
+@pytest.mark.parametrize("patients", [["a"], ["a", "b"]])
+def test_where_nobody_must_be_measured_all_of_too_few_patients_are_learned_from(patients):
+    split = split_by_patient(dict.fromkeys(patients), seed=0, may_be_unmeasured=True)
+
+    assert (split.train, split.validation, split.test) == (tuple(patients), (), ())
+
+
+def test_from_three_patients_on_somebody_is_measured_even_if_nobody_must_be():
+    split = split_by_patient(dict.fromkeys("abc"), seed=0, may_be_unmeasured=True)
+
+    assert split.sizes == {"train": 1, "validation": 1, "test": 1}
+
+
+def test_those_who_were_learned_from_are_never_measured_for_lack_of_others():
+    split = split_by_patient(DEFECTS, seed=0, known=dict.fromkeys(DEFECTS, "train"), may_be_unmeasured=True)
+
+    assert split.sizes == {"train": len(DEFECTS), "validation": 0, "test": 0}
+
+
+def test_those_who_were_measured_are_never_learned_from_for_lack_of_others():
+    with pytest.raises(TrainingDataError, match="keeps all 2 patients for measuring"):
+        split_by_patient(dict.fromkeys("ab"), seed=0, known=dict.fromkeys("ab", "test"), may_be_unmeasured=True)
+
+
 def test_cine_without_patient_is_refused_by_its_image_id():
     with pytest.raises(TrainingDataError, match="Cine a4c_007 has no patient id"):
         require_patient(" ", "a4c_007")

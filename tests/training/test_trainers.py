@@ -25,6 +25,26 @@ def _assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_two_patients_make_a_detector_whose_card_says_that_nobody_measured_it(easy_studies, tmp_path):
+    root = shutil.copytree(easy_studies, tmp_path / "studies")
+    for label in (root / "annotations").glob("*.json"):
+        if not label.name.startswith(("child00", "child01")):
+            label.unlink()
+    told = []
+
+    card = train_detector(
+        root, tmp_path / "models", TrainOptions(epochs=1, image_size=64, device="cpu"), on_epoch=told.append
+    )
+
+    published, _ = load_published(tmp_path / "models", "septal_detector")
+    assert published == card
+    assert card.training_data.split == {"train": 2, "validation": 0, "test": 0}
+    assert card.metrics == {}
+    assert "validation_AP" not in card.config
+    assert "Its metrics are missing: no annotated patient was left to measure with." in card.limits
+    assert told[-1].metric is None
+
+
 def test_detector_learns_publishes_and_says_on_whom(easy_studies, tmp_path):
     told = []
     options = TrainOptions(epochs=3, batch_size=6, image_size=64, seed=1, device="cpu", command="train detector")

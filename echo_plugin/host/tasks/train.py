@@ -24,8 +24,14 @@ from echo_plugin.training.splits import require_patient
 
 logger = logging.getLogger(__name__)
 
-MINIMAL_PATIENTS = 3
+MEASURED_PATIENTS = 3
 """One each to learn from, to choose the checkpoint with and to measure on."""
+
+UNMEASURED_PATIENTS = 2
+"""Enough to learn from without being measured: boxes on the first cines make the next ones quicker to draw."""
+
+RUNS = ".runs"
+"""Beside the models: how the latest training of each went."""
 
 Train = Callable[..., ModelCard]
 
@@ -54,12 +60,15 @@ class Trainable:
 
     ``label`` : what a cine must say, for messages. ``load`` : imports the training function, which the server, whose
     trainings run in another process, never needs. ``teaches`` : whether an annotation is a label for it.
+    ``shows`` : whether it is one that not all may lack: frames without a box alone teach no detector.
     """
 
     title: str
     label: str
     load: Callable[[], Train]
     teaches: Callable[[Annotation], bool]
+    shows: Callable[[Annotation], bool] = lambda _: True
+    least_patients: int = MEASURED_PATIENTS
 
 
 def _names_its_septa(annotation: Annotation) -> bool:
@@ -68,8 +77,19 @@ def _names_its_septa(annotation: Annotation) -> bool:
     return bool(set(annotation.annotated_frames) - unnamed)
 
 
+def _has_boxes(annotation: Annotation) -> bool:
+    return any(box.septum in DETECTED_SEPTA for box in annotation.boxes)
+
+
 TRAINABLES = {
-    "septal_boxes": Trainable("Septal detector", "septal boxes named IAS or IVS", _train_detector, _names_its_septa),
+    "septal_boxes": Trainable(
+        "Septal detector",
+        "septal boxes named IAS or IVS",
+        _train_detector,
+        _names_its_septa,
+        _has_boxes,
+        UNMEASURED_PATIENTS,
+    ),
     "defects": Trainable("Defect embedder", "a defect", _train_defects, lambda a: a.defect is not None),
     "views": Trainable("View classifier", "a view", _train_views, lambda a: a.view is not None),
 }
@@ -83,20 +103,21 @@ class CineTrainer(TrainTask):
     name
         A key of ``TRAINABLES``.
     models
-        Where the model is published.
-    progress
-        The file through which the server sees how far the training is.
+        Where the model is published; beside it is the file through which a server sees how far its training is.
+    cache
+        Where decoded frames are kept.
     device
         auto, cpu or cuda, unless the request names one.
     """
 
-    def __init__(self, name: str, models: Path, progress: Path, device: str) -> None:
+    def __init__(self, name: str, models: Path, cache: Path, device: str) -> None:
         self.about = TRAINABLES[name]
         super().__init__(f"{self.about.title}: learns from every cine that says {self.about.label}")
         self.name = name
         self.models = models
         self.device = device
-        self.progress = progress
+        self.cache = cache
+        self.progress = models / RUNS / f"{name}.json"
 
     def config(self) -> dict[str, Any]:
         """Return what a viewer may set; 0 epochs: as many as the recipe takes."""
@@ -106,9 +127,14 @@ class CineTrainer(TrainTask):
         """Return epoch, total_epochs, best_metric, eta_s and status of the latest training; empty before the first."""
         return read_progress(self.progress)
 
-    def forget_progress(self) -> None:
-        """Let ``stats`` be empty until a training reports."""
-        self.progress.unlink(missing_ok=True)
+    def submitted(self) -> None:
+        """Forget the training before: one is being started, and reports in some seconds."""
+        TrainingProgress(self.progress).submitted()
+
+    def stopped(self) -> None:
+        """Take note that a training was stopped, should it not have come to reporting."""
+        if self.stats().get("status") == "SUBMITTED":
+            TrainingProgress(self.progress).stopped()
 
     def require_trainable(self, datastore: EchoDatastore, request: Mapping[str, Any]) -> TrainOptions:
         """Return the options of a training that can start.
@@ -121,17 +147,21 @@ class CineTrainer(TrainTask):
             If a parameter of the request is malformed.
         """
         options = self._options(request)
-        patients = set()
+        patients, shown = set(), False
         for image_id in datastore.get_labeled_images():
             annotation = datastore.studies.annotation(image_id)
             patient = require_patient(datastore.images.entry(image_id).patient_id, image_id)
             if annotation is not None and not annotation.is_unusable and self.about.teaches(annotation):
                 patients.add(patient)
-        if len(patients) < MINIMAL_PATIENTS:
+                shown = shown or self.about.shows(annotation)
+        if len(patients) < self.about.least_patients:
             msg = (
-                f"Training {self.name} needs cines that say {self.about.label} of at least {MINIMAL_PATIENTS} patients;"
-                f" the study folder has {len(patients)}."
+                f"Training {self.name} needs cines that say {self.about.label} of at least"
+                f" {self.about.least_patients} patients; the study folder has {len(patients)}."
             )
+            raise TrainingDataError(msg)
+        if not shown:
+            msg = f"Training {self.name} needs {self.about.label}; the labels of {len(patients)} patients have none."
             raise TrainingDataError(msg)
         if not os.access(self.models, os.W_OK):
             msg = f"Model folder {self.models} cannot be written; start the server with --models and a folder that can."
@@ -158,13 +188,14 @@ class CineTrainer(TrainTask):
             epochs=numbers["epochs"] or None,
             seed=numbers["seed"],
             device=device,
-            cache_dir=self.progress.parent / "frames",
+            cache_dir=self.cache / "frames",
             command=f"MONAI Label: train {self.name}",
         )
 
     def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, Any]:
         """Train, publish, and return the card's name, version and metrics."""
         progress = TrainingProgress(self.progress)
+        logging.getLogger("echo_plugin").addHandler(progress)
 
         progress.start()
         try:
@@ -177,13 +208,13 @@ class CineTrainer(TrainTask):
         except Exception as exc:
             progress.failed(f"Training {self.name} failed ({type(exc).__name__}: {exc}).")
             raise
-        message = f"Published {card.name} {card.version}."
-        progress.done(message)
-        logger.info(message)
+        finally:
+            logging.getLogger("echo_plugin").removeHandler(progress)
+        unmeasured = "" if card.metrics else " Its metric is missing: no annotated patient was left to measure with."
+        progress.done(f"Published {card.name} {card.version}.{unmeasured}")
         return {"model": card.name, "version": card.version, "metrics": {k: m.value for k, m in card.metrics.items()}}
 
 
 def trainers(models: Path, cache: Path, device: str) -> dict[str, TrainTask]:
     """Return the trainers by name; the first one's progress is what 3D Slicer's bar shows."""
-    folder = cache / "training"
-    return {name: CineTrainer(name, models, folder / f"{name}.json", device) for name in TRAINABLES}
+    return {name: CineTrainer(name, models, cache / "training", device) for name in TRAINABLES}
