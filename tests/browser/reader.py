@@ -12,7 +12,6 @@ from PIL import Image
 LIMIT_MS = 90_000
 
 BOXES = """() => {
-  if (!window.services || !window.cornerstoneTools) return [];
   const { worldToImageCoords } = window.cornerstone.utilities;
   return window.cornerstoneTools.annotation.state.getAllAnnotations()
     .filter((one) => one.metadata.toolName === 'EchoBox')
@@ -26,7 +25,6 @@ BOXES = """() => {
 }"""
 
 SHOWN = """() => {
-  if (!window.services || !window.cornerstoneTools) return null;  // the viewer still starts
   const { viewportGridService, cornerstoneViewportService } = window.services;
   const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getState().activeViewportId);
   const id = viewport?.getCurrentImageId?.();
@@ -78,8 +76,10 @@ class Reader:
         self.wait_for_cine(image_id)
 
     def wait_for_cine(self, image_id: str) -> None:
+        """Wait until a cine and its annotation are there."""
+        self.page.locator(f"[data-echo=status][data-image='{image_id}']").wait_for()
         self.page.wait_for_function(f"(asked) => ({SHOWN})()?.image_id === asked", arg=image_id)
-        self.part("status").wait_for()
+        self.settle()
 
     def boxes(self, image_id: str) -> list[dict[str, Any]]:
         """Return the boxes that cornerstone holds of a cine."""

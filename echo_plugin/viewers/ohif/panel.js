@@ -39,10 +39,10 @@ function why({ reason, worthDrawing }, session) {
       : null);
 }
 
-function status({ revision, author, savedAt, changed, loaded, hasAside }, session) {
+function status({ imageId, revision, author, savedAt, changed, loaded, hasAside }, session) {
   if (!loaded) return null;
   const stored = revision ? `Revision ${revision}${author ? ` by ${author}` : ''}${savedAt ? `, ${clock(savedAt)}` : ''}` : 'Not annotated yet';
-  return h('div', { class: 'echo-line', 'data-echo': 'status', 'data-changed': String(changed), 'data-revision': revision },
+  return h('div', { class: 'echo-line', 'data-echo': 'status', 'data-image': imageId, 'data-changed': String(changed), 'data-revision': revision },
     h('span', { class: 'hint' }, stored), changed ? h('b', {}, 'unsaved changes') : null,
     hasAside ? button('bring back mine', () => tasks.bringBack(session), { class: 'link', 'data-echo': 'bring-back' }) : null,
     changed ? button('discard', () => discard(session), { class: 'link', 'data-echo': 'discard' }) : null);
@@ -59,7 +59,7 @@ function footer(session) {
     ({ strategies, strategy }) => strategies && h('div', { class: 'echo-row' },
       choice(Object.keys(strategies), strategy, (chosen) => session.set({ strategy: chosen }), { title: strategies[strategy], 'aria-label': 'How the next cine is chosen', 'data-echo': 'strategy' }),
       button('Next cine', () => tasks.next(session, session.state.strategy), { key: 'N', 'data-echo': 'next' })));
-  const saved = section((state) => ({ ...pickStatus(state), hasAside: state.hasAside }), (picked) => status(picked, session));
+  const saved = section((state) => ({ ...pickStatus(state), imageId: state.imageId, hasAside: state.hasAside }), (picked) => status(picked, session));
   const message = section(({ message: said }) => said, (said) => said && h('p', { class: `message ${said.kind}`, role: 'status', 'data-echo': 'message' }, said.text));
   return {
     nodes: [message.node, h('div', { class: 'foot' }, saved.node, h('div', { class: 'echo-row' }, name, submit), next.node)],
