@@ -88,6 +88,7 @@ class Annotation:
 
     ``annotated_frames`` : 0-based, ascending; a frame listed here without a box is a true negative ("no septum").
     ``view``, ``defect`` : None: not said. ``defect_size_mm`` : the largest diameter; None: not measured.
+    ``is_defect_visible`` : whether this cine shows the defect that the child has; None: not said.
     ``saved_at`` : with time zone. ``revision`` : 1 for the first save; 0 for one not stored yet.
     ``is_unusable`` : nobody should annotate or learn from this cine; what was said before stays with it.
     """
@@ -102,6 +103,7 @@ class Annotation:
     saved_at: datetime | None = None
     revision: int = 0
     is_unusable: bool = False
+    is_defect_visible: bool | None = None
 
     def __post_init__(self) -> None:
         require_image_id(self.image_id)
@@ -132,6 +134,12 @@ class Annotation:
             if value is not None and not isinstance(value, kind):
                 msg = f"Annotation of {self.image_id}: {name} is {value!r}; {[m.value for m in kind]} are accepted."
                 raise AnnotationError(msg)
+        if self.is_defect_visible is not None and self.defect in (None, Defect.NORMAL):
+            msg = (
+                f"Annotation of {self.image_id}: is_defect_visible is {self.is_defect_visible} without a defect;"
+                " it is accepted with one, or None."
+            )
+            raise AnnotationError(msg)
         if self.defect_size_mm is not None and not (math.isfinite(self.defect_size_mm) and self.defect_size_mm > 0):
             msg = f"Annotation of {self.image_id}: defect_size_mm is {self.defect_size_mm}; a positive length or None."
             raise AnnotationError(msg)

@@ -60,9 +60,9 @@ def set_labels(studies: Path, table: Path, *, author: str, progress: Progress | 
 
 
 def _labelled(before: Annotation, said: Mapping[str, object]) -> Annotation:
-    """Return the annotation with what a line says; a size that the new defect cannot have goes with the old one."""
-    if said.get("defect", before.defect) is not before.defect and "defect_size_mm" not in said:
-        said = {**said, "defect_size_mm": None}
+    """Return the annotation with what a line says; what was known of another defect goes with that one."""
+    if said.get("defect", before.defect) is not before.defect:
+        said = {"defect_size_mm": None, "is_defect_visible": None, **said}
     return dataclasses.replace(before, **said)  # type: ignore[arg-type]
 
 

@@ -148,3 +148,9 @@ def test_predictions_look_at_frames_that_can_be(answer: type) -> None:
 
     with pytest.raises(ValueError, match=r"frame_indices \(-1, 2\)"):
         answer(*parts, (-1, 2))
+
+
+@pytest.mark.parametrize("defect", [None, Defect.NORMAL])
+def test_only_a_defect_can_be_said_to_be_visible(defect: Defect | None) -> None:
+    with pytest.raises(AnnotationError, match="is_defect_visible is True without a defect"):
+        Annotation("cine", defect=defect, is_defect_visible=True)

@@ -9,7 +9,8 @@
                 "septum": "interatrial", "score": null}]}
 
 The last three lines' fields are required; others may be absent: not said. ``"unusable": true`` is written of a cine
-that nobody should learn from, and only then. Equal annotations give equal bytes.
+that nobody should learn from, ``"defect_visible"`` where somebody said whether the cine shows the defect. Equal
+annotations give equal bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SCHEMA = "monailabel-echo/annotation"
 VERSION = 1
 
 _REQUIRED = ("schema", "version", "image_id", "annotated_frames", "boxes")
-_OPTIONAL = ("revision", "author", "saved_at", "view", "defect", "defect_size_mm", "unusable")
+_OPTIONAL = ("revision", "author", "saved_at", "view", "defect", "defect_size_mm", "defect_visible", "unusable")
 _CORNERS = ("x1", "y1", "x2", "y2")
 _BOX_REQUIRED = ("frame_index", *_CORNERS, "septum")
 _BOX_OPTIONAL = ("score",)
@@ -48,6 +49,7 @@ def annotation_to_json(annotation: Annotation) -> str:
         "view": annotation.view.value if annotation.view else None,
         "defect": annotation.defect.value if annotation.defect else None,
         "defect_size_mm": _float_or_none(annotation.defect_size_mm),
+        **({} if annotation.is_defect_visible is None else {"defect_visible": annotation.is_defect_visible}),
         "annotated_frames": [int(frame_index) for frame_index in annotation.annotated_frames],
         "boxes": [_box_to_dict(box) for box in annotation.boxes],
         **({"unusable": True} if annotation.is_unusable else {}),
@@ -90,6 +92,9 @@ def annotation_from_json(text: str, *, source: str = "Annotation") -> Annotation
             author=_text(document.get("author"), f"{source}: 'author'"),
             saved_at=_time(document.get("saved_at"), f"{source}: 'saved_at'"),
             revision=_whole(document.get("revision", 0), f"{source}: 'revision'"),
+            is_defect_visible=None
+            if document.get("defect_visible") is None
+            else _flag(document["defect_visible"], f"{source}: 'defect_visible'"),
             is_unusable=_flag(document.get("unusable", False), f"{source}: 'unusable'"),
         )
     except _FieldError:

@@ -204,6 +204,7 @@ def annotate(cine: PhantomCine, image_id: str) -> Annotation:
         view=cine.view,
         defect=cine.defect,
         defect_size_mm=None if cine.defect_size_mm is None else round(float(cine.defect_size_mm), 2),
+        is_defect_visible=None if cine.defect is Defect.NORMAL else bool(cine.facts.get("defect_in_plane", 0.0)),
         author=_AUTHOR,
         saved_at=_SAVED_AT,
         revision=1,

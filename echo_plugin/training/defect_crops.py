@@ -71,9 +71,9 @@ def boxes_to_crop(cine: LabelledCine, cropping: str) -> list[SeptalBox]:
 
 
 def visible_defect(cine: LabelledCine, cropping: str) -> Defect | None:
-    """Return what a cine can be expected to show; None: nothing is said, or the wall in question is not in it."""
+    """Return what a cine can be expected to show; None: nothing is said, or what it is about is not in the picture."""
     defect, boxes = cine.annotation.defect, boxes_to_crop(cine, cropping)
-    if defect is None or not boxes:
+    if defect is None or not boxes or cine.annotation.is_defect_visible is False:
         return None
     is_there = any(box.septum is Septum.UNSPECIFIED or can_show(box.septum, defect) for box in boxes)
     return defect if is_there else None
@@ -106,7 +106,9 @@ def prepare_defect_crops(
         defect = cines[cine].annotation.defect or Defect.NORMAL
         is_shown = wall < 0 or can_show(DETECTED_SEPTA[wall], defect)
         labels.append(classes.index(defect if is_shown else Defect.NORMAL))
-        is_example.append(wall >= 0 or visible_defect(cines[cine], cropping) is not None)
+        # a wall whose hole lies outside the plane looks normal and is not: nothing is learned from it
+        is_about_hidden = is_shown and cines[cine].annotation.is_defect_visible is False
+        is_example.append(not is_about_hidden and (wall >= 0 or visible_defect(cines[cine], cropping) is not None))
     shown = [[wall < 0 or can_show(DETECTED_SEPTA[wall], d) for d in classes] for wall in walls.tolist()]
     return DefectCrops(
         frames,

@@ -34,17 +34,9 @@ from echo_plugin.training.loop import Learned, balanced_batches, lower_precision
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.pretrained import imagenet_weights
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import (
-    Start,
-    build_card,
-    cines_in,
-    data_key,
-    load_start,
-    publish_learned,
-    split_for,
-    words_for_test,
-)
+from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.start_weights import Start, load_start
 from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)

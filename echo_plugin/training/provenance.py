@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training begins with and what its card says: starting weights, who is in which part, the figures.
+"""What the card of a training says: who is in which part, the figures, the commands.
 
 A card lists the patients of its parts as fingerprints. A training that goes on from a model, or stands beside others in
 one folder, leaves every patient in the part where those cards have it; so nobody is measured who was learned from.
@@ -11,25 +11,23 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state, publish
+from echo_plugin.models.checkpoint import publish
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
 from echo_plugin.training.loop import Learned
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.phantom_folder import phantom_command
-from echo_plugin.training.pretrained import file_weights, imagenet_weights, load_body, load_encoder
 from echo_plugin.training.processes import agreed, is_first
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
+from echo_plugin.training.start_weights import Start
 from echo_plugin.training.state import forget_states
 
 logger = logging.getLogger(__name__)
@@ -40,75 +38,6 @@ PHANTOM_LIMITS = (
 )
 UNMEASURED_LIMITS = " Its metrics are missing: no annotated patient was left to measure with."
 FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
-
-
-@dataclass(frozen=True)
-class Start:
-    """The weights a training goes on from: ``card`` is theirs; None: no model that was published here.
-
-    ``body`` : what weights without a card are called.
-    """
-
-    card: ModelCard | None = None
-    state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    body: str = ""
-
-    @property
-    def words(self) -> str:
-        """What is added to the provenance of a training's own data."""
-        if self.card is not None:
-            return f", going on from {self.card.name} {self.card.version} ({self.card.trained_on})"
-        return f", going on from the body of {self.body}" if self.body else ""
-
-    def rate_for(self, name: str) -> float:
-        """Return the part of the usual learning rate at which model ``name`` goes on: a fifth where it has learned.
-
-        At the full rate a few labelled patients would undo what the published weights know before they teach anything.
-        """
-        return 0.2 if self.card is not None and self.card.name == name else 1.0
-
-
-def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
-    """Load the starting weights into ``model``, where the options want some that fit.
-
-    Without a published model of its own a training starts from random weights; where there is one that does not fit, a
-    warning is logged. Weights that were asked for by name and are absent, or do not fit, are an error.
-    """
-    if options.start == "scratch":
-        return Start()
-    if options.start == "imagenet":
-        state, source = imagenet_weights(str(getattr(model.config, "backbone", "")))
-        load_body(model, state, source)
-        return Start(body=source)
-    folder = options.starter or models
-    if options.start == "views" and name != VIEW_CLASSIFIER:
-        return _start_from(folder / VIEW_CLASSIFIER, model, name)
-    if options.start not in ("starter", "views"):
-        return _start_from_file(Path(options.start), model, name)
-    try:
-        return _start_from(folder / name, model, name)
-    except ModelNotFoundError:
-        logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
-    except ModelMismatchError as exc:
-        logger.warning("Training starts from random weights, not from the published ones: %s", exc)
-    return Start()
-
-
-def _start_from(published: Path, model: nn.Module, name: str) -> Start:
-    """Load a published model, or the encoder of a view classifier into a network of another name."""
-    card, state = load_published(published.parent, published.name)
-    load = load_encoder if card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER else load_state
-    load(model, state, card)
-    logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
-    return Start(card, state)
-
-
-def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
-    if path.suffix == ".safetensors":  # published: its card, beside it, says whom it learned from
-        return _start_from(path.with_suffix(""), model, name)
-    state, source = file_weights(path)
-    load_body(model, state, source)
-    return Start(body=source)
 
 
 def split_for(

@@ -24,15 +24,8 @@ from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import (
-    build_card,
-    cines_in,
-    data_key,
-    load_start,
-    publish_learned,
-    split_for,
-    words_for_test,
-)
+from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
+from echo_plugin.training.start_weights import load_start
 from echo_plugin.training.state import state_path
 from echo_plugin.training.view_stages import learn_views
 from echo_plugin.view_sampling import SPAN_KEY, STEP_KEY

@@ -40,6 +40,7 @@ def annotations(draw: st.DrawFn) -> Annotation:
         saved_at=draw(st.none() | st.datetimes(timezones=zones)),
         revision=draw(st.integers(0, 10**6)),
         is_unusable=draw(st.booleans()),
+        is_defect_visible=None if defect in (None, Defect.NORMAL) else draw(st.none() | st.booleans()),
     )
 
 
@@ -121,13 +122,14 @@ def test_fields_that_may_be_absent_read_as_not_said() -> None:
         (changed(annotated_frames=[0]), r"^a\.json: Annotation of 1\.2\.3: boxes on frames \[7\]"),
         (changed(boxes={}), "'boxes' is '{}'; a list"),
         (changed(boxes=[1]), r"'boxes\[0\]' is '1'; an object"),
-        (changed(defect="asd"), r"'defect' is 'asd'; \['Normal', 'ASD', 'VSD'\]"),
+        (changed(defect="asd"), r"'defect' is 'asd'; \['Normal', 'ASD', 'VSD', "),
         (changed(view=4), "'view' is '4'"),
         (changed(author=4), "'author' is '4'; a text"),
         (changed(saved_at="yesterday"), "'saved_at' is 'yesterday'; a time such as"),
         (changed(saved_at="2026-01-31T12:00:00"), "has no time zone"),
         (changed(defect_size_mm=-1), "defect_size_mm is -1"),
         (changed(revision=-1), "'revision' is '-1'"),
+        (changed(defect_visible="no"), r"'defect_visible' is 'no'; true or false"),
         (changed(unusable="yes"), r"'unusable' is 'yes'; true or false"),
         (changed(patient="x"), r"has the unknown fields \['patient'\]"),
         (changed_box(septum="IVS"), r"'boxes\[1\]' 'septum' is 'IVS'; \['interatrial'"),

@@ -64,6 +64,24 @@ def test_crops_are_labelled_by_what_their_wall_can_have(easy_studies: Path) -> N
     assert crops.cells.unique().numel() == 4  # each wall whole, each with its hole
 
 
+def test_nothing_is_learned_from_a_wall_whose_hole_is_out_of_the_picture(easy_studies: Path) -> None:
+    labelled = open_labelled_folder(easy_studies)
+    cines = []
+    for cine in labelled.cines:
+        hidden = cine.annotation.boxes and cine.annotation.defect is not Defect.NORMAL
+        said = dataclasses.replace(cine.annotation, is_defect_visible=False if hidden else None)
+        if cine.annotation.boxes:
+            cines.append(dataclasses.replace(cine, annotation=said))
+
+    crops = prepare_defect_crops(labelled, cines, size_px=32, cropping="walls", frames_per_cine=2, cache_dir=None)
+
+    kept = {DEFECTS[k] for k in crops.labels[crops.is_example]}
+    assert kept == {Defect.NORMAL}
+    other_walls = [cines[owner].annotation.defect for owner in crops.frames.cine[crops.is_example]]
+    assert Defect.ASD in other_walls  # its ventricular septum is a normal one
+    assert {visible_defect(cine, "walls") for cine in cines} == {Defect.NORMAL, None}
+
+
 def test_the_papers_crops_are_of_both_septa(easy_studies: Path) -> None:
     labelled = open_labelled_folder(easy_studies)
     cines = [cine for cine in labelled.cines if cine.annotation.boxes]

@@ -13,7 +13,7 @@ from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import Start, load_start
+from echo_plugin.training.start_weights import Start, load_start
 
 torch.set_num_threads(1)
 CONFIG = ViewConfig(classes=2, input_size_px=64)

@@ -77,10 +77,11 @@ export function interpolate(annotation, from, to) {
   return filled;
 }
 
-function comparable({ boxes, annotated_frames, view, defect, defect_size_mm, is_unusable }) {
+function comparable({ boxes, annotated_frames, view, defect, defect_size_mm, defect_visible, unusable }) {
   const place = (box) => [box.frame_index, box.septum, ...['x1', 'y1', 'x2', 'y2'].map((end) => box[end].toFixed(3))];
   return JSON.stringify([
-    boxes.map((box) => place(box).join()).sort(), annotated_frames, view, defect, defect_size_mm ?? null, is_unusable ?? false,
+    boxes.map((box) => place(box).join()).sort(), annotated_frames, view, defect, defect_size_mm ?? null,
+    defect_visible ?? null, unusable ?? false,
   ]);
 }
 
@@ -108,7 +109,7 @@ export function merge(base, mine, theirs) {
       ? withFrame(merged, frameIndex, boxesOn(mine, frameIndex))
       : withoutFrame(merged, frameIndex);
   }
-  for (const field of ['view', 'defect', 'defect_size_mm', 'is_unusable']) {
+  for (const field of ['view', 'defect', 'defect_size_mm', 'defect_visible', 'unusable']) {
     if (mine[field] !== base[field]) merged[field] = mine[field];
   }
   return merged;

@@ -92,11 +92,12 @@ export function setDefect(session, defect) {
     ...annotation,
     defect: defect || null,
     defect_size_mm: defect === 'Normal' ? null : annotation.defect_size_mm ?? null, // a normal heart has no size of it
+    defect_visible: defect === annotation.defect ? annotation.defect_visible ?? null : null, // said of the other one
   }));
 }
 
 export const setUnusable = (session, isUnusable) =>
-  edit(session, (annotation) => ({ ...annotation, is_unusable: isUnusable }));
+  edit(session, (annotation) => ({ ...annotation, unusable: isUnusable }));
 
 /** Show the model's boxes on the reader's frames too, or not. */
 export function compare(session) {

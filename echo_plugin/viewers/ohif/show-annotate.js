@@ -68,7 +68,7 @@ export const pickFrame = (state) => ({
 });
 
 export const pickCine = ({ draft, about }) => ({
-  view: draft?.now.view ?? null, defect: draft?.now.defect ?? null, unusable: draft?.now.is_unusable ?? null,
+  view: draft?.now.view ?? null, defect: draft?.now.defect ?? null, unusable: draft ? draft.now.unusable ?? false : null,
   about: about && { views: about.views, defects: about.defects },
 });
 
