@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict many files: one bad file among them is reported and the others are done.
+"""Which files to predict, and what is asked of each: one bad file is reported and the others are done.
 
 Joins ``io`` (which files, reading) to ``predict`` (one cine); the command line and the host call it.
 """
@@ -7,7 +7,7 @@ Joins ``io`` (which files, reading) to ``predict`` (one cine); the command line 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,37 +88,44 @@ def parse_frames(text: str) -> tuple[int, ...] | None:
     return tuple(frame_indices)
 
 
-def predict_files(
-    files: Sequence[Path],
-    models: Path,
-    *,
-    tasks: Sequence[str] = TASKS,
-    frame_indices: Sequence[int] | None = None,
-    device: str = "auto",
-    progress: Callable[[int, int, str], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Return one JSON-ready entry per file, in order; a file that fails gives ``{"path", "error"}``."""
-    from echo_plugin.predict import EchoPipeline  # torch is loaded only once there is something to predict
+class FilePredictor:
+    """The published models, asked about one file at a time; whatever a file does, the next one can be asked about.
 
-    pipeline = EchoPipeline(models, device=device)
-    results: list[dict[str, Any]] = []
-    for done, path in enumerate(files):
-        if progress is not None:
-            progress(done, len(files), path.name)
+    Parameters
+    ----------
+    models
+        Folder of published models.
+    tasks, frame_indices
+        What is asked, see ``EchoPipeline.predict``.
+    device
+        auto, cpu or cuda.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        *,
+        tasks: Sequence[str] = TASKS,
+        frame_indices: Sequence[int] | None = None,
+        device: str = "auto",
+    ) -> None:
+        from echo_plugin.predict import EchoPipeline  # torch is loaded only once there is something to predict
+
+        self._pipeline = EchoPipeline(models, device=device)
+        self._tasks, self._frame_indices = tuple(tasks), frame_indices
+
+    def predict(self, path: Path) -> dict[str, Any]:
+        """Return the JSON-ready entry of a file; of one that fails ``{"path", "error"}``."""
         try:
             cine = read_cine(path)
-            prediction = pipeline.predict(cine, tasks=tuple(tasks), frame_indices=frame_indices)
-            results.append(prediction.to_json(cine, path))
+            prediction = self._pipeline.predict(cine, tasks=self._tasks, frame_indices=self._frame_indices)
+            return prediction.to_json(cine, path)
         except (EchoError, IndexError, OSError) as exc:
             logger.info("%s was not predicted", path.name)
-            results.append({"path": str(path), "error": str(exc)})
+            return {"path": str(path), "error": str(exc)}
         except Exception as exc:  # whatever it is (no memory, a network's error), the other files are still done
             logger.debug("%s was not predicted", path.name, exc_info=True)
-            message = f"{path.name} could not be predicted: {type(exc).__name__}: {exc}"
-            results.append({"path": str(path), "error": message})
-    if progress is not None:
-        progress(len(files), len(files), "")
-    return results
+            return {"path": str(path), "error": f"{path.name} could not be predicted: {type(exc).__name__}: {exc}"}
 
 
 def describe_results(results: Sequence[dict[str, Any]]) -> str:

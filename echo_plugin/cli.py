@@ -83,25 +83,32 @@ def predict(
     frames: Annotated[str, typer.Option(help="all, or 0-based indices such as 0,5,9, for the boxes.")] = "all",
     models: Models = DEFAULT_MODELS,
     device: Device = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: by many processes (extra ray).")] = "local",
     json_target: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout.")
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout. Resumed if repeated."),
     ] = None,
 ) -> None:
     """Predict view, septal boxes and defect of cines.
 
     Example: monailabel-echo predict sample_studies --tasks view,boxes --json -
     """
-    from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks, predict_files
+    from echo_plugin.archive import predict_archive
+    from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks
 
     try:
         chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     files = find_cine_files(paths)
+    journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
+    asked: dict[str, Any] = {"tasks": chosen, "frame_indices": frame_indices, "device": device}
     with progress_bar("Predicting") as bar:
-        results = predict_files(files, models, tasks=chosen, frame_indices=frame_indices, device=device, progress=bar)
+        results = predict_archive(files, models, engine=engine, journal=journal, progress=bar, **asked)
     if json_target is not None:
         _write_json(results, json_target)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
     else:
         sys.stdout.write(describe_results(results))
     failed = [result for result in results if "error" in result]

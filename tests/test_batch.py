@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from echo_plugin import predict
-from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks, predict_files
+from echo_plugin.archive import predict_archive
+from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks
 from echo_plugin.cine import Cine
 
 
@@ -83,7 +84,7 @@ def test_one_damaged_file_is_reported_and_the_others_are_done(stills: Path, monk
     (stills / "b.png").write_bytes((stills / "a.png").read_bytes()[:50])
     reports: list[tuple[int, int]] = []
 
-    results = predict_files(
+    results = predict_archive(
         find_cine_files([stills]),
         stills,
         tasks=("boxes",),
@@ -110,7 +111,7 @@ def test_a_cine_that_breaks_a_network_harms_no_other(stills: Path, monkeypatch: 
 
     monkeypatch.setattr(predict, "EchoPipeline", Breaking)
 
-    results = predict_files(find_cine_files([stills]), stills)
+    results = predict_archive(find_cine_files([stills]), stills)
 
     assert ["error" in result for result in results] == [False, True, False]
     assert results[1]["error"] == "b.png could not be predicted: RuntimeError: out of memory"

@@ -13,7 +13,7 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "prediction", "batch", "overview", "tracks", "runtime", "acquisition", "gallery", "export",
+        "preprocess", "predict", "prediction", "batch", "archive", "overview", "tracks", "runtime", "acquisition", "gallery", "export",
         "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
         "septal_crops", "abstention", "defect_answer", "patient_defect", "study_labels", "hog_baseline",

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predict an archive of cines: by one process or by Ray's many, taken up again after an interruption.
+
+Each result is written to a journal when it is there, so that a run that was killed goes on with the rest; one whose
+file has changed since counts for nothing. There is exactly one result per cine, in the order asked: only this process
+writes, and what a dying worker had under way is done again by another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from echo_plugin.batch import FilePredictor
+from echo_plugin.errors import EchoError
+from echo_plugin.prediction import TASKS
+from echo_plugin.runtime import TRAIN_COMMANDS
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("local", "ray")
+TRIES = 3
+"""A cine that ends its worker so often is reported and left."""
+
+Result = dict[str, Any]
+
+
+def predict_archive(
+    files: Sequence[Path],
+    models: Path,
+    *,
+    engine: str = "local",
+    journal: Path | None = None,
+    tasks: Sequence[str] = TASKS,
+    frame_indices: Sequence[int] | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+    predictor: type[FilePredictor] = FilePredictor,
+) -> list[Result]:
+    """Return one JSON-ready entry per distinct file, in order; a file that fails gives ``{"path", "error"}``.
+
+    Parameters
+    ----------
+    engine
+        local: this process. ray: one worker for each processor (or GPU) of the Ray cluster that ``RAY_ADDRESS`` names,
+        or of this machine; all of them must see the files and models under the same paths.
+    journal
+        Where results are kept until all are there, readable by its owner only; None: nowhere.
+
+    Raises
+    ------
+    EchoError
+        If the engine is ray and Ray is not installed.
+    """
+    wanted = list(dict.fromkeys(files))
+    make = _Make(predictor, models.absolute(), tuple(tasks), frame_indices, device)
+    with _journal(journal, make.digest()) as (known, write):
+        results = {path: known[key] for path in wanted if (key := str(path.absolute())) in known}
+        waiting = [path for path in wanted if path not in results]
+        if results:
+            logger.warning("%d of %d cines were predicted before; going on with the rest", len(results), len(wanted))
+        predict_each = _by_ray if engine == "ray" else _here
+        progress(len(results), len(wanted), "")
+        for path, result in predict_each(waiting, make):
+            write(path, result)
+            results[path] = result
+            progress(len(results), len(wanted), path.name)
+    return [results[path] for path in wanted]
+
+
+class _Make:
+    """Makes a predictor, in whatever process asks."""
+
+    def __init__(
+        self,
+        kind: type[FilePredictor],
+        models: Path,
+        tasks: tuple[str, ...],
+        frame_indices: Sequence[int] | None,
+        device: str,
+    ) -> None:
+        self.kind, self.models, self.device = kind, models, device
+        self.tasks, self.frame_indices = tasks, frame_indices
+
+    def __call__(self) -> FilePredictor:
+        return self.kind(self.models, tasks=self.tasks, frame_indices=self.frame_indices, device=self.device)
+
+    def digest(self) -> str:
+        """Return what tells results of other models or questions apart."""
+        asked = hashlib.sha256(repr((self.tasks, self.frame_indices)).encode())
+        for name in sorted(TRAIN_COMMANDS):
+            card = self.models / f"{name}.json"
+            asked.update(card.read_bytes() if card.is_file() else b"-")
+        return asked.hexdigest()
+
+
+def _here(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]:
+    predictor = make() if files else None
+    for path in files:
+        assert predictor is not None
+        yield path, predictor.predict(path)
+
+
+def _by_ray(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]:
+    """Yield results as they come; a worker has one cine at a time, and is replaced when it dies."""
+    if not files:
+        return
+    with _ray() as ray:
+        resources = ray.cluster_resources()
+        on_gpu = make.device != "cpu" and resources.get("GPU", 0) >= 1
+        needs = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+        count = max(1, min(len(files), int(resources.get("GPU" if on_gpu else "CPU", 1))))
+        remote = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(_Worker)
+        workers = [remote.remote(make) for _ in range(count)]
+        waiting = iter(files)
+        at_work = {w.predict.remote(path.absolute()): (w, path) for w, path in zip(workers, waiting, strict=False)}
+        while at_work:
+            (ready,), _ = ray.wait(list(at_work), num_returns=1)
+            worker, path = at_work.pop(ready)
+            try:
+                result = {**ray.get(ready), "path": str(path)}
+            except ray.exceptions.RayActorError:
+                result = {"path": str(path), "error": f"{path.name} ended the worker that predicted it {TRIES} times."}
+            if (following := next(waiting, None)) is not None:
+                at_work[worker.predict.remote(following.absolute())] = (worker, following)
+            yield path, result
+
+
+class _Worker:
+    """A process of Ray with one set of models."""
+
+    def __init__(self, make: _Make) -> None:
+        self._predictor = make()
+
+    def predict(self, path: Path) -> Result:
+        return self._predictor.predict(path)
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Yield Ray, connected; one that was started here listens on loopback, tells nobody, and ends here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as exc:
+        msg = "Engine ray is not installed; `pip install 'monailabel-echo[ray]'` does it, --engine local needs nothing."
+        raise EchoError(msg) from exc
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        here: dict[str, Any] = (
+            {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        )
+        ray.init(log_to_driver=False, configure_logging=False, **({} if os.environ.get("RAY_ADDRESS") else alone))
+    try:
+        yield ray
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+@contextmanager
+def _journal(path: Path | None, digest: str) -> Iterator[tuple[dict[str, Result], Callable[[Path, Result], None]]]:
+    """Yield the results kept before and a function that keeps one."""
+    if path is None:
+        yield {}, lambda path, result: None
+        return
+    known = _read_journal(path, digest)
+    if known is None:
+        path.unlink(missing_ok=True)
+    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        if known is None:
+            _write_line(file, {"digest": digest})
+
+        def write(source: Path, result: Result) -> None:
+            _write_line(file, {"stamp": _stamp(source), "file": str(source.absolute()), "result": result})
+
+        yield known or {}, write
+
+
+def _write_line(file: TextIO, content: object) -> None:
+    file.write(json.dumps(content) + "\n")
+    file.flush()
+
+
+def _read_journal(path: Path, digest: str) -> dict[str, Result] | None:
+    """Return the results of files that are as they were; None: no journal of this question.
+
+    The line that a killed writer was in is cut off.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if not lines or lines[0] != {"digest": digest}:
+        return None
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return {line["file"]: line["result"] for line in lines[1:] if line["stamp"] == _stamp(Path(line["file"]))}
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_mtime_ns, status.st_size]

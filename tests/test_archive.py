@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An archive is predicted once, whatever dies on the way."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from echo_plugin.archive import ENGINES, predict_archive
+from echo_plugin.errors import EchoError
+
+FILES = 12
+
+
+class Counting:
+    """Stands for the networks; notes each look at a file in a file of its own."""
+
+    def __init__(self, models, *, tasks, frame_indices, device) -> None:
+        self.tasks = tasks
+
+    def predict(self, path):
+        with path.with_suffix(".looks").open("a") as looks:
+            looks.write(f"{os.getpid()}\n")
+        if path.read_text() == "stop" and looks_at(path) == 1:
+            raise KeyboardInterrupt
+        return {"path": str(path), "content": path.read_text(), "tasks": list(self.tasks)}
+
+
+def looks_at(path: Path) -> int:
+    notes = path.with_suffix(".looks")
+    return len(notes.read_text().splitlines()) if notes.exists() else 0
+
+
+@pytest.fixture
+def files(tmp_path) -> list[Path]:
+    paths = [tmp_path / f"{number:02d}.dcm" for number in range(FILES)]
+    for path in paths:
+        path.write_text(path.stem)
+    return paths
+
+
+def test_a_file_named_twice_has_one_result_and_the_order_is_kept(files, tmp_path):
+    results = predict_archive([files[3], files[0], files[3]], tmp_path, predictor=Counting)
+
+    assert [result["content"] for result in results] == ["03", "00"]
+    assert looks_at(files[3]) == 1
+
+
+def test_an_interrupted_run_goes_on_with_the_rest(files, tmp_path, caplog):
+    journal = tmp_path / "journal"
+    files[5].write_text("stop")
+    with pytest.raises(KeyboardInterrupt):
+        predict_archive(files, tmp_path, journal=journal, predictor=Counting)
+    with journal.open("a") as torn:
+        torn.write('{"file": "half a li')
+
+    results = predict_archive(files, tmp_path, journal=journal, predictor=Counting)
+
+    assert [Path(result["path"]) for result in results] == files
+    assert [looks_at(path) for path in files] == [1] * 5 + [2] + [1] * 6
+    assert "5 of 12 cines were predicted before" in caplog.text
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert Counter(line["file"] for line in lines[1:]) == Counter(str(path) for path in files)
+    assert journal.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_changed_is_predicted_again(files, tmp_path):
+    journal = tmp_path / "journal"
+    predict_archive(files, tmp_path, journal=journal, predictor=Counting)
+    files[2].write_text("another cine")
+
+    results = predict_archive(files, tmp_path, journal=journal, predictor=Counting)
+
+    assert results[2]["content"] == "another cine"
+    assert [looks_at(path) for path in files] == [1, 1, 2] + [1] * 9
+
+
+def test_results_of_other_models_or_questions_are_not_taken_for_these(files, tmp_path):
+    journal = tmp_path / "journal"
+    predict_archive(files, tmp_path, journal=journal, predictor=Counting)
+
+    boxes = predict_archive(files, tmp_path, journal=journal, tasks=["boxes"], predictor=Counting)
+    (tmp_path / "septal_detector.json").write_text("{}")
+    again = predict_archive(files, tmp_path, journal=journal, tasks=["boxes"], predictor=Counting)
+
+    assert {tuple(result["tasks"]) for result in boxes} == {("boxes",)}
+    assert again == boxes
+    assert [looks_at(path) for path in files] == [3] * FILES
+
+
+def test_nothing_to_predict_is_no_failure(tmp_path):
+    assert [predict_archive([], tmp_path, engine=engine, predictor=Counting) for engine in ENGINES] == [[], []]
+
+
+def test_an_absent_ray_is_said_in_one_sentence(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+
+    with pytest.raises(EchoError, match=r"^Engine ray is not installed; .* --engine local needs nothing\.$"):
+        predict_archive(files, tmp_path, engine="ray", predictor=Counting)
+
+
+@pytest.fixture
+def two_cpus(monkeypatch):
+    """A Ray of two workers on loopback, which ends with the test."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.heavy
+def test_ray_gives_one_result_per_cine_though_workers_are_killed(two_cpus, files, tmp_path):
+    class Deadly:  # a local class travels to the workers whole
+        def __init__(self, models, *, tasks, frame_indices, device):
+            self.pid = os.getpid()
+
+        def predict(self, path):
+            with path.with_suffix(".looks").open("a") as notes:
+                notes.write(f"{self.pid}\n")
+            looks = len(path.with_suffix(".looks").read_text().splitlines())
+            if path.stem == "07" or (path.stem in ("02", "05") and looks == 1):
+                os.kill(self.pid, signal.SIGKILL)
+            return {"path": str(path), "content": path.read_text(), "pid": self.pid}
+
+    journal = tmp_path / "journal"
+    results = predict_archive(files, tmp_path, engine="ray", journal=journal, device="cpu", predictor=Deadly)
+
+    assert [Path(result["path"]) for result in results] == files
+    assert results.pop(7)["error"] == "07.dcm ended the worker that predicted it 3 times."
+    assert [result["content"] for result in results] == [path.stem for path in files if path.stem != "07"]
+    assert [looks_at(files[number]) for number in (2, 5, 7)] == [2, 2, 3]
+    assert [looks_at(path) for path in files if path.stem not in ("02", "05", "07")] == [1] * 9
+    assert len({result["pid"] for result in results}) >= 2
+    written = [json.loads(line)["file"] for line in journal.read_text().splitlines()[1:]]
+    assert Counter(written) == Counter(str(path) for path in files)
