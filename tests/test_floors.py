@@ -13,13 +13,16 @@ FLOORS = {
     0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
     1: {"io", "models", "phantom"},
     2: {
-        "preprocess", "predict", "prediction", "batch", "archive", "overview", "tracks", "runtime", "acquisition", "gallery", "export",
-        "metrics", "box_metrics", "report", "evaluate", "held_out", "evaluation_pictures", "transfer", "training",
+        "preprocess", "predict", "prediction", "batch", "archive", "overview", "tracks", "runtime",
+        "acquisition", "gallery", "export",
+        "metrics", "box_metrics", "matching", "report", "evaluate_detector", "detector_tables", "held_out", "evaluation_pictures",
+        "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
         "septal_crops", "abstention", "defect_answer", "patient_defect", "study_labels", "hog_baseline",
         "reproduce_defects", "defect_rows", "defect_table",
         "defect_pictures", "evaluate_defects", "explain",
-        "open_set", "view_sampling", "view_answer", "view_report", "view_folds", "view_table", "evaluate_views", "reproduce_views",
+        "open_set", "view_sampling", "view_answer", "view_report", "view_folds", "view_table",
+        "evaluate_views", "reproduce_views",
     },
     3: {"host", "viewers"},
     4: {"cli", "cli_import", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
@@ -29,6 +32,7 @@ SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
     "defect_crops", "defect_calibration", "defect_recipes", "defect_figures",
     "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
+    "start_weights",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 
