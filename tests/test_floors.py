@@ -15,7 +15,8 @@ FLOORS = {
     2: {
         "preprocess", "predict", "prediction", "batch", "archive", "overview", "tracks", "runtime",
         "acquisition", "gallery", "export",
-        "metrics", "box_metrics", "matching", "report", "evaluate_detector", "detector_tables", "held_out", "evaluation_pictures",
+        "metrics", "box_metrics", "matching", "report", "evaluate_detector", "detector_tables", "held_out",
+        "evaluation_pictures",
         "transfer", "training",
         "detections", "verification", "gallery_update", "comparison", "defect_metrics", "defect_tables",
         "septal_crops", "abstention", "defect_answer", "patient_defect", "study_labels", "hog_baseline",
