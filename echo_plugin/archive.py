@@ -153,9 +153,7 @@ def _ray() -> Iterator[Any]:
         raise EchoError(msg) from exc
     is_ours = not ray.is_initialized()
     if is_ours:
-        here: dict[str, Any] = (
-            {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        )
+        alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         ray.init(log_to_driver=False, configure_logging=False, **({} if os.environ.get("RAY_ADDRESS") else alone))
     try:
         yield ray
