@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect answers by age, view, size, image quality and drop-out of the septum, and beside the paper's table.
+"""Defect answers by age, view, what is shown, size, image quality and drop-out, and beside the paper's table.
 
 Image quality and drop-out are known of phantoms only, from the phantom.csv of their folder.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from echo_plugin.anatomy import Defect
 from echo_plugin.defect_metrics import mean_over
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
@@ -49,6 +50,7 @@ class AnsweredCine:
     defect_size_mm: float | None
     image_quality: float | None
     septal_dropout: float | None
+    is_visible: bool | None = None
 
 
 def phantom_facts(studies: Path) -> dict[str, Mapping[str, str]]:
@@ -100,10 +102,22 @@ def tables_of_groups(
             "By view",
             {view: np.array([c.view == view for c in cines]) for view in sorted({c.view or "" for c in cines})},
         ),
+        ("By what the cine shows", _by_what_is_shown(cines)),
         _ranges("By defect size", cines, lambda c: c.defect_size_mm, sizes),
         _ranges("By image quality", cines, lambda c: c.image_quality, quality),
     ]
     return [_table(title, groups, cohort, right, constant) for title, groups in tables]
+
+
+def _by_what_is_shown(cines: Sequence[AnsweredCine]) -> dict[str, NDArray[np.bool_]]:
+    """Return which cines show the defect, which do not although the child has it, and which are of normal hearts."""
+    if all(cine.is_visible is None for cine in cines):
+        return {}
+    return {
+        "a defect in the picture": np.array([cine.is_visible is True for cine in cines]),
+        "a defect outside the picture": np.array([cine.is_visible is False for cine in cines]),
+        "a normal heart": np.array([cine.defect == Defect.NORMAL.value for cine in cines]),
+    }
 
 
 def _ranges(

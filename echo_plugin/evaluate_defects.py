@@ -156,6 +156,7 @@ def _ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> 
                 defect_size_mm=said.defect_size_mm,
                 image_quality=number_in(known, "image_quality"),
                 septal_dropout=number_in(known, "septal_dropout"),
+                is_visible=said.is_defect_visible,
             )
         )
         if progress is not None:

@@ -136,3 +136,14 @@ def test_a_folder_without_a_phantom_table_has_no_facts(tmp_path):
     assert phantom_facts(tmp_path) == {}
     (tmp_path / "phantom.csv").write_text("image_id,septal_dropout\na,0.5\n")
     assert phantom_facts(tmp_path)["a"]["septal_dropout"] == "0.5"
+
+
+def test_accuracy_is_told_apart_by_whether_the_defect_is_in_the_picture():
+    shown = [("ASD", True), ("ASD", False), ("Normal", None)]
+    cines = [AnsweredCine("A4C", defect, None, None, None, None, visible) for defect, visible in shown]
+
+    tables = {t["title"]: t for t in tables_of_groups(cohort_of(3, 1), cines, np.array([1.0, 0.0, 1.0]), None)}
+
+    rows = {row[0]: row[3] for row in tables["By what the cine shows"]["rows"]}
+    assert list(rows) == ["a defect in the picture", "a defect outside the picture", "a normal heart"]
+    assert [text.split()[0] for text in rows.values()] == ["1.000", "0.000", "1.000"]
