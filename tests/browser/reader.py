@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-LIMIT_MS = 90_000
+LIMIT_MS = 120_000
 
 BOXES = """() => {
   const { worldToImageCoords } = window.cornerstone.utilities;

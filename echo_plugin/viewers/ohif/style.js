@@ -7,8 +7,7 @@ const CSS = `
 .echo-panel h3 b { color: #fff; font-size: 15px; }
 .echo-panel p { margin: 2px 0; }
 .echo-panel [hidden] { display: none !important; }
-.echo-panel .badge { flex: none; display: flex; justify-content: space-between; gap: 8px; padding: 3px 10px; background: #5b3a00; color: #ffe2ad; font-size: 11px; white-space: nowrap; }
-.echo-panel .badge strong { overflow: hidden; text-overflow: ellipsis; }
+.echo-panel .badge { flex: none; display: flex; justify-content: space-between; gap: 8px; padding: 3px 10px; background: #5b3a00; color: #ffe2ad; font-size: 11px; }
 .echo-panel .badge span { white-space: nowrap; opacity: .9; }
 .echo-panel nav { flex: none; display: flex; border-bottom: 1px solid #2b3d63; }
 .echo-panel nav button { flex: 1; border-radius: 0; background: none; padding: 4px; color: #b9c8ea; border-bottom: 2px solid transparent; }
