@@ -56,7 +56,7 @@ def predict_archive(
     Raises
     ------
     EchoError
-        If the engine is ray and Ray is not installed.
+        If the engine is ray, and Ray is not installed or does not start.
     """
     wanted = list(dict.fromkeys(files))
     make = _Make(predictor, models.absolute(), tuple(tasks), frame_indices, device)
@@ -154,7 +154,11 @@ def _ray() -> Iterator[Any]:
     is_ours = not ray.is_initialized()
     if is_ours:
         alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init(log_to_driver=False, configure_logging=False, **({} if os.environ.get("RAY_ADDRESS") else alone))
+        try:
+            ray.init(log_to_driver=False, configure_logging=False, **({} if os.environ.get("RAY_ADDRESS") else alone))
+        except (RuntimeError, ConnectionError) as exc:
+            msg = f"Engine ray did not start ({str(exc).splitlines()[0]}); --engine local needs none."
+            raise EchoError(msg) from exc
     try:
         yield ray
     finally:

@@ -102,6 +102,21 @@ def test_an_absent_ray_is_said_in_one_sentence(files, tmp_path, monkeypatch):
         predict_archive(files, tmp_path, engine="ray", predictor=Counting)
 
 
+def test_a_ray_that_does_not_start_is_said_in_one_sentence(files, tmp_path, monkeypatch):
+    class Broken:
+        is_initialized = staticmethod(lambda: False)
+
+        @staticmethod
+        def init(**_):
+            msg = "Timed out while waiting for GCS.\nMore lines."
+            raise RuntimeError(msg)
+
+    monkeypatch.setitem(__import__("sys").modules, "ray", Broken)
+
+    with pytest.raises(EchoError, match=r"^Engine ray did not start \(Timed out while waiting for GCS\.\); --engine"):
+        predict_archive(files, tmp_path, engine="ray", predictor=Counting)
+
+
 @pytest.fixture
 def two_cpus(monkeypatch):
     """A Ray of two workers on loopback, which ends with the test."""
