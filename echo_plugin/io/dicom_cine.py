@@ -20,7 +20,7 @@ from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.io import frame_codecs, jpeg_frames, pixel_display
 from echo_plugin.io.dicom_header import DicomHeader, read_dicom_header, read_header_and_bytes
 from echo_plugin.io.frame_codecs import JPEG_LS, Samples
-from echo_plugin.io.image_id import escape_path
+from echo_plugin.io.image_id import escape_path, is_uid
 from echo_plugin.io.pixel_fragments import Span, encapsulated_spans, frame_bytes, native_spans
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
 from echo_plugin.io.ybr import ybr_to_rgb
@@ -178,7 +178,8 @@ def _frames(header: DicomHeader, stored: StoredBytes) -> DicomFrames:
     """Return the frames after everything has been refused that the header alone shows to be wrong."""
     path, syntax, tag = stored.path, header.transfer_syntax_uid, header.photometric_interpretation
     if syntax not in _NATIVE | _JPEG | JPEG_LS | _JPEG_2000 | {uid.RLELossless}:
-        name = uid.UID(syntax).name
+        # a damaged header may hold anything here, the patient's name included
+        name = uid.UID(syntax).name if is_uid(syntax) else "that is no UID"
         raise unreadable(path, f"has transfer syntax {name}; native, RLE, JPEG, JPEG-LS and JPEG 2000 are accepted.")
     if tag not in _GREY | _COLOUR | {"PALETTE COLOR"}:
         raise unreadable(
