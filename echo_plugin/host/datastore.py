@@ -85,23 +85,18 @@ class EchoDatastore(Datastore):
         self.images.refresh()
 
     def status(self) -> dict[str, Any]:
-        images = self.list_images()
-        counts = {FINAL: len(self.get_labeled_images()), ORIGINAL: sum(i in self.predictions for i in images)}
-        return {
-            "total": len(images),
-            "completed": counts[FINAL],
-            "label_tags": {tag: count for tag, count in counts.items() if count},
-        }
+        counts = {tag: len(self.get_labeled_images(tag)) for tag in (FINAL, ORIGINAL)}
+        tags = {tag: count for tag, count in counts.items() if count}
+        return {"total": len(self.list_images()), "completed": counts[FINAL], "label_tags": tags}
 
     def json(self) -> dict[str, Any]:
         # Predictions are not listed: 3D Slicer would load one AND predict, and draw each box twice.
-        labelled = set(self.get_labeled_images())
+        labelled = self.labels.current()
         objects = {}
-        for image_id in self.list_images():
-            label = (
-                {FINAL: {"ext": ".json", "info": self.get_label_info(image_id, FINAL)}} if image_id in labelled else {}
-            )
-            objects[image_id] = {"image": {"ext": ".nrrd", "info": self.images.facts(image_id)}, "labels": label}
+        for image_id, facts in self.images.facts_of_all().items():
+            info = _label_facts(self.studies.annotation(image_id)) if image_id in labelled else {}
+            label = {FINAL: {"ext": ".json", "info": info}} if info else {}
+            objects[image_id] = {"image": {"ext": ".nrrd", "info": facts}, "labels": label}
         return {"name": self._name, "description": self._description, "objects": objects}
 
     def list_images(self) -> list[str]:
@@ -131,7 +126,8 @@ class EchoDatastore(Datastore):
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Return the images with a label; ``labels``: only those that name one of these septa, views or defects."""
         if require_tag(label_tag) == ORIGINAL:
-            return [i for i in self.list_images() if i in self.predictions]
+            predicted = self.predictions.ids()
+            return [i for i in self.list_images() if i in predicted]
         labelled, names = self.labels.current(), _label_names(labels)
         return [i for i in self.list_images() if i in labelled and (not names or labelled[i].names_any(names))]
 
@@ -192,18 +188,7 @@ class EchoDatastore(Datastore):
         image_id = self.images.resolve(label_id)
         if require_tag(label_tag) == ORIGINAL:
             return self.predictions.facts(image_id)
-        annotation = self.studies.annotation(image_id)
-        if annotation is None:
-            return {}
-        return {
-            "revision": annotation.revision,
-            "author": annotation.author,
-            "saved_at": annotation.saved_at.isoformat() if annotation.saved_at else None,
-            "boxes": len(annotation.boxes),
-            "annotated_frames": list(annotation.annotated_frames),
-            "view": annotation.view.value if annotation.view else None,
-            "defect": annotation.defect.value if annotation.defect else None,
-        }
+        return _label_facts(self.studies.annotation(image_id))
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
         msg = f"Label of {label_id}: notes on a label are not kept; submit a new revision of the annotation instead."
@@ -240,6 +225,20 @@ class EchoDatastore(Datastore):
             self.predictions.forget(image_id)
         else:
             self.studies.remove_annotation(self._annotation(image_id).image_id)
+
+
+def _label_facts(annotation: Annotation | None) -> dict[str, Any]:
+    if annotation is None:
+        return {}
+    return {
+        "revision": annotation.revision,
+        "author": annotation.author,
+        "saved_at": annotation.saved_at.isoformat() if annotation.saved_at else None,
+        "boxes": len(annotation.boxes),
+        "annotated_frames": list(annotation.annotated_frames),
+        "view": annotation.view.value if annotation.view else None,
+        "defect": annotation.defect.value if annotation.defect else None,
+    }
 
 
 def _label_names(labels: list[str] | None) -> list[str]:

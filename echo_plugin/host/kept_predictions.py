@@ -21,6 +21,10 @@ class KeptPredictions:
     def __contains__(self, image_id: str) -> bool:
         return self._path(image_id).is_file()
 
+    def ids(self) -> set[str]:
+        """Return the ids of the images with a prediction: one look at the folder, however many images there are."""
+        return {path.name.removesuffix(".mrk.json") for path in self.folder.glob("*.mrk.json")}
+
     def _path(self, image_id: str) -> Path:
         return self.folder / f"{image_id}.mrk.json"
 

@@ -123,8 +123,22 @@ class StudyImages:
     def facts(self, image_id: str) -> dict[str, Any]:
         """Return what a viewer may know of a cine, with its notes: no identity of a person."""
         entry = self.entry(image_id)
+        return self._facts(entry, read_json(self._notes_path(entry.image_id)))
+
+    def facts_of_all(self) -> dict[str, dict[str, Any]]:
+        """Return the ``facts`` of every cine that can be read, in the order of their paths."""
+        self.look_again()
+        noted = {path.name.removesuffix(".json") for path in self._notes.glob("*.json")}
+        entries = [e for e in self.studies.entries() if e.error is None and e.image_id not in self._set_aside]
         return {
-            **read_json(self._notes_path(entry.image_id)),
+            e.image_id: self._facts(e, read_json(self._notes_path(e.image_id)) if e.image_id in noted else {})
+            for e in entries
+        }
+
+    @staticmethod
+    def _facts(entry: CineEntry, notes: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **notes,
             "name": f"{entry.image_id}.nrrd",
             "frames": entry.frames,
             "height": entry.height,

@@ -411,7 +411,7 @@ def test_boxes_as_slicer_names_them_are_kept_but_teach_no_detector(store, tmp_pa
 
     assert {store.studies.annotation(i).boxes[0].septum for i in store.list_images()} == {Septum.UNSPECIFIED}
     with pytest.raises(
-        TrainingDataError, match=r"septal boxes named IAS or IVS of at least 3 .* the study folder has 0"
+        TrainingDataError, match=r"septal boxes named IAS or IVS of at least 2 .* the study folder has 0"
     ):
         trainer.require_trainable(store, {})
 
@@ -429,6 +429,20 @@ def test_training_with_too_few_patients_is_refused_before_it_starts(store, tmp_p
         TrainingDataError, match=r"Training defects needs .* at least 3 patients; the study folder has 2"
     ):
         trainer.require_trainable(store, {})
+
+
+def test_the_list_of_all_says_of_each_cine_what_it_alone_is_asked_for(store, image_id):
+    store.update_image_info(image_id, {"note": "seen"})
+    store.images.set_aside(store.list_images()[-1], "unreadable")
+
+    objects = store.json()["objects"]
+
+    assert list(objects) == store.list_images()
+    assert {i: o["image"]["info"] for i, o in objects.items()} == {i: store.get_image_info(i) for i in objects}
+    assert objects[image_id]["image"]["info"]["note"] == "seen"
+    assert {i: o["labels"][FINAL]["info"] for i, o in objects.items()} == {
+        i: store.get_label_info(i, FINAL) for i in objects
+    }
 
 
 def test_two_patients_are_enough_to_learn_boxes_from_but_one_is_not(store, tmp_path):

@@ -147,10 +147,14 @@ class CineTrainer(TrainTask):
             If a parameter of the request is malformed.
         """
         options = self._options(request)
-        patients, shown = set(), False
-        for image_id in datastore.get_labeled_images():
+        known = {entry.image_id: entry.patient_id for entry in datastore.studies.entries() if entry.error is None}
+        patient_of = {i: require_patient(known.get(i), i) for i in datastore.get_labeled_images()}
+        patients: set[str] = set()
+        shown = False
+        for image_id, patient in patient_of.items():
+            if len(patients) >= self.about.least_patients and shown:
+                break  # thousands of other labels need not be read for this
             annotation = datastore.studies.annotation(image_id)
-            patient = require_patient(datastore.images.entry(image_id).patient_id, image_id)
             if annotation is not None and not annotation.is_unusable and self.about.teaches(annotation):
                 patients.add(patient)
                 shown = shown or self.about.shows(annotation)
