@@ -35,6 +35,7 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric
+from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CineEmbedding
@@ -97,12 +98,13 @@ def evaluate_defects(
     TrainingDataError, ModelNotFoundError
         If nobody is left to measure on, or nothing is published.
     """
+    classes = load_card(models, DEFECT_EMBEDDER).classes
     chosen = choose_held_out(
         studies,
         models,
         [DEFECT_EMBEDDER, SEPTAL_DETECTOR],
         patients=patients,
-        wants=lambda cine: cine.annotation.defect is not None and bool(crop_frames(cine, 1)),
+        wants=lambda cine: getattr(cine.annotation.defect, "value", None) in classes and bool(crop_frames(cine, 1)),
     )
     pipeline = EchoPipeline(models, device=device)
     answers = _ask(chosen, pipeline, progress)
@@ -199,9 +201,9 @@ def _patient_answers(
 ) -> tuple[list[str], NDArray[np.int_], FloatArray]:
     """Return the P patients, their true ids and (P, K) probabilities; of who got no answer the mean of the cines'."""
     owner = np.array(cohort.patients)
-    names = sorted(set(cohort.patients))
-    defects = chosen.labelled.defects
-    truth = np.array([answers.classes.index((defects[name] or Defect.NORMAL).value) for name in names])
+    told = {name: (chosen.labelled.defects[name] or Defect.NORMAL).value for name in set(cohort.patients)}
+    names = sorted(name for name, defect in told.items() if defect in answers.classes)
+    truth = np.array([answers.classes.index(told[name]) for name in names])
     rows = []
     for name in names:
         joined = pipeline.combine([answers.embedded[place] for place in np.flatnonzero(owner == name)])

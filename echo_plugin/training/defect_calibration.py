@@ -38,7 +38,9 @@ class EmbeddedCrops:
         """Return (1, D) the embedding of one cine, as predictions join its crops."""
         rows = list(self.rows[number])
         walls = [self.walls[row] for row in rows]
-        return model.pool_cine(self.embeddings[rows], torch.ones(len(rows)), self.shown[rows], walls)
+        device = model.centres.device
+        own, shown = self.embeddings[rows].to(device), self.shown[rows].to(device)
+        return model.pool_cine(own, torch.ones(len(rows), device=device), shown, walls).cpu()
 
     def of_cines(self, model: DefectEmbedder) -> Tensor:
         """Return (C, D)."""
@@ -51,7 +53,10 @@ class EmbeddedCrops:
         joined = []
         for patient in patients:
             own = [number for number, cine in enumerate(self.cines) if cine.patient_id == patient]
-            joined.append(model.pool(cines[own], torch.ones(len(own)), shown[own], model.config.patient_focus))
+            device = model.centres.device
+            weights = torch.ones(len(own), device=device)
+            parts = cines[own].to(device), weights, shown[own].to(device)
+            joined.append(model.pool(*parts, model.config.patient_focus).cpu())
         return torch.cat(joined)
 
 

@@ -15,6 +15,7 @@ from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.training.datasets import LabelledCine
 from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention
 from echo_plugin.training.defect_crops import DefectCrops
+from echo_plugin.training.splits import patient_defects
 
 
 def choose_on_validation(model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops) -> dict[str, float]:
@@ -27,18 +28,15 @@ def choose_on_validation(model: DefectEmbedder, embedded: EmbeddedCrops, crops: 
 
 
 def patients_of(cines: Sequence[LabelledCine], crops: DefectCrops) -> tuple[list[str], Tensor]:
-    """Return the patients of some cines and (P,) the class ids of their defects."""
-    said: dict[str, int] = {}
-    for cine in cines:
-        if cine.annotation.defect is not None:
-            said.setdefault(cine.patient_id, crops.classes.index(cine.annotation.defect))
+    """Return the patients of some cines and (P,) the class ids of their defects: one seen in any cine is theirs."""
+    told = patient_defects((cine.patient_id, cine.annotation.defect) for cine in cines)
+    said = {patient: crops.classes.index(defect) for patient, defect in told.items() if defect is not None}
     return list(said), torch.tensor(list(said.values()), dtype=torch.long)
 
 
 def majority_class(crops: DefectCrops, cines: Sequence[LabelledCine]) -> int:
     """Return the class of most training patients: the constant answer."""
-    said = {cine.patient_id: cine.annotation.defect for cine in cines if cine.annotation.defect is not None}
-    labels = torch.tensor([crops.classes.index(defect) for defect in said.values()])
+    _, labels = patients_of(cines, crops)
     return int(torch.bincount(labels, minlength=len(crops.classes)).argmax())
 
 

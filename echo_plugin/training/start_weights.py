@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state
+from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.pretrained import file_weights, imagenet_weights, load_body, load_encoder
 
@@ -74,10 +76,32 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
 def _start_from(published: Path, model: nn.Module, name: str) -> Start:
     """Load a published model, or the encoder of a view classifier into a network of another name."""
     card, state = load_published(published.parent, published.name)
-    load = load_encoder if card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER else load_state
-    load(model, state, card)
+    if card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
+        load_encoder(model, state, card)
+    else:
+        load_state(model, state, card)
+        _see_as(model, card)
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
+
+
+def _see_as(model: nn.Module, card: ModelCard) -> None:
+    """Let the network see its input as the weights of ``card`` were taught to.
+
+    Raises
+    ------
+    ModelMismatchError
+        If they were taught on other crops or with another head: that would be another network.
+    """
+    for key, earliest in (("cropping", "union"), ("head", "arcface")):
+        taught, wanted = card.config.get(key, earliest), getattr(model.config, key, None)
+        if wanted is not None and taught != wanted:
+            msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
+            raise ModelMismatchError(msg)
+    contrast = bool(card.config.get("is_standardised", False))
+    model.config = dataclasses.replace(model.config, is_standardised=contrast)  # type: ignore[type-var]
+    if isinstance(model, SeptalDetector):
+        model.backbone.is_standardised = contrast
 
 
 def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:

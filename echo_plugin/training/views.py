@@ -84,7 +84,7 @@ def train_views(
         task="view",
         architecture=f"{config.backbone}, {config.temporal} of {config.frames_per_clip} {config.sampling} frames",
         classes=classes,
-        config=dataclasses.asdict(config)
+        config=dataclasses.asdict(model.config)
         | {
             "majority_id": _majority(table, len(classes)),
             "validation_measure": learned.best_metric,

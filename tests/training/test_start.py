@@ -73,3 +73,30 @@ def test_weights_that_have_learned_go_on_at_a_fifth_of_the_rate(published):
     assert own.rate_for("view_classifier") == pytest.approx(0.2)
     assert own.rate_for("defect_embedder") == 1.0
     assert Start().rate_for("view_classifier") == 1.0
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+def test_weights_go_on_with_the_contrast_that_they_were_taught(tmp_path, contrast):
+    config = DetectorConfig(input_size_px=64, is_standardised=contrast)
+    card = ModelCard(
+        "septal_detector", "1", "detection", "test", ("interatrial", "interventricular"), 64,
+        dataclasses.asdict(config) | {"anchor_shapes": []}, TrainingData("noise", patients=1, cines=1, digest="0"),
+    )  # fmt: skip
+    publish(tmp_path, SeptalDetector(config).state_dict(), card)
+    network = SeptalDetector(DetectorConfig(input_size_px=64, is_standardised=not contrast))
+
+    load_start(network, "septal_detector", tmp_path, TrainOptions(start="starter"))
+
+    assert network.config.is_standardised is network.backbone.is_standardised is contrast
+
+
+def test_an_embedder_of_other_crops_is_not_gone_on_with(tmp_path):
+    config = EmbedderConfig(input_size_px=64)
+    data = TrainingData("noise", patients=1, cines=1, digest="0")
+    card = ModelCard(
+        "defect_embedder", "1", "classification", "test", ("Normal", "ASD", "VSD"), 64, dataclasses.asdict(config), data
+    )
+    publish(tmp_path, DefectEmbedder(config).state_dict(), card)
+    network = DefectEmbedder(dataclasses.replace(config, cropping="walls"))
+
+    assert load_start(network, "defect_embedder", tmp_path, TrainOptions(start="starter")) == Start()
