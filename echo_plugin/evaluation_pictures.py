@@ -15,6 +15,7 @@ from echo_plugin.box_metrics import FrameBoxes, best_overlaps
 from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
+from echo_plugin.io.sector import tissue_region
 from echo_plugin.matching import froc, match_detections, precision_recall
 from echo_plugin.preprocess import crop_square, to_model_input
 from echo_plugin.report import Picture
@@ -89,5 +90,6 @@ def embedded_picture(cine: Cine, defect: DefectPrediction, size_px: int) -> Byte
         return pixels
     box = max(defect.crops, key=lambda crop: crop.score or 0.0)
     frame = cine.read_frames([box.frame_index])[0]
-    crop: ByteArray = crop_square(frame, (box.x1, box.y1, box.x2, box.y2), size_px).numpy()
+    square = (box.x1, box.y1, box.x2, box.y2)
+    crop: ByteArray = crop_square(frame, square, size_px, region=tissue_region(cine)).numpy()  # no burned-in text
     return crop

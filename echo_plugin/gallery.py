@@ -104,6 +104,8 @@ class Gallery:
             Of the cine that is compared: it, and every case of its patient, is left out. None: not known; the patient
             that the gallery has for the image is taken then.
         """
+        if not self.cases:  # whose embeddings have no width either
+            return ()
         place = self.places.get(image_id)
         own = self.cases[place].patient_id if patient_id is None and place is not None else patient_id
         similarities = self.embeddings @ embedding

@@ -93,7 +93,8 @@ def update_gallery(
         else:
             rows[case.image_id] = case, vector
         if number % WRITE_EVERY == WRITE_EVERY - 1:
-            write_gallery(pipeline.gallery.directory, _gallery(rows, passed_over, embedder, detector, None))
+            so_far = _gallery(rows, passed_over, embedder, detector, old.operating_point)
+            write_gallery(pipeline.gallery.directory, so_far)
     if progress is not None:
         progress(len(missing), len(missing), "")
     gallery = _gallery(rows, passed_over, embedder, detector, None)
@@ -145,9 +146,10 @@ def _labelled(folder: StudyFolder) -> tuple[list[tuple[PastCase, CineEntry]], in
 
 
 def _shows_its_defect(annotation: Annotation) -> bool:
-    """Whether a defect was named, and nobody who looked at the frames found no septum on them."""
+    """Whether a defect was named, and nobody said that this cine does not show it or that it has no septum."""
     saw_no_septum = bool(annotation.annotated_frames) and not annotation.boxes
-    return annotation.defect is not None and not saw_no_septum and not annotation.is_unusable
+    is_hidden = saw_no_septum or annotation.is_defect_visible is False
+    return annotation.defect is not None and not is_hidden and not annotation.is_unusable
 
 
 def _case(annotation: Annotation, entry: CineEntry, patient_id: str) -> PastCase:

@@ -136,3 +136,11 @@ def test_kept_gallery_follows_its_file_and_refuses_that_of_another_embedder(tmp_
     assert first is again is not None
     assert len(kept.of("ab" * 32).cases) == 2
     assert kept.of("cd" * 32) is None
+
+
+def test_an_empty_gallery_has_no_nearest_case(tmp_path: Path) -> None:
+    write_gallery(tmp_path, Gallery("ab" * 32, np.zeros((0, 1), dtype=np.float32), ()))
+    gallery = read_gallery(tmp_path)
+
+    assert gallery is not None
+    assert gallery.nearest(np.ones(4, dtype=np.float32), 5, image_id="new", patient_id="p1") == ()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from echo_plugin import gallery_update
 from echo_plugin.anatomy import DEFECTS, Defect, Septum, View
 from echo_plugin.annotations import Annotation, DefectPrediction, SeptalBox
 from echo_plugin.comparison import compare_cines
@@ -229,3 +230,25 @@ def test_without_a_threshold_only_the_similarity_is_told(studies, pipeline):
     assert answer["similarity"] == pytest.approx(1.0)
     assert answer["notes"][0].startswith("No threshold is known")
     assert answer["notes"][1].startswith("Both cines are of one patient")
+
+
+def test_a_cine_said_not_to_show_its_defect_is_no_case(studies, pipeline):
+    label(studies, "c1.png", Defect.ASD, is_defect_visible=False)
+    label(studies, "c4.png", Defect.ASD, is_defect_visible=True)
+
+    assert ids(update_gallery(studies, pipeline).gallery) == ["c0.png", "c2.png", "c3.png", "c4.png", "c5.png"]
+
+
+def test_the_threshold_stays_while_an_update_is_under_way(studies, pipeline, monkeypatch):
+    point = update_gallery(studies, pipeline).gallery.operating_point
+    Image.fromarray(np.full((16, 16), 7, dtype=np.uint8)).save(studies.root / "c2.png")
+    studies.refresh()
+    monkeypatch.setattr(gallery_update, "WRITE_EVERY", 1)
+    written = []
+    write = gallery_update.write_gallery
+    monkeypatch.setattr(gallery_update, "write_gallery", lambda d, g: written.append(g.operating_point) or write(d, g))
+
+    last = update_gallery(studies, pipeline).gallery.operating_point
+
+    assert point is not None
+    assert written == [point, last]

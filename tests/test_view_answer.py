@@ -90,3 +90,14 @@ def test_other_is_no_standard_view_however_sure(classifier) -> None:
     assert answer.view is View.OTHER
     assert answer.is_standard is False
     assert np.isclose(sum(answer.probabilities.values()), 1.0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("answers_stills", [True, False])
+def test_the_limit_of_clips_says_nothing_of_a_still(classifier, answers_stills: bool) -> None:
+    config = {**rule_to_config(OpenSetRule("entropy", -1.0)), "answers_stills": answers_stills}
+    clips = torch.randn(1, 1, 1, 32, 32).expand(2, 4, 1, 32, 32)
+    limited = dataclasses.replace(CARD, config=config)
+
+    assert answer_view(classifier, limited, clips, range(8), is_still=False).is_standard is False
+    assert answer_view(classifier, limited, clips, [0], is_still=True).is_standard is None

@@ -140,6 +140,24 @@ def test_scores_of_older_models_are_used_until_the_new_have_seen_as_many(small, 
     assert used == [key] * 5 + ["newer"]
 
 
+def test_a_pool_first_read_after_failures_alone_takes_what_is_scored_later(small, published_detector, tmp_path):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    bad, good = folder.image_ids()[:2]
+    live = LivePool(folder, LabelSummaries(folder), store, published_detector)
+    store.put("m", bad, "1:2", "It cannot be read.")
+    with live.reading() as pool:
+        before = pool.scores.is_scored.sum()
+    evidence = CineProber(published_detector, device="cpu").probe(folder.read_cine(good))
+    store.put("m", good, "1:2", evidence)
+
+    with live.reading() as pool:
+        scored, embeddings = pool.scores.is_scored, pool.scores.embeddings
+
+    assert before == 0
+    assert np.flatnonzero(scored).tolist() == [pool.cines.place_of[good]]
+    np.testing.assert_allclose(embeddings[pool.cines.place_of[good]], evidence.embedding, atol=1e-3)
+
+
 def test_without_a_detector_scoring_says_what_to_do(small, tmp_path):
     with pytest.raises(ModelNotFoundError, match="septal_detector is not published"):
         score_folder(StudyFolder(small), tmp_path / "none", ScoreStore(tmp_path / "s.sqlite"))
