@@ -5,7 +5,15 @@
 
 const ascending = (frames) => [...new Set(frames)].sort((a, b) => a - b);
 
-export const newUid = () => crypto.randomUUID();
+/** Return a random UUID of version 4. `crypto.randomUUID` is missing on plain http from another computer. */
+export function newUid() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+}
+
 export const boxesOn = (annotation, frameIndex) => annotation.boxes.filter((box) => box.frame_index === frameIndex);
 export const isAnnotated = (annotation, frameIndex) => annotation.annotated_frames.includes(frameIndex);
 
