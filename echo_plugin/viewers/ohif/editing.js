@@ -9,12 +9,13 @@ import { newDraft } from './draft.js';
 import { frameList, MODEL, PERSON } from './words.js';
 
 function edit(session, change) {
-  if (session.state.draft) session.change(change(session.state.draft.now));
+  if (session.mayChange()) session.change(change(session.state.draft.now));
 }
 
 /** Draw boxes of a septum with the left mouse button; the same septum again, or null, stops it. */
 export function draw(session, septum) {
   const drawing = septum === session.state.drawing ? null : septum;
+  if (drawing !== null && !session.mayChange()) return;
   setDrawing(session.managers, drawing !== null);
   session.viewer.play(false);
   session.set({ drawing });
@@ -62,6 +63,7 @@ export function acceptEverything(session) {
 }
 
 export function copyToNext(session) {
+  if (!session.mayChange()) return;
   const { frameIndex, frames } = session.state;
   if (!shownOn(session.state, frameIndex).length) {
     session.say('This frame has no box to copy.', 'note');
@@ -75,8 +77,9 @@ export function copyToNext(session) {
 }
 
 export function fillBetween(session) {
+  if (!session.mayChange()) return;
   const { draft, frameIndex } = session.state;
-  const keys = draft && keyFrames(draft.now, frameIndex);
+  const keys = keyFrames(draft.now, frameIndex);
   if (!keys) {
     session.say('Draw a box on two frames with others between them; then fill those.', 'note');
     return;

@@ -13,6 +13,7 @@ import { MODEL, OTHER_READER, PERSON } from './words.js';
 const READER = 'echo-reader';
 const KEEP_AFTER_MS = 250;
 const SMALLEST_BOX_PX = 2;
+const NOT_READ = 'The annotation of this cine is still being read; nothing can be drawn or submitted until it is here.';
 
 const isSamePlace = (one, other) =>
   one.frame_index === other.frame_index && one.septum === other.septum &&
@@ -25,6 +26,7 @@ export class Session {
     this.picture = new PictureBoxes(this.viewer);
     this.listeners = new Set();
     this.drafts = new Map();
+    this.reading = new Set(); // ids of the cines whose annotation was asked for and is not here yet
     this.predictions = new Map();
     this.asked = null; // { imageId, frames, reason }: the cine that was asked for, until it is shown
     this.state = {
@@ -106,7 +108,8 @@ export class Session {
     if (this.asked && !asked) this.openAsked();
     if (shown.imageId === this.state.imageId && !asked) {
       this.set(shown);
-      this.draw(); // the viewport may have been made anew
+      if (this.state.draft) this.draw(); // the viewport may have been made anew
+      else this.read(shown.imageId); // it was refused, perhaps
       return;
     }
     this.asked = asked ? null : this.asked;
@@ -122,6 +125,8 @@ export class Session {
   }
 
   async read(imageId) {
+    if (this.reading.has(imageId)) return;
+    this.reading.add(imageId);
     try {
       const stored = await api.readAnnotation(imageId);
       const kept = keptDraft(imageId);
@@ -129,12 +134,25 @@ export class Session {
       this.drafts.set(imageId, draft);
       if (imageId !== this.state.imageId) return;
       this.set({ draft });
+      if (this.state.message?.text === NOT_READ) this.say('');
       if (kept) this.say('Your unsaved changes are back: submit or discard them.', 'note');
       if (kept && kept.base.revision !== stored.revision) this.set({ conflict: stored });
       this.draw();
     } catch (error) {
-      this.say(error.message, 'bad');
+      if (imageId !== this.state.imageId) return;
+      this.say(`${error.message} Nothing can be drawn before the annotation is read; draw or submit to ask again.`, 'bad');
+    } finally {
+      this.reading.delete(imageId);
     }
+  }
+
+  /** Return whether there is an annotation to change; else say why not, and ask for it again. */
+  mayChange() {
+    const { imageId, draft } = this.state;
+    if (draft) return true;
+    this.say(imageId ? NOT_READ : 'Open a cine first.', 'note');
+    if (imageId) this.read(imageId);
+    return false;
   }
 
   /** Show in the picture what the draft, the model and, in a conflict, the other reader say. */
@@ -172,7 +190,13 @@ export class Session {
   onEdit(annotation, kind) {
     const { imageId, draft, drawing } = this.state;
     const { echo } = annotation.data;
-    if (!draft || (kind === 'moved' && !echo)) return; // being drawn
+    if (kind === 'moved' && !echo) return; // being drawn
+    if (!draft) {
+      if (kind !== 'drawn') return;
+      this.mayChange();
+      queueMicrotask(() => this.state.draft || this.picture.write(imageId, [])); // it is taken away
+      return;
+    }
     if (kind === 'drawn') annotation.data.echo = { septum: drawing ?? 'unspecified', by: PERSON, score: null, author: null };
     const edited = this.picture.toBox(annotation);
     const isTiny = edited.x2 - edited.x1 < SMALLEST_BOX_PX || edited.y2 - edited.y1 < SMALLEST_BOX_PX;

@@ -2,7 +2,7 @@
 // What needs the server: predict, submit, settle a conflict, go to the next cine.
 
 import * as api from './api.js';
-import { merge, newUid, toDocument, withUids } from './annotation.js';
+import { merge, newUid, saysTheSame, toDocument, withUids } from './annotation.js';
 import { asideOf, isChanged, newDraft, setAside } from './draft.js';
 import { clock, frameList } from './words.js';
 
@@ -52,23 +52,40 @@ export const stopPredicting = () => stopping?.abort();
 
 export const submit = (session) =>
   session.work('submit', async () => {
+    if (!session.mayChange()) return;
     const { draft, reader, conflict } = session.state;
-    if (!draft) return;
     if (conflict) throw new Error('First choose what becomes of the other reader\'s version.');
     if (!reader.trim()) throw new Error('Enter your name or initials beside Submit first.');
     if (!isChanged(draft)) throw new Error('Nothing has changed since the last revision.');
     try {
       const saved = await api.submitAnnotation(toDocument(draft.now, reader.trim()));
-      adopt(session, saved, newDraft(saved));
+      const isAllSaved = adoptSaved(session, draft.now, saved);
       const boxes = `${saved.boxes.length} box${saved.boxes.length === 1 ? '' : 'es'}`;
       const on = saved.annotated_frames.length ? ` on ${frameList(saved.annotated_frames)}` : '';
-      session.say(`Saved as revision ${saved.revision} by ${saved.author} at ${clock(saved.saved_at)}: ${boxes}${on}.`);
+      const rest = isAllSaved ? '' : ' What you changed meanwhile is not submitted yet.';
+      session.say(`Saved as revision ${saved.revision} by ${saved.author} at ${clock(saved.saved_at)}: ${boxes}${on}.${rest}`);
     } catch (error) {
       if (!(error instanceof api.ConflictError)) throw error;
-      session.set({ conflict: error.current });
-      session.draw();
+      showConflict(session, error.current);
     }
   });
+
+/** Adopt what the server saved of `sent`, and keep what was changed while it was under way; return whether that is nothing. */
+function adoptSaved(session, sent, saved) {
+  const { now } = session.drafts.get(saved.image_id);
+  const isAllSaved = saysTheSame(sent, now);
+  adopt(session, saved, isAllSaved ? newDraft(saved) : { base: saved, now: withUids(merge(sent, now, saved)) });
+  return isAllSaved;
+}
+
+function showConflict(session, theirs) {
+  if (theirs.image_id !== session.state.imageId) {
+    const who = theirs.author ?? 'another reader';
+    throw new Error(`Cine ${theirs.image_id} is not submitted: ${who} saved it meanwhile; yours is kept, open it and submit again.`);
+  }
+  session.set({ conflict: theirs });
+  session.draw();
+}
 
 function adopt(session, { image_id: imageId }, draft) {
   session.drafts.set(imageId, draft);
@@ -81,6 +98,11 @@ function adopt(session, { image_id: imageId }, draft) {
 /** Settle a conflict: 'both' joins the versions, 'mine' or 'theirs' takes one; the other stays in history or aside. */
 export function settle(session, choice) {
   const { draft, conflict: theirs } = session.state;
+  if (draft?.base.image_id !== theirs.image_id) {
+    session.set({ conflict: null });
+    session.say(`That version is of cine ${theirs.image_id}, not of this one; open that cine and submit it again.`, 'bad');
+    return;
+  }
   const mine = draft.now;
   if (choice === 'theirs') {
     setAside(theirs.image_id, mine);
