@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.backbones import face_file, load_body, read_weights
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
@@ -57,7 +58,7 @@ def train_defects(
     Raises
     ------
     TrainingDataError
-        If fewer than three patients have both, or a part of the split has none.
+        If fewer than three patients have both, or a part of the split has none, or none that shows its label.
     ModelNotFoundError, ModelMismatchError
         If the weights to begin with, named by ``options.start``, are absent or do not fit.
     """
@@ -82,6 +83,7 @@ def train_defects(
             progress=progress,
         )
     parts = crops.frames.readable(parts)
+    require_shown(crops, parts, cropping)
     place(model, choose_device(options.device))
     kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, config)
     learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
@@ -139,6 +141,19 @@ def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> R
         max_minutes=options.max_minutes,
         patience=options.patience or None,
     )
+
+
+def require_shown(crops: DefectCrops, parts: dict[str, list[LabelledCine]], cropping: str) -> None:
+    """Raise TrainingDataError if there is nothing to learn from, or nothing to choose the best epoch on."""
+    has_example = bool(crops.is_example[crops.frames.of(parts["train"])].any())
+    has_truth = bool((crops.truths(parts["validation"], cropping) >= 0).any())
+    if not has_example or not has_truth:
+        part = "validation" if has_example else "train"
+        msg = (
+            f"None of the {len(parts[part])} {part} cines shows its defect label in a boxed septum that its view"
+            " images; box the septum that the defect is in on cines of more patients."
+        )
+        raise TrainingDataError(msg)
 
 
 def learn_defects(

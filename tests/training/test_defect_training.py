@@ -8,7 +8,7 @@ import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
@@ -138,6 +138,29 @@ def test_a_training_begins_with_a_published_network_or_says_what_is_wrong(easy_s
         train_defects(easy_studies, tmp_path, dataclasses.replace(SHORT, start=str(tmp_path / "wrong.pth")))
     with pytest.raises(ModelNotFoundError, match="no face-recognition weights of resnet18"):
         train_defects(easy_studies, tmp_path, dataclasses.replace(SHORT, start="face"))
+
+
+@pytest.mark.parametrize(
+    ("defect", "is_defect_visible", "part"), [(Defect.VSD, None, "validation"), (Defect.ASD, False, "train")]
+)
+def test_labels_that_no_cine_shows_are_refused_before_anything_is_learned(
+    easy_studies: Path, tmp_path: Path, defect: Defect, is_defect_visible: bool | None, part: str
+) -> None:
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    folder = StudyFolder(studies)
+    for image_id in folder.annotated_ids():
+        annotation = folder.annotation(image_id)
+        boxes = tuple(box for box in annotation.boxes if box.septum is ATRIAL)
+        said = dataclasses.replace(annotation, boxes=boxes, defect=defect, is_defect_visible=is_defect_visible)
+        folder.save_annotation(said, author="test")
+    epochs = []
+
+    with pytest.raises(TrainingDataError, match=rf"None of the \d+ {part} cines shows its defect label"):
+        train_defects(studies, tmp_path / "models", SHORT, lambda *told: epochs.append(told))
+
+    assert not epochs
+    assert not (tmp_path / "models" / "defect_embedder.json").exists()
 
 
 def seldom_seen(patients: int = 12, frames: int = 6) -> tuple[DefectEmbedder, EmbeddedCrops, torch.Tensor]:
