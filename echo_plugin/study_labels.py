@@ -69,7 +69,7 @@ def _labelled(before: Annotation, said: Mapping[str, object]) -> Annotation:
 def _read_table(table: Path, folder: StudyFolder) -> dict[str, dict[str, object]]:
     """Return what is said of each cine, by image id."""
     by_patient: dict[str, list[str]] = {}
-    entries = folder.entries()
+    entries = [entry for entry in folder.entries() if entry.error is None]  # no other can be annotated
     for entry in entries:
         if entry.patient_id is not None:
             by_patient.setdefault(entry.patient_id, []).append(entry.image_id)
@@ -111,8 +111,8 @@ def _cines_of(
     else:
         found = by_patient.get(patient, [])
     if not found:
-        which = "image" if image_id or file else "patient"
-        msg = f"{place} names no {which} of the study folder."
+        can_be = ("image", "that can be read") if image_id or file else ("patient", "with a cine that can be read")
+        msg = f"{place} names no {can_be[0]} of the study folder {can_be[1]}."
         raise AnnotationError(msg)
     return found
 

@@ -87,6 +87,19 @@ def test_a_wrong_line_is_named_and_nothing_is_written(folder: StudyFolder, text:
     assert folder.annotation(image_of(folder, "one")).revision == 1
 
 
+def test_a_cine_that_cannot_be_read_keeps_no_other_from_its_label(folder: StudyFolder) -> None:
+    (folder.root / "a" / "damaged.png").write_bytes(b"no picture")
+    with (folder.root / "patients.csv").open("a") as patients:
+        patients.write("a/damaged.png,p1\n")
+
+    summary = set_labels(folder.root, table_of(folder, "patient_id,defect\np1,VSD\np2,ASD\n"), author="table")
+
+    assert summary.changed == 3
+    with pytest.raises(AnnotationError, match="line 3 names no image of the study folder that can be read"):
+        set_labels(folder.root, table_of(folder, "file,view\nthree.png,A4C\na/damaged.png,A4C\n"), author="table")
+    assert folder.annotation(image_of(folder, "three")).view is None
+
+
 def test_the_command_says_how_many_cines_changed(folder: StudyFolder) -> None:
     table = table_of(folder, "file,defect\nthree.png,AVSD\na/one.png,ASD\n")
 

@@ -136,14 +136,22 @@ class EchoApp(MONAILabelApp):
         self.score_keeper.start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
-        """Store what was submitted as a report too, and train, if that was asked for when the server started."""
-        self.auto_finetune.submitted()
+        """Store what was submitted as a report too, and train, if that was asked for when the server started.
+
+        The label is stored already: nothing that fails here may look as if it were lost.
+        """
+        try:
+            self.auto_finetune.submitted()
+        except Exception:
+            logger.exception("Label of %s is stored, but no training was started", label_id)
         if not self.reports_at_once:
             return
         try:
             self.reports.of_annotation(self.datastore().images.resolve(image_id))
         except (EchoError, OSError) as exc:
             logger.warning("Label of %s is stored, but became no report: %s", label_id, exc)
+        except Exception:
+            logger.exception("Label of %s is stored, but became no report", label_id)
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 from PIL import Image
 
+from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.dicomweb_media import (
     DICOM,
@@ -34,6 +37,8 @@ from echo_plugin.host.dicomweb_media import (
 from echo_plugin.host.dicomweb_query import Level, parse_query, search
 from echo_plugin.host.request_parts import echo_app, run_heavy
 from echo_plugin.io.dicom_json import read_bulk_value
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/dicom-web")
 STUDY = "/studies/{study}"
@@ -55,9 +60,17 @@ def base_url(http: Request) -> str:
 
 
 def dicom_json(content: Any, status: int = 200) -> Response:
-    """Return an answer in DICOM JSON."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    """Return an answer in DICOM JSON; NaN and Infinity, which JSON does not know, are null."""
+    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text.encode(errors="replace"), status, media_type=DICOM_JSON)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _search(http: Request, level: Level, study: str | None = None, series: str | None = None) -> Response:
@@ -96,9 +109,21 @@ def search_instances(http: Request) -> Response:
 @router.get(f"{SERIES}/metadata", summary="Headers of a series")
 @router.get(f"{INSTANCE}/metadata", summary="Header of an instance")
 def metadata(http: Request, study: str) -> Response:
-    """Return every attribute but the bulk data, which are named by address or, for pixels, left out."""
+    """Return every attribute but the bulk data, which are named by address or, for pixels, left out.
+
+    A damaged file is left out, unless there is no other.
+    """
     here, url = archive(), base_url(http)
-    return dicom_json([here.metadata(i, url) for i in here.instances(study, *_below_study(http))])
+    headers, failures = [], []
+    for instance in here.instances(study, *_below_study(http)):
+        try:
+            headers.append(here.metadata(instance, url))
+        except (UnreadableCineError, OSError) as exc:
+            logger.warning("Metadata without %s: %s", instance.path.name, exc)
+            failures.append(exc)
+    if not headers:
+        raise failures[0]
+    return dicom_json(headers)
 
 
 @router.get(STUDY, summary="Files of a study")

@@ -99,6 +99,8 @@ class ReportingPipeline(EchoPipeline):
                 self.reports.of_prediction(cine.image_id, prediction)
             except (EchoError, OSError) as exc:
                 logger.warning("Prediction of %s became no report: %s", cine.image_id, exc)
+            except Exception:  # the answer is there: whatever the report lacks, it is given
+                logger.exception("Prediction of %s became no report", cine.image_id)
         return prediction
 
 
@@ -108,7 +110,7 @@ def source_of(studies: StudyFolder, image_id: str) -> Dataset:
     Raises
     ------
     AnnotationError
-        If the cine is no DICOM file.
+        If the cine is no DICOM file, or lacks a UID that a report refers to.
     """
     cine = studies.read_cine(image_id)
     if cine.sop_instance_uid is None:

@@ -39,6 +39,7 @@ _COPIED = (
 )  # fmt: skip
 _EMPTY_ALLOWED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
                   "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+_REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,19 @@ class Observer:
 
 
 def read_source(path: Path) -> Dataset:
-    """Return the header of the DICOM cine that a report is about."""
-    return dcmread(path, stop_before_pixels=True, force=True)
+    """Return the header of the DICOM cine that a report is about.
+
+    Raises
+    ------
+    AnnotationError
+        If it lacks a UID that a report refers to.
+    """
+    source = dcmread(path, stop_before_pixels=True, force=True)
+    missing = [keyword for keyword in _REFERRED_TO if not source.get(keyword)]
+    if missing:
+        msg = f"File {path.name!r} has no {' and no '.join(missing)}; a structured report must refer to it."
+        raise AnnotationError(msg)
+    return source
 
 
 def boxes_report(source: Dataset, boxes: Sequence[SeptalBox], observer: Observer, *, now: datetime) -> Dataset:

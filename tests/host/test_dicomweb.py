@@ -2,6 +2,7 @@
 """What a DICOMweb client finds in a study folder: searches, headers, frames as they are stored, pictures."""
 
 import io
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
@@ -14,9 +15,12 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import generate_pixel_data_frame
 
+from echo_plugin.errors import UnreadableCineError
+from echo_plugin.host import dicom_archive
 from echo_plugin.host.dicomweb_media import accepted_types
 from echo_plugin.host.dicomweb_query import parse_query
 from echo_plugin.io.dicom_catalogue import DicomCatalogue
+from echo_plugin.io.dicom_json import read_metadata
 
 STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 
@@ -128,6 +132,35 @@ def test_metadata_have_no_pixels_and_large_values_by_address(web, archive, first
     assert header["00100020"]["Value"] == [changed.PatientID]
     (part,) = parts_of(web.get(header["00091010"]["BulkDataURI"]))
     assert part[1] == bytes(range(256)) * 40
+
+
+def test_numbers_that_json_does_not_know_are_null(web, archive, first, address):
+    changed = dcmread(first.path)
+    changed.add_new(0x00186024, "FD", [float("nan"), 2.5, float("-inf")])
+    changed.save_as(first.path)
+    archive.catalogue.refresh()
+
+    answer = web.get(f"{address}/metadata")
+
+    (header,) = json.loads(answer.text, parse_constant=pytest.fail)
+    assert header["00186024"]["Value"] == [None, 2.5, None]
+
+
+def test_a_damaged_file_is_left_out_of_the_headers_of_its_study(web, archive, first, address, monkeypatch):
+    def damaged(path, url):
+        if path == first.path:
+            msg = "File is damaged."
+            raise UnreadableCineError(msg)
+        return read_metadata(path, url)
+
+    monkeypatch.setattr(dicom_archive, "read_metadata", damaged)
+
+    answer = web.get(f"/dicom-web/studies/{first.study_uid}/metadata")
+    alone = web.get(f"{address}/metadata")
+
+    others = [i.sop_uid for i in archive.instances(first.study_uid) if i.sop_uid != first.sop_uid]
+    assert values(answer, "00080018") == others
+    assert (400 <= alone.status_code < 500, alone.json()["detail"]) == (True, "File is damaged.")
 
 
 def test_whole_instances_come_as_they_are_on_disk(web, archive, first):
