@@ -85,10 +85,11 @@ async def store(http: Request) -> Response:
 
         def keep() -> list[Outcome]:
             with _STORING:
-                return [store_file(here, path, study) for path in paths]
+                outcomes = [store_file(here, path, study) for path in paths]
+            here.catalogue.refresh()
+            return outcomes
 
         outcomes = await run_heavy(keep)
-    here.catalogue.refresh()
     failed = sum(outcome.problem is not None for outcome in outcomes)
     return dicom_json(_answer(outcomes, base_url(http)), 409 if failed == len(outcomes) else 202 if failed else 200)
 

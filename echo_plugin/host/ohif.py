@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import json
 import mimetypes
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from echo_plugin.host.ohif_package import BASE_PATH, VIEWER, ViewerUnavailableError
-from echo_plugin.host.request_parts import run_heavy
 
 router = APIRouter(include_in_schema=False)
 
 EXTENSION_FOLDER = Path(__file__).resolve().parents[1] / "viewers" / "ohif"
 MODE_FILE = "echo-mode.js"
-_WAIT_S = 240.0
+_WAIT_S, _LOOK_EVERY_S = 240.0, 0.25
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".css": "text/css"}
 
 UNAVAILABLE = """<!doctype html><html lang="en"><title>OHIF is not there</title>
@@ -89,7 +90,7 @@ def app_config() -> Response:
 async def viewer_file(path: str) -> Response:
     """Return a file of the viewer; any other address is a page that the viewer itself shows."""
     try:
-        folder = await run_heavy(lambda: VIEWER.wait(_WAIT_S)) if not VIEWER.is_ready else VIEWER.folder
+        folder = await _viewer_folder()
     except ViewerUnavailableError as exc:
         return HTMLResponse(UNAVAILABLE.format(exc), status_code=503)
     file = _inside(folder, path)
@@ -107,6 +108,16 @@ def extension_file(path: str) -> Response:
     if file is None:
         raise HTTPException(404, f"There is no {path[:80]!r} among the viewer's extension files.")
     return FileResponse(file, media_type=_media_type(file), headers={"Cache-Control": "no-cache"})
+
+
+async def _viewer_folder() -> Path:
+    """Return the folder of the viewer once it is fetched; whoever waits for it takes no thread from predictions."""
+    with suppress(ViewerUnavailableError):
+        return VIEWER.wait(0)  # or begins to fetch it
+    with anyio.move_on_after(_WAIT_S):
+        while VIEWER.is_fetching:
+            await anyio.sleep(_LOOK_EVERY_S)
+    return VIEWER.wait(0)
 
 
 def _inside(folder: Path, path: str) -> Path | None:

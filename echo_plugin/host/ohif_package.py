@@ -68,10 +68,15 @@ class ViewerPackage:
         """Whether the viewer can be served; it appears in one step."""
         return (self.folder / "index.html").is_file()
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the thread that fetches the viewer is at work."""
+        return self._worker is not None and self._worker.is_alive()
+
     def start(self) -> None:
         """Begin to fetch what is not there, without waiting."""
         with self._starting:
-            if self.is_ready or (self._worker and self._worker.is_alive()):
+            if self.is_ready or self.is_fetching:
                 return
             self._problem = None
             self._worker = threading.Thread(target=self._fetch, name="fetch-ohif", daemon=True)

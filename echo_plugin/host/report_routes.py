@@ -23,14 +23,14 @@ What = Annotated[Literal["annotation", "prediction"], Query(description="What th
 async def store_reports(image: str, what: What = "annotation") -> dict[str, list[str]]:
     """Store what a person drew on a cine, or what the models say of it now, as DICOM SR; return the SOP UIDs."""
     app = echo_app()
-    images = app.datastore().images
-    image_id = images.resolve(image)
-    if what == "annotation":
-        return {"stored": await run_heavy(lambda: app.reports.of_annotation(image_id))}
-    published = set(app.pipeline.cards())
-    tasks = [task for task, needed in MODELS_OF_TASK.items() if needed <= published]
 
     def report() -> list[str]:
+        images = app.datastore().images
+        image_id = images.resolve(image)
+        if what == "annotation":
+            return app.reports.of_annotation(image_id)
+        published = set(app.pipeline.cards())
+        tasks = [task for task, needed in MODELS_OF_TASK.items() if needed <= published]
         return app.reports.of_prediction(image_id, app.pipeline.predict(images.read(image_id), tasks=tasks))
 
     return {"stored": await run_heavy(report)}

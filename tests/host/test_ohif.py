@@ -5,7 +5,9 @@ import io
 import json
 import subprocess
 import tarfile
+import threading
 
+import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -19,6 +21,7 @@ from echo_plugin.host.ohif_package import (
     require_integrity,
     unpack,
 )
+from echo_plugin.host.request_parts import HEAVY, run_heavy
 
 FILES = {
     "package/package.json": "{}",
@@ -195,3 +198,35 @@ def test_a_viewer_that_cannot_be_fetched_is_a_page_that_says_so(browser, package
 
     assert answer.status_code == 503
     assert "could not be fetched" in answer.text
+
+
+def test_pages_that_wait_for_the_viewer_keep_nobody_from_predicting(package, monkeypatch):
+    started, may_end = threading.Event(), threading.Event()
+
+    def slow(*places) -> None:
+        started.set()
+        assert may_end.wait(60)
+        fetch(*places)
+
+    monkeypatch.setattr(ohif, "VIEWER", package)
+    monkeypatch.setattr(ohif_package, "fetch", slow)
+    answers = []
+
+    async def page() -> None:
+        answers.append(await ohif.viewer_file(""))
+
+    async def visit() -> str:
+        async with anyio.create_task_group() as group:
+            for _ in range(HEAVY.total_tokens + 1):
+                group.start_soon(page)
+            await anyio.to_thread.run_sync(started.wait)
+            try:
+                with anyio.fail_after(20):
+                    predicted = await run_heavy(lambda: "predicted")
+                assert not answers
+            finally:
+                may_end.set()
+        return predicted
+
+    assert anyio.run(visit) == "predicted"
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
