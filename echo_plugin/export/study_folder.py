@@ -8,7 +8,6 @@ pseudonyms, so that a later export has the same ones and only the folder's holde
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +23,17 @@ from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.errors import AnnotationError, EchoError, UnreadableCineError
 from echo_plugin.export.pictures import with_boxes, write_film
 from echo_plugin.export.tables import ExportedCine, frame_name, write_coco, write_csv
+from echo_plugin.io.annotation_store import AnnotationStore
+from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.deidentify import Pseudonyms, deidentified_instance, masked, tissue_mask
 from echo_plugin.io.dicom_sr import Observer, boxes_report, write_report
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 
 logger = logging.getLogger(__name__)
 
 KEY_FILE = ".echo_export_key"
+_KEY_BYTES = 32
 OBSERVER = Observer("Annotator")
 
 
@@ -105,7 +108,8 @@ def _export_cine(
     annotation = folder.annotation(image_id)
     assert annotation is not None
     cine = folder.read_cine(image_id)
-    patient = pseudonyms.name("patient", cine.patient_id or folder.entry(image_id).patient_id or image_id)
+    identity = cine.patient_id or folder.entry(image_id).patient_id or image_id
+    patient = pseudonyms.name("patient", identity)
     mask = tissue_mask(cine)
     if ExportFormat.COCO in formats or ExportFormat.PNG in formats:
         frames = masked(cine.read_frames(annotation.annotated_frames), mask)
@@ -116,9 +120,7 @@ def _export_cine(
             path = out / ExportFormat.MP4 / f"{name}.mp4"
             write_film(frames, annotation.boxes, path, frame_time_ms=cine.frame_time_ms)
         if ExportFormat.SR in formats:
-            _write_dicom(
-                replace(cine, patient_id=cine.patient_id or patient), frames, annotation, pseudonyms, name, out
-            )
+            _write_dicom(replace(cine, patient_id=identity), frames, annotation, pseudonyms, name, out)
     return ExportedCine(name, patient, cine.frame_count, cine.height, cine.width, cine.frame_time_ms, annotation)
 
 
@@ -162,13 +164,27 @@ def parse_formats(text: str) -> Sequence[ExportFormat]:
 
 
 def _key(root: Path) -> bytes:
-    """Return the secret of a study folder, made at its first export and readable by its owner only."""
+    """Return the secret of a study folder, made at its first export and readable by its owner only.
+
+    Raises
+    ------
+    EchoError
+        If it cannot be read or made, or is damaged: other pseudonyms would be made with another one.
+    """
     path = root / KEY_FILE
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        key = secrets.token_bytes(32)
-        file.write(key)
+        if not path.exists():
+            with AnnotationStore(root / ANNOTATIONS_DIRECTORY).locked():
+                if not path.exists():  # another export may have made it meanwhile
+                    write_atomically(path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+        key = path.read_bytes()
+    except OSError as exc:
+        msg = f"Export key {KEY_FILE} of the study folder cannot be used ({exc.strerror or exc}); make it accessible."
+        raise EchoError(msg) from exc
+    if len(key) != _KEY_BYTES:
+        msg = (
+            f"Export key {KEY_FILE} of the study folder has {len(key)} bytes, not {_KEY_BYTES}; restore it from a"
+            " backup, or delete it to get other pseudonyms than before."
+        )
+        raise EchoError(msg)
     return key

@@ -28,7 +28,7 @@ from echo_plugin.cine import ByteArray, Cine, RegionDataType, UltrasoundRegion
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io import sr_content as sr
 from echo_plugin.io.luma import to_grey
-from echo_plugin.io.sector import find_sector_area, header_tissue_region
+from echo_plugin.io.sector import find_flicker_area, find_sector_area, header_tissue_region
 
 _FRAMES_LOOKED_AT = 16
 _LEFT_EMPTY = (
@@ -60,6 +60,8 @@ class Pseudonyms:
 def tissue_mask(cine: Cine) -> NDArray[np.bool_]:
     """Return the (H, W) pixels that show tissue: the hull of what moves like tissue, inside the header's region.
 
+    A page of text has texture too, so in what stands still texture counts only inside a region of the header.
+
     Raises
     ------
     UnreadableCineError
@@ -67,8 +69,10 @@ def tissue_mask(cine: Cine) -> NDArray[np.bool_]:
     """
     count = min(_FRAMES_LOOKED_AT, cine.frame_count)
     frame_indices = np.linspace(0, cine.frame_count - 1, count).astype(int).tolist()
-    area = find_sector_area(to_grey(cine.read_frames(frame_indices)))
-    region = header_tissue_region(cine)
+    grey, region = to_grey(cine.read_frames(frame_indices)), header_tissue_region(cine)
+    area = find_flicker_area(grey)
+    if area is None and region is not None and _tells_tissue_from_text(region, cine):
+        area = find_sector_area(grey)
     if area is not None and region is not None:
         inside = np.zeros_like(area)
         inside[round(region.y1) : round(region.y2), round(region.x1) : round(region.x2)] = True
@@ -82,6 +86,11 @@ def tissue_mask(cine: Cine) -> NDArray[np.bool_]:
     picture = Image.new("1", (cine.width, cine.height))
     ImageDraw.Draw(picture).polygon([(int(x), int(y)) for x, y in hull], fill=1, outline=1)
     return np.asarray(picture, dtype=bool)
+
+
+def _tells_tissue_from_text(region: UltrasoundRegion, cine: Cine) -> bool:
+    """Whether a region of the header is a part of the picture; one that is all of it excludes no text."""
+    return (region.x2 - region.x1, region.y2 - region.y1) != (cine.width, cine.height)
 
 
 def masked(frames: ByteArray, mask: NDArray[np.bool_]) -> ByteArray:

@@ -52,13 +52,18 @@ def find_sector_area(grey: ByteArray) -> NDArray[np.bool_] | None:
     """Return the (H, W) pixels with signal of the sector in (T, H, W) uint8 frames; None: nothing looks like one."""
     if len(grey) == 0:
         return None
-    if len(grey) > 1:
-        flicker = grey.max(axis=0) - grey.min(axis=0)
-        area = _largest_dense_area(flicker >= _FLICKER)
-        if area is not None:
-            return area
+    area = find_flicker_area(grey)
+    if area is not None:
+        return area
     texture = ndimage.maximum_filter(grey[0], 3) - ndimage.minimum_filter(grey[0], 3)
     return _largest_dense_area(texture >= _FLICKER)
+
+
+def find_flicker_area(grey: ByteArray) -> NDArray[np.bool_] | None:
+    """Return the (H, W) pixels of (T, H, W) uint8 frames that flicker as echoes do; None: a still, or nothing does."""
+    if len(grey) < 2:
+        return None
+    return _largest_dense_area(grey.max(axis=0) - grey.min(axis=0) >= _FLICKER)
 
 
 def _largest_dense_area(signal: NDArray[np.bool_]) -> NDArray[np.bool_] | None:

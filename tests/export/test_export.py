@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 from datetime import datetime
@@ -16,7 +17,7 @@ from pydicom import dcmread
 
 from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.cine import Cine, FramesInMemory
+from echo_plugin.cine import Cine, FramesInMemory, RegionDataType, UltrasoundRegion
 from echo_plugin.errors import EchoError, UnreadableCineError
 from echo_plugin.export.study_folder import KEY_FILE, ExportFormat, export_study_folder, parse_formats
 from echo_plugin.io.cine_file import read_cine
@@ -197,6 +198,90 @@ def test_text_in_the_corner_of_the_region_is_not_tissue():
 
     assert not mask[4:14, 4:40].any()
     assert mask[fan].mean() > 0.95
+
+
+def page_of_text(frames: int) -> np.ndarray:
+    """(T, 120, 160, 1) frames of dense strokes that stand still."""
+    page = np.zeros((120, 160, 1), dtype=np.uint8)
+    page[10:110:4, 10:150:3] = 220
+    return np.repeat(page[None], frames, axis=0)
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("region", [None, (0, 0, 160, 120)])
+def test_a_page_of_text_is_no_tissue(frames, region):
+    regions = () if region is None else (UltrasoundRegion(*region, data_type=RegionDataType.TISSUE),)
+
+    with pytest.raises(UnreadableCineError, match="no sector that could be told from text"):
+        tissue_mask(Cine("page", FramesInMemory(page_of_text(frames)), regions=regions))
+
+
+def test_a_still_shows_tissue_only_where_its_header_says():
+    still = np.random.default_rng(1).integers(0, 255, (1, 120, 160, 1), dtype=np.uint8)
+    region = UltrasoundRegion(40, 30, 120, 100, data_type=RegionDataType.TISSUE)
+
+    mask = tissue_mask(Cine("still", FramesInMemory(still), regions=(region,)))
+
+    assert mask[30:100, 40:120].mean() > 0.95
+    assert mask.sum() == mask[30:100, 40:120].sum()
+
+
+def test_a_still_of_text_is_named_in_the_report_and_not_written(tmp_path):
+    Image.fromarray(page_of_text(1)[0, ..., 0]).save(tmp_path / "page.png")
+    folder = StudyFolder(tmp_path)
+    folder.save_annotation(Annotation(folder.image_ids()[0], (), (0,)), author="x")
+
+    done = export_study_folder(tmp_path, tmp_path / "out", [ExportFormat.PNG, ExportFormat.SR])
+
+    assert done.cines == 0
+    assert "page.png" in done.problems[0]
+    assert not list((tmp_path / "out/png").iterdir())
+    assert not list((tmp_path / "out/sr").iterdir())
+
+
+def test_tables_and_dicom_name_a_patient_alike(studies, tmp_path):
+    """A file that names no patient: patients.csv may, or it is a patient of its own."""
+    known, unknown = sorted(studies.rglob("*.dcm"))
+    for path, to in ((known, "known.dcm"), (unknown, "unknown.dcm")):
+        anonymous = dcmread(path)
+        anonymous.PatientID = ""
+        anonymous.save_as(tmp_path / to)
+    (tmp_path / "patients.csv").write_text(f"image_id,patient_id\n{dcmread(known).SOPInstanceUID},P-7\n")
+    folder = StudyFolder(tmp_path)
+    for image_id in folder.image_ids():
+        folder.save_annotation(Annotation(image_id, (), (0,)), author="x")
+
+    done = export_study_folder(tmp_path, tmp_path / "out", [ExportFormat.CSV, ExportFormat.SR])
+
+    assert (done.cines, done.problems) == (2, ())
+    with (tmp_path / "out/csv/cines.csv").open() as file:
+        in_tables = {row["patient"] for row in csv.DictReader(file)}
+    assert len(in_tables) == 2
+    assert {dcmread(path).PatientID for path in (tmp_path / "out/sr").glob("*.dcm")} == in_tables
+    assert Pseudonyms((tmp_path / KEY_FILE).read_bytes()).name("patient", "P-7") in in_tables
+
+
+@pytest.mark.parametrize("content", [b"", b"k" * 31])
+def test_a_damaged_key_is_refused(studies, tmp_path, content):
+    copied = shutil.copytree(studies, tmp_path / "studies")
+    (copied / KEY_FILE).write_bytes(content)
+
+    with pytest.raises(EchoError, match=rf"has {len(content)} bytes, not 32; restore it"):
+        export_study_folder(copied, tmp_path / "out", [ExportFormat.CSV])
+
+
+def test_a_key_that_cannot_be_written_is_said_and_leaves_nothing(studies, tmp_path, monkeypatch):
+    copied = shutil.copytree(studies, tmp_path / "studies")
+    (copied / KEY_FILE).unlink(missing_ok=True)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(EchoError, match=r"cannot be used \(No space left"):
+        patched.setattr(os, "fsync", full)
+        export_study_folder(copied, tmp_path / "out", [ExportFormat.CSV])
+
+    assert not (copied / KEY_FILE).exists()
 
 
 def test_a_still_without_texture_is_refused():
