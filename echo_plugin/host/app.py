@@ -142,16 +142,16 @@ class EchoApp(MONAILabelApp):
         """
         try:
             self.auto_finetune.submitted()
-        except Exception:
-            logger.exception("Label of %s is stored, but no training was started", label_id)
+        except Exception as exc:
+            logger.error("Label of %s is stored, but no training was started (%s)", label_id, type(exc).__name__)
         if not self.reports_at_once:
             return
         try:
             self.reports.of_annotation(self.datastore().images.resolve(image_id))
         except (EchoError, OSError) as exc:
             logger.warning("Label of %s is stored, but became no report: %s", label_id, exc)
-        except Exception:
-            logger.exception("Label of %s is stored, but became no report", label_id)
+        except Exception as exc:
+            logger.error("Label of %s is stored, but became no report (%s)", label_id, type(exc).__name__)
 
     def _read_cine(self, image: str | Path) -> tuple[Cine, Path]:
         if isinstance(image, Path):  # uploaded with the request; never text of a request

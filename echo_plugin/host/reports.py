@@ -99,8 +99,8 @@ class ReportingPipeline(EchoPipeline):
                 self.reports.of_prediction(cine.image_id, prediction)
             except (EchoError, OSError) as exc:
                 logger.warning("Prediction of %s became no report: %s", cine.image_id, exc)
-            except Exception:  # the answer is there: whatever the report lacks, it is given
-                logger.exception("Prediction of %s became no report", cine.image_id)
+            except Exception as exc:  # the answer is there: whatever the report lacks, it is given
+                logger.error("Prediction of %s became no report (%s)", cine.image_id, type(exc).__name__)
         return prediction
 
 

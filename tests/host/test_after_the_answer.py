@@ -31,8 +31,8 @@ def test_a_stored_label_does_not_look_lost_when_report_and_training_fail(caplog)
         EchoApp.on_save_label(app, "1.2.3", "1.2.3")
 
     assert [record.getMessage() for record in caplog.records] == [
-        "Label of 1.2.3 is stored, but no training was started",
-        "Label of 1.2.3 is stored, but became no report",
+        "Label of 1.2.3 is stored, but no training was started (RuntimeError)",
+        "Label of 1.2.3 is stored, but became no report (RuntimeError)",
     ]
 
 
