@@ -92,7 +92,7 @@ class Pacs:
             page = self._get_json("/instances", parameters)
             new = {uid: item for item in page if (uid := first_value(item, "00080018")) and uid not in found}
             found |= new
-            if len(page) < _PAGE or not new:  # an archive that knows no paging sends everything, or the same again
+            if not new:  # a short page is no end: archives send fewer than asked, or know no paging and repeat
                 break
         return list(found.values())
 

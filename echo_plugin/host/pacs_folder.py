@@ -4,7 +4,7 @@
     <root>/pacs/<SOP Instance UID>.dcm   what was fetched; may be deleted, annotations may not
     <root>/annotations/                  as in any study folder
 
-The folder belongs to its owner only. A training reads it like any other: an annotated cine has been fetched.
+A folder made here belongs to its owner only. A training reads it like any other: an annotated cine has been fetched.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class PacsFolder(StudyFolder):
     """The ultrasound instances of ``pacs``, with what was fetched and annotated below ``root``."""
 
     def __init__(self, root: Path, pacs: Pacs) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that is there keeps the rights it was given
         self.pacs = pacs
         self._listed: dict[str, dict[str, Any]] = {}
         self._listed_at = -RELIST_AFTER_S
@@ -52,10 +51,18 @@ class PacsFolder(StudyFolder):
             self._listed_at = time.monotonic()
             try:
                 items = self.pacs.instances()
+                before = self._listed.keys()
                 self._listed = {uid: item for item in items if is_uid(uid := first_value(item, "00080018"))}
+                self.generation += before != self._listed.keys()
             except PacsError as exc:
                 logger.warning("Cines of the archive are those known before: %s", exc)
         return super().refresh(progress)
+
+    def entries(self) -> list[CineEntry]:
+        """Return every image file that is here, then what the archive lists besides; the path of that is no file."""
+        here = super().entries()
+        known = {entry.image_id for entry in here if entry.error is None}
+        return [*here, *(self._listed_entry(uid, item) for uid, item in self._listed.items() if uid not in known)]
 
     def image_ids(self) -> list[str]:
         """Return the ids of the cines that were fetched, then of those in the archive."""
@@ -75,6 +82,9 @@ class PacsFolder(StudyFolder):
         except UnknownImageError:
             if item is None:
                 raise
+        return self._listed_entry(image_id, item)
+
+    def _listed_entry(self, image_id: str, item: dict[str, Any]) -> CineEntry:
         return CineEntry(
             image_id=image_id,
             path=self._path(image_id),

@@ -20,6 +20,7 @@ from echo_plugin.acquisition.score_store import models_key
 from echo_plugin.errors import EchoError
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.waiting_cines import WaitingCines
+from echo_plugin.io.study_folder import CineEntry
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class ScoreKeeper:
 
     def progress(self) -> dict[str, Any]:
         """Return ``state`` (scoring, idle, failed, no model), ``done`` of ``total`` cines, ``eta_s``, ``message``."""
-        entries = [entry for entry in self._datastore.studies.entries() if entry.error is None]
+        entries = self._entries()
         facts: dict[str, Any] = {"total": len(entries), "done": 0, "eta_s": None, "message": self._message}
         try:
             key = models_key(self._models)
@@ -123,11 +124,15 @@ class ScoreKeeper:
         if self._message:
             return state[:2] != self._scored[:2] or time.monotonic() - self._ended_at > TRY_AGAIN_AFTER_S
         if state[:2] != self._scored[:2]:
-            entries = [entry for entry in self._datastore.studies.entries() if entry.error is None]
+            entries = self._entries()
             if self._waiting.store.unscored(key, entries):
                 return True
             self._scored = (*state[:2], self._scored[2])
         return labels != self._scored[2] and time.monotonic() - self._ended_at > JUDGE_EVERY_S
+
+    def _entries(self) -> list[CineEntry]:
+        """Return the cines that can be scored: those whose file is here, not only in an archive."""
+        return [e for e in self._datastore.studies.entries() if e.error is None and e.path.is_file()]
 
     def _note_end(self) -> None:
         if self._job is None:

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydicom import dcmread
 
+from echo_plugin.acquisition.live_pool import LivePool
+from echo_plugin.acquisition.score_store import ScoreStore
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
@@ -27,6 +29,7 @@ from echo_plugin.host.pacs import (
 )
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 
 STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
@@ -349,6 +352,58 @@ def test_the_archive_is_neither_added_to_nor_removed_from(folder):
         folder.add_image(b"x", "x.dcm")
     with pytest.raises(UnreadableCineError, match="which keeps it"):
         folder.remove_image(folder.image_ids()[0])
+
+
+def test_a_page_shorter_than_asked_for_is_not_the_last(monkeypatch):
+    items = [{"00080018": {"vr": "UI", "Value": [f"1.2.{n}"]}} for n in range(7)]
+
+    def three_at_most(_self, _path, parameters):
+        return items[parameters["offset"] :][:3]
+
+    monkeypatch.setattr(Pacs, "_get_json", three_at_most)
+
+    assert Pacs("http://x/dicom-web").instances() == items
+
+
+def test_cines_of_a_fresh_archive_can_be_chosen(folder, archive, tmp_path):
+    """A choice of the next cine sees what nobody has fetched yet, and what the archive gets later."""
+    store = ScoreStore(tmp_path / "scores.sqlite")
+    live = LivePool(folder, LabelSummaries(folder), store, tmp_path)
+    with live.reading() as pool:
+        assert set(pool.cines.image_ids) == set(archive.catalogue.instances())
+        assert set(pool.cines.frame_counts) == {4}
+    before = folder.generation
+
+    folder._listed_at = -1e9
+    folder.refresh()
+    assert folder.generation == before
+
+    one = folder.pacs.instances()[0]
+    one["00080018"]["Value"] = ["1.2.3.4.9"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Pacs, "instances", lambda _self: [one])
+        folder._listed_at = -1e9
+        folder.refresh()
+    with live.reading() as pool:
+        assert pool.cines.image_ids == ("1.2.3.4.9",)
+
+
+def test_a_fetched_cine_is_one_entry(folder):
+    image_id = folder.image_ids()[0]
+    folder.read_cine(image_id)
+
+    assert sorted(entry.image_id for entry in folder.entries()) == sorted(folder.image_ids())
+    assert [entry.image_id for entry in folder.entries() if entry.path.is_file()] == [image_id]
+
+
+def test_a_folder_that_was_there_keeps_its_rights(pacs, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o750)
+
+    PacsFolder(shared, pacs)
+
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o750
 
 
 def test_pages_are_followed_to_the_end(recorder):
