@@ -113,7 +113,7 @@ def measure_view_share(models: Path, cine: Cine, view: View) -> dict[str, Any]:
     length = classifier.config.frames_per_clip
     starts = torch.arange(max(cine.frame_count - length, 0) + 1)
     clips = (starts[:, None] + torch.arange(length)).clamp(max=cine.frame_count - 1)
-    probabilities = torch.cat([classifier(normalise(pixels[part])).softmax(dim=1) for part in clips.split(16)])
+    probabilities = torch.cat([classifier(normalise(pixels[part])).softmax(dim=1) for part in torch.split(clips, 16)])
     place = card.classes.index(view.value)
     return {
         "model": f"{card.name} {card.version}, trained on {card.trained_on}",

@@ -58,7 +58,9 @@ def test_the_same_studies_are_listed(ours, theirs):
     assert listed(ours.search_for_studies(), *COMPARED) == listed(theirs.search_for_studies(), *COMPARED)
 
 
-@pytest.mark.parametrize("filters", [{"PatientID": "PHANTOM-11-0001"}, {"PatientID": "nobody"}, {"ModalitiesInStudy": "US"}])
+@pytest.mark.parametrize(
+    "filters", [{"PatientID": "PHANTOM-11-0001"}, {"PatientID": "nobody"}, {"ModalitiesInStudy": "US"}]
+)
 def test_the_same_studies_match(ours, theirs, filters):
     found = [listed(client.search_for_studies(search_filters=filters), "00100020") for client in (ours, theirs)]
 
