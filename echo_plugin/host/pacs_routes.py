@@ -8,25 +8,28 @@ data too. A report that a person saved in OHIF also becomes a revision of the an
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
 
 from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb import base_url
 from echo_plugin.host.dicomweb_media import DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
-from echo_plugin.host.pacs import TIMEOUT, Pacs
+from echo_plugin.host.pacs import TIMEOUT, Pacs, first_value
 from echo_plugin.host.report_submission import annotate_from_report
 from echo_plugin.host.request_parts import echo_app, run_heavy
+from echo_plugin.io.dicom_sr_read import read_report
 
 logger = logging.getLogger(__name__)
 
@@ -69,34 +72,62 @@ async def pass_through(http: Request, path: str) -> Response:
     except httpx.HTTPError as exc:
         await client.aclose()
         return JSONResponse({"detail": f"The archive {archive.host} cannot be reached ({type(exc).__name__})."}, 502)
+    except BaseException:
+        await client.aclose()
+        raise
     if 300 <= answer.status_code < 400 and answer.status_code != 304:
         await _close(client, answer)
         return JSONResponse({"detail": f"The archive {archive.host} redirects elsewhere, which is refused."}, 502)
-    if body is not None and answer.is_success:
-        await run_heavy(lambda: annotate_from_body(body, http.headers.get("content-type", "")))
-    return await _answer(http, archive, client, answer)
+    return await _answer(http, archive, client, answer, body if answer.is_success else None)
 
 
-async def _answer(http: Request, archive: Pacs, client: httpx.AsyncClient, answer: httpx.Response) -> Response:
+async def _answer(
+    http: Request, archive: Pacs, client: httpx.AsyncClient, answer: httpx.Response, stored: BinaryIO | None
+) -> Response:
+    """Return what the archive answered; ``stored`` : the instances that were sent to it."""
     headers = {name: answer.headers[name] for name in _ANSWERED if name in answer.headers}
     if not answer.headers.get("content-type", "").startswith((DICOM_JSON, "application/json")):
         if "content-length" in answer.headers:
             headers["content-length"] = answer.headers["content-length"]
-        closing = BackgroundTask(_close, client, answer)
-        return StreamingResponse(answer.aiter_raw(), answer.status_code, headers, background=closing)
+        if stored is not None:
+            logger.warning("No report became an annotation: the archive does not say in JSON what it has stored.")
+        return _Streamed(client, answer, headers)
     try:
         content = await answer.aread()
     except httpx.HTTPError as exc:
         return JSONResponse({"detail": f"The archive {archive.host} broke off ({type(exc).__name__})."}, 502)
     finally:
         await _close(client, answer)
+    if stored is not None:
+        try:
+            await run_heavy(
+                lambda: annotate_from_body(stored, http.headers.get("content-type", ""), stored_uids(content))
+            )
+        except Exception as exc:  # the archive has it: what fails here must not look like a failure to store
+            logger.warning("Reports that the archive has stored became no annotation (%s).", type(exc).__name__)
     headers.pop("content-encoding", None)  # it has been read
     return Response(content.replace(archive.url.encode(), base_url(http).encode()), answer.status_code, headers)
 
 
+class _Streamed(StreamingResponse):
+    """An answer of the archive as it arrives; closed in the end, also when whoever asked has gone."""
+
+    def __init__(self, client: httpx.AsyncClient, answer: httpx.Response, headers: dict[str, str]) -> None:
+        super().__init__(answer.aiter_raw(), answer.status_code, headers)
+        self._opened = client, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.shield(_close(*self._opened))
+
+
 async def _close(client: httpx.AsyncClient, answer: httpx.Response) -> None:
-    await answer.aclose()
-    await client.aclose()
+    try:
+        await answer.aclose()
+    finally:
+        await client.aclose()
 
 
 async def _spooled(http: Request) -> BinaryIO:
@@ -113,8 +144,18 @@ async def _chunks(body: BinaryIO) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def annotate_from_body(body: BinaryIO, content_type: str) -> None:
-    """Turn the reports that the archive has just taken into annotations; images among them are passed over."""
+def stored_uids(content: bytes) -> set[str]:
+    """Return the SOP instances that an answer to a STOW request says are stored (PS3.18 10.5.3).
+
+    >>> stored_uids(b'{"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}}]}}')
+    {'1.2'}
+    """
+    items = (json.loads(content).get("00081199") or {}).get("Value") or []
+    return {first_value(item, "00081155") for item in items} - {""}
+
+
+def annotate_from_body(body: BinaryIO, content_type: str, taken: Collection[str]) -> None:
+    """Turn the reports that the archive has ``taken`` into annotations; images among them are passed over."""
     body.seek(0)
     with tempfile.TemporaryDirectory() as folder:
         parts = PartsToFiles(content_type, Path(folder))
@@ -125,6 +166,10 @@ def annotate_from_body(body: BinaryIO, content_type: str) -> None:
             if path.stat().st_size > _LARGEST_REPORT_BYTES:
                 continue
             try:
-                annotate_from_report(echo_app().datastore().studies, path.read_bytes())
+                content = path.read_bytes()
+                if str(read_report(content).get("SOPInstanceUID", "")) in taken:
+                    annotate_from_report(echo_app().datastore().studies, content)
             except (EchoError, ValueError) as exc:
                 logger.warning("A report that the archive has stored became no annotation: %s", exc)
+            except Exception as exc:  # the other reports may be readable
+                logger.warning("A report that the archive has stored became no annotation (%s).", type(exc).__name__)

@@ -2,12 +2,15 @@
 """With an archive behind it, the server passes DICOMweb through, and fetches the cines that are looked at."""
 
 import http.server
+import io
 import json
 import logging
 import stat
 import threading
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -28,7 +31,9 @@ from echo_plugin.host.pacs import (
     authorization_from_environment,
 )
 from echo_plugin.host.pacs_folder import PacsFolder
+from echo_plugin.host.pacs_routes import stored_uids
 from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 
@@ -404,6 +409,92 @@ def test_a_folder_that_was_there_keeps_its_rights(pacs, tmp_path):
     PacsFolder(shared, pacs)
 
     assert stat.S_IMODE(shared.stat().st_mode) == 0o750
+
+
+def _report(first, sop_uid: str, frame_index: int) -> bytes:
+    box = SeptalBox(frame_index, 100.5, 60.25, 200.0, 180.0, Septum.INTERATRIAL)
+    report = boxes_report(read_source(first.path), (box,), Observer("x"), now=datetime(2026, 3, 1, tzinfo=UTC))
+    report.Manufacturer = "Unspecified"  # as a person's viewer writes it
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = sop_uid
+    stream = io.BytesIO()
+    report.save_as(stream, write_like_original=False)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def answering_post(recorder):
+    """The recorder takes instances too, and answers as it does otherwise."""
+
+    def do_post(handler):
+        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        handler.do_GET()
+
+    recorder.RequestHandlerClass.do_POST = do_post
+    return recorder
+
+
+def _post(through, *contents: bytes):
+    parts = b"\r\n".join(b"--x\r\nContent-Type: application/dicom\r\n\r\n" + content for content in contents)
+    kind = 'multipart/related; type="application/dicom"; boundary=x'
+    return through.post("/dicom-web/studies", content=parts + b"\r\n--x--\r\n", headers={"content-type": kind})
+
+
+def test_only_reports_that_the_archive_took_become_annotations(through, folder, first, web):
+    taken, other = _report(first, "1.2.3.4.7", 1), _report(first, "1.2.3.4.8", 2)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pacs_routes, "stored_uids", lambda content: stored_uids(content) - {"1.2.3.4.8"})
+        answer = _post(through, taken, other)
+
+    assert answer.status_code == 200
+    annotation = folder.annotation(first.sop_uid)
+    assert annotation is not None
+    assert annotation.annotated_frames == (1,)
+
+
+def test_uids_that_were_not_stored_are_not_taken():
+    answer = {
+        "00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}}]},
+        "00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.3"]}}]},
+    }
+
+    assert stored_uids(json.dumps(answer).encode()) == {"1.2"}
+    assert stored_uids(b"{}") == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("application/dicom+json", b"no json"), ("application/dicom+json", b"[1]"), ("application/dicom+xml", b"<x/>")],
+)
+def test_the_archives_answer_is_given_whatever_becomes_of_a_report(
+    through, answering_post, monkeypatch, folder, first, caplog, kind, body
+):
+    answering_post.answer = (200, {"Content-Type": kind}, body)
+    app = SimpleNamespace(pacs=Pacs(answering_post.url), datastore=lambda: SimpleNamespace(studies=folder))
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+
+    answer = _post(through, _report(first, "1.2.3.4.7", 1))
+
+    assert (answer.status_code, answer.content) == (200, body)
+    assert folder.annotation(first.sop_uid) is None
+    assert "annotation" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["application/dicom+json", "application/octet-stream"])
+def test_nothing_stays_open(through, recorder, monkeypatch, kind):
+    recorder.answer = (200, {"Content-Type": kind}, b"[]")
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+    made = []
+
+    class Kept(httpx.AsyncClient):
+        def __init__(self, **how):
+            super().__init__(**how)
+            made.append(self)
+
+    monkeypatch.setattr(pacs_routes.httpx, "AsyncClient", Kept)
+
+    assert through.get("/dicom-web/studies").content == b"[]"
+    assert [client.is_closed for client in made] == [True]
 
 
 def test_pages_are_followed_to_the_end(recorder):
