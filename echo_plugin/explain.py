@@ -135,9 +135,10 @@ def _squares(
 
 
 def _class_heat(grad_cam: Any, embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
-    """Return (S, S), 1 at its hottest: what raises the cosine of a (1, 1, S, S) crop to the centre of a class."""
+    """Return (S, S), 1 at its hottest: what speaks for a class, and against the others, in a (1, 1, S, S) crop."""
     layer = _last_feature_map(embedder, crop)
-    cam = grad_cam(lambda inputs: embedder.cosines(embedder(inputs)), layer)
+    # probabilities, not cosines: a crop may turn away from every centre and from one the least
+    cam = grad_cam(lambda inputs: embedder.probabilities(embedder(inputs)).clamp_min(1e-9).log(), layer)
     coarse = cam.attribute(crop.detach().requires_grad_(True), target=target, relu_attributions=True).detach()
     heat = interpolate(coarse, crop.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     heat = heat - heat.min()

@@ -84,7 +84,6 @@ def test_a_wrong_request_is_told_what_is_wrong(server, new_image, method, path, 
         ("POST", "/reload"),
         ("POST", "/infer/wsi/septal_boxes"),
         ("POST", "/scoring/dice"),
-        ("GET", "/ohif/index.html"),
     ],
 )
 def test_what_hands_out_or_takes_in_files_unchecked_is_not_there(server, method, path):

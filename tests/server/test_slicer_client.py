@@ -43,12 +43,14 @@ def test_every_model_is_one_that_slicer_lists(slicer_client):
         "septal_boxes": "detection",
         "defects": "detection",
         "views": "detection",
+        "similar_cases": "detection",
     }
     assert all(model["description"] and model["labels"] for model in info["models"].values())
     assert info["labels"] == ["interatrial", "interventricular"]
     assert "config" not in info  # Slicer would ask for an upgrade of the server
     assert set(info["trainers"]) == {"septal_boxes", "defects", "views"}
-    assert set(info["strategies"]) == {"random", "first", "fewest_labels"}
+    assert {"random", "first", "fewest_labels", "uncertainty", "diversity", "hybrid"} <= set(info["strategies"])
+    assert {"failing_view", "suspicious"} <= set(info["strategies"])
     assert info["datastore"]["total"] == 8
 
 

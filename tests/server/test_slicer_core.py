@@ -35,7 +35,7 @@ def in_slicer(server, slicer_client_module, tmp_path_factory):
     """What the server served, and what Slicer held, drew and wrote of it."""
     folder = tmp_path_factory.mktemp("slicer")
     client = slicer_client_module.MONAILabelClient(server.url, str(folder), client_id="reader-2")
-    image_id = client.next_sample("first", {})["id"]
+    image_id = server.studies.image_ids()[0]
     volume = folder / f"{image_id}.nrrd"
     volume.write_bytes(requests.get(f"{server.url}/datastore/image?image={image_id}", timeout=60).content)
     markups, answer = client.infer("septal_boxes", image_id, {"result_extension": ".nrrd"})

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a server starts, what it says then, and how it ends."""
 
+import shutil
+
 import psutil
 import pytest
 
@@ -22,8 +24,9 @@ def test_a_ready_server_says_what_to_open_and_what_to_do(server):
 def test_monai_labels_own_command_serves_the_app_too(
     start_server, phantom_studies, slicer_client_module, new_image, tmp_path
 ):
+    studies = shutil.copytree(phantom_studies, tmp_path / "studies", ignore=shutil.ignore_patterns(".echo*"))
     process, url, log = start_server(
-        "monailabel.main", "start_server", "--app", "apps/echo", "--studies", phantom_studies, "--host", "127.0.0.1"
+        "monailabel.main", "start_server", "--app", "apps/echo", "--studies", studies, "--host", "127.0.0.1"
     )
     client = slicer_client_module.MONAILabelClient(url, str(tmp_path))
 
