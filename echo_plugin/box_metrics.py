@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.geometry import FloatArray, box_iou
-from echo_plugin.matching import COCO_IOUS, average_precision, match_detections, sensitivity_at
+from echo_plugin.matching import COCO_IOUS, MatchedDetections, average_precision, match_detections, sensitivity_at
 from echo_plugin.metrics import Cohort, ratio_or_nan
 from echo_plugin.model_card import Metric, ModelCard
 
@@ -80,13 +80,7 @@ def detection_metrics(
     """
     constants = None if medians is None else [constant_answer(medians)] * len(truths)
     present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
-    metrics: dict[str, Metric] = {}
-    for labels in [present, *([label] for label in present)] if present else []:
-        name = "" if labels is present else f" {DETECTED_SEPTA[labels[0]].value}"
-        for words, ious in (("AP", COCO_IOUS), ("AP50", (0.5,)), ("AP75", (0.75,))):
-            baseline = None if constants is None else PrecisionOverLabels(constants, truths, labels, ious).plain
-            measure = PrecisionOverLabels(answers, truths, labels, ious)
-            metrics[words + name] = cohort.metric(lambda w, m=measure: m(w[:, cohort.index]), baseline)  # type: ignore[misc]
+    metrics = _precision_metrics(cohort, answers, truths, constants, present) if present else {}
     for label in present:
         metrics |= _metrics_of_septum(cohort, answers, truths, constants, label)
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
@@ -98,6 +92,48 @@ def detection_metrics(
     return metrics
 
 
+def _precision_metrics(
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    constants: Sequence[FrameBoxes] | None,
+    present: Sequence[int],
+) -> dict[str, Metric]:
+    """Return AP, AP50 and AP75 over the septa and of each; each septum is matched and resampled once an overlap."""
+    weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws()])[:, cohort.index]
+
+    def of_each(given: Sequence[FrameBoxes], item_weights: FloatArray) -> dict[tuple[int, float], FloatArray]:
+        return {
+            (label, iou): average_precision(_matched(given, truths, label, iou), item_weights)
+            for label in present
+            for iou in COCO_IOUS
+        }
+
+    measured = of_each(answers, weights)
+    baselines = None if constants is None else of_each(constants, weights[:1])
+    metrics = {}
+    groups = [("", present), *((f" {DETECTED_SEPTA[label].value}", [label]) for label in present)]
+    for name, labels in groups:
+        for words, ious in (("AP", COCO_IOUS), ("AP50", (0.5,)), ("AP75", (0.75,))):
+            cells = [(label, iou) for label in labels for iou in ious]
+            values = _mean_of_shown([measured[cell] for cell in cells])
+            baseline = None if baselines is None else float(_mean_of_shown([baselines[cell] for cell in cells])[0])
+            metrics[words + name] = cohort.from_samples(float(values[0]), values[1:], baseline)
+    return metrics
+
+
+def _matched(
+    given: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int, iou: float = 0.5
+) -> MatchedDetections:
+    return match_detections([g.of(label) for g in given], [t.of(label)[0] for t in truths], iou=iou)
+
+
+def _mean_of_shown(each: Sequence[FloatArray]) -> FloatArray:
+    """Return (B,) the means over what a resample shows of several (B,) values; NaN: it shows nothing."""
+    values = np.stack(each)
+    return ratio_or_nan(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
+
+
 def _metrics_of_septum(
     cohort: Cohort,
     answers: Sequence[FrameBoxes],
@@ -106,7 +142,7 @@ def _metrics_of_septum(
     label: int,
 ) -> dict[str, Metric]:
     name = DETECTED_SEPTA[label].value
-    matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+    matched = _matched(answers, truths, label)
     metrics = {
         f"sensitivity at {rate} false per frame {name}": cohort.metric(
             lambda w, rate=rate: sensitivity_at(matched, w[:, cohort.index], rate)  # type: ignore[misc]
@@ -139,16 +175,11 @@ class PrecisionOverLabels:
         ious: Sequence[float],
     ) -> None:
         self._frames = len(truths)
-        self._matched = [
-            match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths], iou=iou)
-            for label in labels
-            for iou in ious
-        ]
+        self._matched = [_matched(answers, truths, label, iou) for label in labels for iou in ious]
 
     def __call__(self, item_weights: FloatArray) -> FloatArray:
         """Return (B,) for (B, N) weights: the mean over what a resample shows; NaN: it shows nothing."""
-        each = np.stack([average_precision(matched, item_weights) for matched in self._matched])
-        return ratio_or_nan(np.nansum(each, axis=0), np.isfinite(each).sum(axis=0))
+        return _mean_of_shown([average_precision(matched, item_weights) for matched in self._matched])
 
     @property
     def plain(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,10 +170,8 @@ class EchoPipeline:
         self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress
     ) -> tuple[SeptalBox, ...]:
         candidates = self._detect(cine, region, frames, progress)
-        score = progress.models["detector"].config.get("operating_score")
-        track = replace(self.track, operating_score=score) if isinstance(score, float) else self.track
         with progress.timed("link"):
-            return link_boxes(candidates, frames, track)
+            return link_boxes(candidates, frames, self.track.for_detector(progress.models["detector"]))
 
     def _detect(
         self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress

@@ -90,8 +90,8 @@ class GalleryKeeper:
         while not self._stop.is_set():
             try:
                 self.look()
-            except Exception:
-                logger.exception("The gallery could not be updated")
+            except Exception as exc:  # without the values it failed on: they may be a patient's
+                logger.error("The gallery of %s could not be updated (%s)", self.studies.root.name, type(exc).__name__)
             self._stop.wait(self._poll_s)
 
     def _wait_for_others(self, _number: int, _total: int, _name: str) -> None:

@@ -101,8 +101,8 @@ class ScoreKeeper:
         while not self._stopped.is_set():
             try:
                 self.look()
-            except Exception:  # the next look may find the folder readable again
-                logger.exception("Scores could not be looked after")
+            except Exception as exc:  # the next look may find it readable again; its values may be a patient's
+                logger.error("Scores could not be looked after (%s)", type(exc).__name__)
             self._stopped.wait(LOOK_EVERY_S)
 
     def look(self) -> None:
