@@ -146,9 +146,9 @@ def evaluate(
 
     Example: monailabel-echo evaluate views --studies held_out --out runs/views
     """
-    from echo_plugin.evaluate_defects import evaluate_defects
-    from echo_plugin.evaluate_detector import evaluate_detector
-    from echo_plugin.evaluate_views import cross_validate_views, evaluate_views
+    from echo_plugin.boxes.evaluate import evaluate_detector
+    from echo_plugin.defects.evaluate import evaluate_defects
+    from echo_plugin.views.evaluate import cross_validate_views, evaluate_views
 
     if folds is not None:
         if what is not Trainable.VIEWS:

@@ -28,7 +28,7 @@ def gallery(
 
     Example: monailabel-echo gallery --studies my_studies
     """
-    from echo_plugin.gallery_update import update_gallery
+    from echo_plugin.defects.gallery_update import update_gallery
     from echo_plugin.host.own_models import own_models
     from echo_plugin.io.study_folder import StudyFolder
     from echo_plugin.predict import EchoPipeline
@@ -61,7 +61,7 @@ def verify(
 
     Example: monailabel-echo verify a.dcm b.dcm --models my_studies/.echo_models
     """
-    from echo_plugin.comparison import compare_cines
+    from echo_plugin.defects.comparison import compare_cines
     from echo_plugin.io.cine_file import read_cine
     from echo_plugin.predict import EchoPipeline
 
@@ -84,7 +84,7 @@ def explain(
 
     Example: monailabel-echo explain cine.dcm --out why.png
     """
-    from echo_plugin.explain import explain_defect
+    from echo_plugin.defects.explain import explain_defect
     from echo_plugin.io.cine_file import read_cine
     from echo_plugin.predict import EchoPipeline
 

@@ -45,9 +45,9 @@ def reproduce_defects_command(
 
     Example: monailabel-echo reproduce defects runs/defects --small
     """
-    from echo_plugin.defect_rows import more_rows, own_rows, paper_rows, sweep_rows
-    from echo_plugin.defect_table import describe
-    from echo_plugin.reproduce_defects import reproduce_defects
+    from echo_plugin.defects.reproduce import reproduce_defects
+    from echo_plugin.defects.reproduced_rows import more_rows, own_rows, paper_rows, sweep_rows
+    from echo_plugin.defects.reproduced_table import describe
     from echo_plugin.training.options import TrainOptions
 
     options = TrainOptions(

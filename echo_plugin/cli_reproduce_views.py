@@ -38,9 +38,9 @@ def reproduce_views_command(
 
     Example: monailabel-echo reproduce views runs/views --seeds 3
     """
-    from echo_plugin.reproduce_views import reproduce_views
     from echo_plugin.training.options import TrainOptions
-    from echo_plugin.view_table import describe
+    from echo_plugin.views.reproduce import reproduce_views
+    from echo_plugin.views.reproduced_table import describe
 
     studies = _phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
     options = TrainOptions(

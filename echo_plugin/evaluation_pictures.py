@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import DefectPrediction
-from echo_plugin.box_metrics import FrameBoxes, best_overlaps
+from echo_plugin.boxes.matching import froc, match_detections, precision_recall
+from echo_plugin.boxes.metrics import FrameBoxes, best_overlaps
 from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
 from echo_plugin.io.sector import tissue_region
-from echo_plugin.matching import froc, match_detections, precision_recall
 from echo_plugin.preprocess import crop_square, to_model_input
 from echo_plugin.report import Picture
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good: classification measures with 95 % intervals by a bootstrap over patients; boxes are in ``box_metrics``.
+"""How good: classification measures with 95 % intervals by a bootstrap over patients; boxes are in ``boxes.metrics``.
 
 Every measure is a function of per-patient sums, so that a resample of patients is a product with a (B, P) matrix of
 how often each patient was drawn. Figures of one patient are never treated as independent (cluster bootstrap).

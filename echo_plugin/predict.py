@@ -14,25 +14,25 @@ from torch import Tensor
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.boxes.detections import rows_on_cpu, septal_boxes
+from echo_plugin.boxes.tracks import TrackOptions, link_boxes
 from echo_plugin.cine import Cine, UltrasoundRegion
-from echo_plugin.defect_answer import answer, crops_of, join_crops
-from echo_plugin.detections import rows_on_cpu, septal_boxes
+from echo_plugin.defects.answer import answer, crops_of, join_crops
+from echo_plugin.defects.gallery import KeptGallery, NearestCase
+from echo_plugin.defects.patient_defect import PatientDefect, combine_cines
+from echo_plugin.defects.septal_crops import cut_crops
 from echo_plugin.errors import ModelNotFoundError
-from echo_plugin.gallery import KeptGallery, NearestCase
 from echo_plugin.geometry import clip_boxes
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
-from echo_plugin.patient_defect import PatientDefect, combine_cines
 from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
-from echo_plugin.septal_crops import cut_crops
-from echo_plugin.tracks import TrackOptions, link_boxes
-from echo_plugin.view_answer import answer_view
-from echo_plugin.view_sampling import choose_clips
+from echo_plugin.views.answer import answer_view
+from echo_plugin.views.sampling import choose_clips
 
 VIEW_CLIPS = 3
 BATCH_FRAMES = {"cpu": 8, "cuda": 64}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine
-from echo_plugin.gallery import NearestCase
+from echo_plugin.defects.gallery import NearestCase
 from echo_plugin.model_card import ModelCard
 
 TASKS = ("view", "boxes", "defect")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.cine import ByteArray
 from echo_plugin.geometry import FloatArray
 from echo_plugin.models.durable_file import write_synced

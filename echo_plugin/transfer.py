@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Septum, View
-from echo_plugin.box_metrics import FrameBoxes, best_overlaps, constant_answer, constant_boxes_px
+from echo_plugin.boxes.metrics import FrameBoxes, best_overlaps, constant_answer, constant_boxes_px
 from echo_plugin.cine import Cine
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.geometry import FloatArray, transform_boxes

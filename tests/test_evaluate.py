@@ -5,15 +5,15 @@ import shutil
 import pytest
 import torch
 
+from echo_plugin.boxes.evaluate import evaluate_detector
+from echo_plugin.defects.evaluate import evaluate_defects
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
-from echo_plugin.evaluate_defects import evaluate_defects
-from echo_plugin.evaluate_detector import evaluate_detector
-from echo_plugin.evaluate_views import evaluate_views
 from echo_plugin.models.checkpoint import load_card
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views
+from echo_plugin.views.evaluate import evaluate_views
 
 torch.set_num_threads(1)
 

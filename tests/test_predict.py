@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, View
+from echo_plugin.boxes.tracks import TrackOptions
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
+from echo_plugin.defects.gallery import Gallery, PastCase, write_gallery
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.gallery import Gallery, PastCase, write_gallery
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.predict import EchoPipeline
-from echo_plugin.tracks import TrackOptions
 
 torch.set_num_threads(1)
 VIEWS = (View.A4C, View.PSAX_AV, View.OTHER)

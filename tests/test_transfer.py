@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echo_plugin.anatomy import View
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.model_card import ModelCard, TrainingData

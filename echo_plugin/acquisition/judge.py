@@ -15,7 +15,7 @@ from echo_plugin.acquisition.label_quality import KINDS, FrameQuality, judged_bo
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.uncertainty import Calibration
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.preprocess import FrameMapping, normalise, to_model_input

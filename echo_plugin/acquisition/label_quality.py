@@ -20,7 +20,7 @@ import numpy as np
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.uncertainty import Calibration
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.geometry import box_iou
 
 SURE = 0.9

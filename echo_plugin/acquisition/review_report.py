@@ -13,7 +13,7 @@ from jinja2 import Environment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from echo_plugin.acquisition.review import Doubt, Review, to_json
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.io.atomic_file import make_directory, write_atomically
 from echo_plugin.report import Picture, draw_pictures
 

@@ -20,9 +20,9 @@ from monailabel.interfaces.tasks.train import TrainTask
 from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
-from echo_plugin.comparison import Comparison, compare_cines
+from echo_plugin.defects.comparison import Comparison, compare_cines
+from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
-from echo_plugin.gallery import STARTERS
 from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
@@ -175,7 +175,7 @@ class EchoApp(MONAILabelApp):
 
     def explain(self, image: str, frame_index: int | None) -> bytes:
         """Return a PNG of what of a cine speaks for the defect that is predicted of it."""
-        from echo_plugin.explain import explain_defect
+        from echo_plugin.defects.explain import explain_defect
 
         cine, _ = self._read_cine(self.datastore().images.resolve(image))
         with self.gallery_keeper.aside():

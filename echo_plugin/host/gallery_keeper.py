@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from echo_plugin.defects.gallery_update import update_gallery
 from echo_plugin.errors import EchoError, ModelNotFoundError
-from echo_plugin.gallery_update import update_gallery
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echo_plugin.abstention import choose_angle
+from echo_plugin.defects.abstention import choose_angle
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.preprocess import normalise
 from echo_plugin.training.datasets import LabelledCine

@@ -21,8 +21,8 @@ from torch import Tensor
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import Cine
+from echo_plugin.defects.septal_crops import UNION, can_show, choose_crops, cut_crops, imaged_septa
 from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes
-from echo_plugin.septal_crops import UNION, can_show, choose_crops, cut_crops, imaged_septa
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, crop_frames
 from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
 

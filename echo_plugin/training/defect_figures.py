@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from echo_plugin.abstention import ANGLE_KEY
+from echo_plugin.defects.abstention import ANGLE_KEY
 from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric
 from echo_plugin.models.defect_embedder import DefectEmbedder

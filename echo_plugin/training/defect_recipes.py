@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from echo_plugin.defects.septal_crops import UNION, WALLS
 from echo_plugin.models.defect_embedder import EmbedderConfig
-from echo_plugin.septal_crops import UNION, WALLS
 from echo_plugin.training.options import TrainOptions
 
 SUB_CENTRES = 3  # as in Deng 2020

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.box_metrics import FrameBoxes, constant_boxes, detection_metrics
+from echo_plugin.boxes.matching import average_precision, match_detections
+from echo_plugin.boxes.metrics import FrameBoxes, constant_boxes, detection_metrics
 from echo_plugin.geometry import FloatArray
-from echo_plugin.matching import average_precision, match_detections
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR

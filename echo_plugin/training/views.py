@@ -16,7 +16,6 @@ from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
-from echo_plugin.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, open_labelled_folder
@@ -28,7 +27,8 @@ from echo_plugin.training.provenance import build_card, cines_in, data_key, publ
 from echo_plugin.training.start_weights import load_start
 from echo_plugin.training.state import state_path
 from echo_plugin.training.view_stages import learn_views
-from echo_plugin.view_sampling import SPAN_KEY, STEP_KEY
+from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
+from echo_plugin.views.sampling import SPAN_KEY, STEP_KEY
 
 CLIPS_PER_CINE = 4
 DEFAULT_VOCABULARY = "paediatric"

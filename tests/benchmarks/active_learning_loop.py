@@ -36,11 +36,11 @@ import torch
 
 from echo_plugin.anatomy import DETECTED_SEPTA, View
 from echo_plugin.annotations import Annotation
+from echo_plugin.boxes.matching import average_precision, match_detections
 from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
-from echo_plugin.matching import average_precision, match_detections
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load_published
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.phantom.study import write_phantom_study_folder

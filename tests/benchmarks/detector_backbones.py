@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from echo_plugin.box_metrics import detection_metrics
+from echo_plugin.boxes.metrics import detection_metrics
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.card_file import load_card

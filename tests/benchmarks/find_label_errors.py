@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from echo_plugin.acquisition.judge import LabelJudge, pooled
 from echo_plugin.acquisition.label_quality import judged_boxes, label_quality
 from echo_plugin.acquisition.uncertainty import calibrate
-from echo_plugin.box_metrics import FrameBoxes
+from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.training.datasets import detection_frames, open_labelled_folder
 
 ERRORS = ("shifted", "missing", "swapped", "extra")

@@ -13,8 +13,8 @@ import pytest
 from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, FramesInMemory
+from echo_plugin.defects.gallery import NearestCase, PastCase
 from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
-from echo_plugin.gallery import NearestCase, PastCase
 from echo_plugin.host.infer_task import CineInferTask
 from echo_plugin.host.tasks.defects import DEFECT
 from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES

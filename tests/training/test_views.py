@@ -8,13 +8,13 @@ from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.from_card import build_view_classifier
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.open_set import rule_of
 from echo_plugin.training import view_stages
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views, view_config
+from echo_plugin.views.open_set import rule_of
 
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}

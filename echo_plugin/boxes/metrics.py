@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good boxes are: average precision as COCO defines it, overlap and distance, each against a constant answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.boxes.matching import COCO_IOUS, MatchedDetections, average_precision, match_detections, sensitivity_at
+from echo_plugin.geometry import FloatArray, box_iou
+from echo_plugin.metrics import Cohort, ratio_or_nan
+from echo_plugin.model_card import Metric, ModelCard
+
+
+@dataclass(frozen=True)
+class FrameBoxes:
+    """Boxes of one frame: ``boxes`` (M, 4) px, ``labels`` (M,) class ids, ``scores`` (M,), 1 for true boxes.
+
+    ``mm_per_px`` : the length of a px of these boxes, for distances; None: not known.
+    """
+
+    boxes: FloatArray
+    labels: NDArray[np.int_]
+    scores: FloatArray
+    mm_per_px: float | None = None
+
+    def of(self, label: int) -> tuple[FloatArray, FloatArray]:
+        """Return (boxes, scores) of one class."""
+        keep = self.labels == label
+        return self.boxes[keep], self.scores[keep]
+
+
+def constant_boxes(truths: Sequence[FrameBoxes]) -> FloatArray:
+    """Return (K, 4): the median true box of each class, NaN for an absent one; learn it on training patients."""
+    medians = np.full((len(DETECTED_SEPTA), 4), np.nan)
+    for label in range(len(DETECTED_SEPTA)):
+        boxes = np.concatenate([truth.of(label)[0] for truth in truths] or [np.zeros((0, 4))])
+        if len(boxes):
+            medians[label] = np.median(boxes, axis=0)
+    return medians
+
+
+def constant_boxes_px(card: ModelCard) -> FloatArray | None:
+    """Return the constant boxes that a detector's card keeps, px of its input; None: it keeps none."""
+    sides = card.config.get("constant_boxes")
+    if not isinstance(sides, list):
+        return None
+    medians = np.array(sides, dtype=np.float64).reshape(-1, 4) * card.input_size_px
+    medians[medians < 0] = np.nan  # written as -1: a card is JSON
+    return medians
+
+
+def constant_answer(medians: FloatArray) -> FrameBoxes:
+    """Return the same boxes, surely, for every frame."""
+    known = np.flatnonzero(np.isfinite(medians).all(axis=1))
+    return FrameBoxes(medians[known], known, np.ones(len(known)))
+
+
+def best_overlaps(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int) -> FloatArray:
+    """Return (N,) IoU of each frame's best-scoring box with its true box; 0: none found; NaN: none is there."""
+    overlaps = np.full(len(truths), np.nan)
+    for i, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
+        wanted, (boxes, scores) = truth.of(label)[0], answer.of(label)
+        if len(wanted):
+            overlaps[i] = box_iou(boxes[[scores.argmax()]], wanted).max() if len(boxes) else 0.0
+    return overlaps
+
+
+def detection_metrics(
+    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray | None
+) -> dict[str, Metric]:
+    """Return how good boxes are, over the septa and for each: AP of COCO, AP50, AP75, FROC, mean IoU, distances.
+
+    Besides how often empty frames are answered. The items of ``cohort`` are the frames. ``medians`` : of
+    `constant_boxes`, the baseline; None: not known.
+    """
+    constants = None if medians is None else [constant_answer(medians)] * len(truths)
+    present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
+    metrics = _precision_metrics(cohort, answers, truths, constants, present) if present else {}
+    for label in present:
+        metrics |= _metrics_of_septum(cohort, answers, truths, constants, label)
+    empty = np.array([len(truth.boxes) == 0 for truth in truths])
+    if empty.any():
+        answered = [float((a.scores >= SURE).any()) for a, is_empty in zip(answers, empty, strict=True) if is_empty]
+        metrics["false alarms on frames without septum"] = _members(cohort, empty).mean(
+            answered, None if constants is None else 1.0
+        )
+    return metrics
+
+
+def _precision_metrics(
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    constants: Sequence[FrameBoxes] | None,
+    present: Sequence[int],
+) -> dict[str, Metric]:
+    """Return AP, AP50 and AP75 over the septa and of each; each septum is matched and resampled once an overlap."""
+    weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws()])[:, cohort.index]
+
+    def of_each(given: Sequence[FrameBoxes], item_weights: FloatArray) -> dict[tuple[int, float], FloatArray]:
+        return {
+            (label, iou): average_precision(_matched(given, truths, label, iou), item_weights)
+            for label in present
+            for iou in COCO_IOUS
+        }
+
+    measured = of_each(answers, weights)
+    baselines = None if constants is None else of_each(constants, weights[:1])
+    metrics = {}
+    groups = [("", present), *((f" {DETECTED_SEPTA[label].value}", [label]) for label in present)]
+    for name, labels in groups:
+        for words, ious in (("AP", COCO_IOUS), ("AP50", (0.5,)), ("AP75", (0.75,))):
+            cells = [(label, iou) for label in labels for iou in ious]
+            values = _mean_of_shown([measured[cell] for cell in cells])
+            baseline = None if baselines is None else float(_mean_of_shown([baselines[cell] for cell in cells])[0])
+            metrics[words + name] = cohort.from_samples(float(values[0]), values[1:], baseline)
+    return metrics
+
+
+def _matched(
+    given: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int, iou: float = 0.5
+) -> MatchedDetections:
+    return match_detections([g.of(label) for g in given], [t.of(label)[0] for t in truths], iou=iou)
+
+
+def _mean_of_shown(each: Sequence[FloatArray]) -> FloatArray:
+    """Return (B,) the means over what a resample shows of several (B,) values; NaN: it shows nothing."""
+    values = np.stack(each)
+    return ratio_or_nan(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
+
+
+def _metrics_of_septum(
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    constants: Sequence[FrameBoxes] | None,
+    label: int,
+) -> dict[str, Metric]:
+    name = DETECTED_SEPTA[label].value
+    matched = _matched(answers, truths, label)
+    metrics = {
+        f"sensitivity at {rate} false per frame {name}": cohort.metric(
+            lambda w, rate=rate: sensitivity_at(matched, w[:, cohort.index], rate)  # type: ignore[misc]
+        )
+        for rate in FROC_RATES
+    }
+    overlaps = best_overlaps(answers, truths, label)
+    there = np.isfinite(overlaps)
+    constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
+    metrics[f"mean IoU {name}"] = _members(cohort, there).mean(overlaps[there], constant)
+    found, distances = _centre_distances(answers, truths, label)
+    if found.any():
+        metrics[f"centre distance px {name}"] = _members(cohort, found).mean(distances[found])
+    spacings = np.array([np.nan if truth.mm_per_px is None else truth.mm_per_px for truth in truths])
+    measured = found & np.isfinite(spacings)
+    if measured.any():
+        lengths = distances[measured] * spacings[measured]
+        metrics[f"centre distance mm {name}"] = _members(cohort, measured).mean(lengths)
+    return metrics
+
+
+class PrecisionOverLabels:
+    """The average precision, the mean over classes and overlaps, as a function of the weights of the frames."""
+
+    def __init__(
+        self,
+        answers: Sequence[FrameBoxes],
+        truths: Sequence[FrameBoxes],
+        labels: Sequence[int],
+        ious: Sequence[float],
+    ) -> None:
+        self._frames = len(truths)
+        self._matched = [_matched(answers, truths, label, iou) for label in labels for iou in ious]
+
+    def __call__(self, item_weights: FloatArray) -> FloatArray:
+        """Return (B,) for (B, N) weights: the mean over what a resample shows; NaN: it shows nothing."""
+        return _mean_of_shown([average_precision(matched, item_weights) for matched in self._matched])
+
+    @property
+    def plain(self) -> float:
+        """The value when every frame counts once."""
+        return float(self(np.ones((1, self._frames)))[0])
+
+
+FROC_RATES = (0.1, 0.5)
+"""False boxes of a septum per frame at which sensitivity is reported."""
+SURE = 0.5
+"""Score from which a box counts as an answer where a yes or no is asked."""
+
+
+def _members(cohort: Cohort, keep: NDArray[np.bool_]) -> Cohort:
+    patients = tuple(patient for patient, kept in zip(cohort.patients, keep, strict=True) if kept)
+    return Cohort(patients, cohort.split, cohort.seed)
+
+
+def _centre_distances(
+    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Return which frames have both a true box and an answer, and (N,) the distance of their centres, px."""
+    found, distances = np.zeros(len(truths), dtype=bool), np.full(len(truths), np.nan)
+    for i, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
+        wanted, (boxes, scores) = truth.of(label)[0], answer.of(label)
+        if len(wanted) and len(boxes):
+            found[i] = True
+            distances[i] = centre_distances_px(boxes[[scores.argmax()]], wanted[:1])[0]
+    return found, distances
+
+
+def centre_distances_px(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return (N,) the distances between the centres of (N, 4) boxes and (N, 4) others."""
+    step = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
+    distances: FloatArray = np.hypot(step[:, 0], step[:, 1])
+    return distances

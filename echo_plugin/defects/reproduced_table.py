@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reproduced table of the ASD/VSD paper beside the paper's own, as JSON, Markdown and HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+
+from echo_plugin.defects.tables import PAPER
+from echo_plugin.models.durable_file import write_synced
+
+MEASURES = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision ASD",
+    "recall ASD",
+    "precision VSD",
+    "recall VSD",
+    "precision Normal",
+    "recall Normal",
+    "defect sensitivity",
+    "defect specificity",
+    "verification AUC",
+    "verification EER",
+)
+PAPER_NAMES = ("ArcFace, face-pretrained", "softmax", "ArcFace, ImageNet")
+PAPER_ROWS = {
+    name: {measure: float(values[place]) for measure, values in PAPER.items()} for place, name in enumerate(PAPER_NAMES)
+}
+"""Of the paper: 24 test patients, not phantoms."""
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #1b1b1f } table { border-collapse: collapse }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: left } td.n { text-align: right }
+.warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
+</style></head><body><h1>{{ title }}</h1>
+{% if on_phantoms %}<p class="warning">Results on phantoms: synthetic cines. They say nothing about patients, and the
+paper's rows are of patients: compare the order of the rows, not their digits.</p>{% endif %}
+<p>{{ note }}</p>
+<table><thead><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in body %}<tr>{% for cell in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
+{% endfor %}</tbody></table></body></html>
+"""
+
+
+def tabulate(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one entry per row: the mean, least and largest of every figure over the seeds; or why it was not run."""
+    rows = []
+    for name in dict.fromkeys(outcome["row"] for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome["row"] == name]
+        done = [outcome for outcome in own if "metrics" in outcome]
+        if not done:
+            rows.append({"row": name, "not_run": own[-1]["not_run"]})
+            continue
+        values = {
+            measure: [o["metrics"][measure]["value"] for o in done if measure in o["metrics"]] for measure in MEASURES
+        }
+        rows.append(
+            {
+                "row": name,
+                "network": done[0].get("network", "histograms of gradients, linear SVM, union"),
+                "seeds": len(done),
+                "patients": done[0]["patients"],
+                "wall_time_s": round(sum(o["wall_time_s"] for o in done), 1),
+                "validation_measure": _mean([o["validation_measure"] for o in done if "validation_measure" in o]),
+                "figures": {m: [_mean(v), min(v), max(v)] for m, v in values.items() if v},
+            }
+        )
+    return rows
+
+
+def best_of(rows: Sequence[Mapping[str, Any]], measure: str = "balanced_accuracy") -> str:
+    """Return a sentence that names the best row by the mean of a figure; says so when nothing was run."""
+    ranked = sorted((row for row in rows if "figures" in row), key=lambda row: -row["figures"][measure][0])
+    if not ranked:
+        return "No row was run."
+    best = ranked[0]
+    mean, low, high = best["figures"][measure]
+    words = f"Best {measure.replace('_', ' ')} of patients: {best['row']}, {mean:.3f} ({low:.3f} to {high:.3f})"
+    overlap = [row["row"] for row in ranked[1:] if row["figures"][measure][2] >= low]
+    return words + (f"; within its range: {', '.join(overlap)}." if overlap else ".")
+
+
+def describe(title: str, report: Mapping[str, Any]) -> str:
+    """Return the table beside the paper's, in Markdown."""
+    head, body = _cells(report)
+    lines = [f"# {title}", "", _note(report), ""]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(row)} |" for row in body]
+    return "\n".join(lines) + "\n"
+
+
+def write_table(out: Path, title: str, report: Mapping[str, Any]) -> None:
+    """Write ``title`` .json, .md and .html to ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    head, body = _cells(report)
+    template = Environment(autoescape=True).from_string(TEMPLATE)
+    page = template.render(
+        title=f"Defects: {title}", on_phantoms=report["on_phantoms"], note=_note(report), head=head, body=body
+    )
+    write_synced(out / f"{title}.json", json.dumps(report, indent=1).encode())
+    write_synced(out / f"{title}.md", describe(f"Defects: {title}", report).encode())
+    write_synced(out / f"{title}.html", page.encode())
+
+
+def _note(report: Mapping[str, Any]) -> str:
+    what = "phantoms" if report["on_phantoms"] else "patients"
+    return (
+        f"By patient, on {what}: mean over {report['seeds']} seeds (least to largest), each with a split of its own;"
+        f" verification between cines of different patients. {best_of(report['rows'])}"
+        f" Cost: {report['cost_s'] / 60:.1f} minutes."
+    )
+
+
+def _cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head = ["row", "network", *MEASURES, "validation", "minutes"]
+    body = []
+    for row in report["rows"]:
+        if "not_run" in row:
+            body.append([row["row"], f"not run: {row['not_run']}", *("" for _ in range(len(MEASURES) + 2))])
+            continue
+        figures = [_figure(row["figures"].get(measure)) for measure in MEASURES]
+        validation = "" if row["validation_measure"] is None else f"{row['validation_measure']:.3f}"
+        body.append([row["row"], row["network"], *figures, validation, f"{row['wall_time_s'] / 60:.1f}"])
+    for name, values in report["paper"].items():
+        cells = [f"{values[m]:.3f}" if m in values else "" for m in MEASURES]
+        body.append([f"paper: {name}", "24 patients, not phantoms", *cells, "", ""])
+    return head, body
+
+
+def _figure(values: Sequence[float] | None) -> str:
+    return "" if values is None else f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring views: a published model on held-out patients, or its architecture trained anew on every fold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echo_plugin.anatomy import View
+from echo_plugin.annotations import ViewPrediction
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.evaluation_pictures import worst_cines
+from echo_plugin.held_out import HeldOut, choose_held_out
+from echo_plugin.metrics import Cohort
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, config_from_card
+from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.predict import EchoPipeline
+from echo_plugin.report import draw_pictures, write_report
+from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
+from echo_plugin.training.options import EpochStatus, TrainOptions
+from echo_plugin.views.folds import cross_validate, patient_folds
+from echo_plugin.views.open_set import rule_of
+from echo_plugin.views.report import open_set_metrics, view_facts, view_figures, view_metrics
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate_views(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure views by cine and write the report to ``out``.
+
+    Cines of views that the model does not know, and those of OTHER, measure whether it says so.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If nobody is left to measure on, or nothing is published.
+    """
+    classes = load_card(models, VIEW_CLASSIFIER).classes
+    chosen = choose_held_out(
+        studies, models, [VIEW_CLASSIFIER], patients=patients, wants=lambda cine: cine.annotation.view is not None
+    )
+    answers = _answers(chosen, models, device, progress)
+    is_known = [_view_name(cine) in classes for cine in chosen.cines]
+    if not any(is_known):
+        msg = (
+            f"Study folder {studies} has no held-out cine of a view that the model tells apart ({', '.join(classes)})."
+        )
+        raise TrainingDataError(msg)
+    known = dataclasses.replace(chosen, cines=tuple(c for c, k in zip(chosen.cines, is_known, strict=True) if k))
+    truth = np.array([classes.index(_view_name(cine)) for cine in known.cines])
+    rows = [[a.probabilities[View(name)] for name in classes] for a, k in zip(answers, is_known, strict=True) if k]
+    probabilities = np.array(rows)
+    cohort = known.cohort([cine.patient_id for cine in known.cines], seed)
+    metrics = view_metrics(cohort, truth, probabilities, classes, known.commonest_class)
+    if rule_of(chosen.card) is not None:
+        everyone = chosen.cohort([cine.patient_id for cine in chosen.cines], seed)
+        is_strange = np.array(
+            [not k or _view_name(c) == View.OTHER.value for k, c in zip(is_known, chosen.cines, strict=True)]
+        )
+        metrics |= open_set_metrics(everyone, is_strange, np.array([bool(answer.is_standard) for answer in answers]))
+    facts = view_facts(cohort, truth, probabilities, classes, metrics)
+    extra = {key: facts[key] for key in ("classes", "confusion", "expected_calibration_error")}
+    figures = view_figures(truth, probabilities, classes)
+    figures["Worst cines"] = draw_pictures(worst_cines(known, probabilities, truth, classes))
+    return write_report(out, known.report("views", cohort, metrics, extra), figures, title="Views")
+
+
+def cross_validate_views(
+    studies: Path,
+    models: Path,
+    out: Path,
+    *,
+    folds: int,
+    options: TrainOptions,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train the published view classifier's architecture anew on every fold of the patients; write the report.
+
+    Raises
+    ------
+    TrainingDataError, ModelNotFoundError
+        If there are too few labelled patients, or nothing is published whose architecture to take.
+    """
+    card = load_card(models, VIEW_CLASSIFIER)
+    config, vocabulary = config_from_card(card, ViewConfig), tuple(View(name) for name in card.classes)
+    labelled = open_labelled_folder(studies)
+    cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
+    splits = patient_folds([cine.patient_id for cine in cines], folds, options.seed)
+
+    def told(fold: int) -> Callable[[EpochStatus], None] | None:
+        if progress is None:
+            return None
+        return lambda status: progress(
+            fold * status.total_epochs + status.epoch, folds * status.total_epochs, f"fold {fold + 1}"
+        )
+
+    answers = cross_validate(
+        labelled, cines, config, vocabulary, splits=splits, options=options, progress=progress, on_epoch=told
+    )
+    truth = np.concatenate([fold.truth for fold in answers])
+    probabilities = np.concatenate([fold.probabilities for fold in answers])
+    members = [cines[i].patient_id for fold in answers for i in fold.cines]
+    kind = "phantoms" if labelled.is_phantom else "patients"
+    words = f"{kind} of {folds} folds, each measured by a model that learned from others"
+    metrics = view_metrics(Cohort(tuple(members), words, options.seed), truth, probabilities, card.classes, None)
+    cohort = Cohort(tuple(members), words, options.seed)
+    report = {
+        "task": "views",
+        "model": {"name": card.architecture, "version": "of each fold", "trained_on": "the other folds", "sha256": ""},
+        "on_phantoms": labelled.is_phantom,
+        "patients_left_out": 0,
+        "folds": [{"validation_measure": f.validation_measure, "cines": len(f.truth)} for f in answers],
+        "command": f"monailabel-echo evaluate views --studies {studies.name} --models DIR --out DIR --folds {folds}",
+        **view_facts(cohort, truth, probabilities, card.classes, metrics),
+    }
+    return write_report(out, report, view_figures(truth, probabilities, card.classes), title=f"Views, {folds} folds")
+
+
+def _answers(chosen: HeldOut, models: Path, device: str, progress: Progress | None) -> list[ViewPrediction]:
+    pipeline = EchoPipeline(models, device=device)
+    answers = []
+    for number, labels in enumerate(chosen.cines):
+        view = pipeline.predict(chosen.labelled.folder.read_cine(labels.image_id), tasks=("view",)).view
+        assert view is not None
+        answers.append(view)
+        if progress is not None:
+            progress(number + 1, len(chosen.cines), "")
+    return answers
+
+
+def _view_name(cine: LabelledCine) -> str:
+    return cine.annotation.view.value if cine.annotation.view else ""

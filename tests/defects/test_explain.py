@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import builtins
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
+from echo_plugin.defects.explain import explain_defect
+from echo_plugin.errors import EchoError
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.predict import EchoPipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return EchoPipeline(ROOT / "apps" / "echo" / "model", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cine() -> Cine:
+    """Four frames of a sample of the starter set."""
+    folder = StudyFolder(ROOT / "sample_studies")
+    whole = folder.read_cine(folder.annotated_ids()[0])
+    return Cine("four", FramesInMemory(whole.read_frames([0, 4, 8, 12])), regions=whole.regions)
+
+
+@pytest.fixture(scope="module")
+def explanation(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    return explain_defect(pipeline, cine)
+
+
+def test_heat_of_the_starter_embedder_lies_inside_the_crop(explanation, cine):
+    x1, y1, x2, y2 = explanation.square
+    rows, columns = np.nonzero(explanation.heat)
+
+    assert explanation.heat.shape == (cine.height, cine.width)
+    assert 0.9 < explanation.heat.max() <= 1.0 + 1e-6
+    assert explanation.heat.min() == 0.0
+    assert x1 - 1 <= columns.min() and columns.max() <= x2
+    assert y1 - 1 <= rows.min() and rows.max() <= y2
+    assert explanation.square in [(b.x1, b.y1, b.x2, b.y2) for b in explanation.defect.crops]
+
+
+def test_heat_tells_places_of_the_crop_apart(explanation):
+    x1, y1, x2, y2 = (max(round(v), 0) for v in explanation.square)
+    inside = explanation.heat[y1:y2, x1:x2]
+
+    assert inside.std() > 0.1
+
+
+def test_picture_shows_nothing_outside_the_tissue(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    pixels = cine.pixels.copy()
+    pixels[:, : cine.height // 4] = 255  # where a name would be burnt in
+    named = Cine(
+        "named", FramesInMemory(pixels), regions=(UltrasoundRegion(0, cine.height // 4, cine.width, cine.height),)
+    )
+
+    found = explain_defect(pipeline, named, 1)
+
+    picture = np.asarray(Image.open(io.BytesIO(found.to_png())).convert("RGB")).astype(int)
+    assert found.frame_index == 1
+    assert picture.shape == (cine.height, cine.width, 3)
+    assert found.grey[: cine.height // 4].max() == 0
+    assert found.heat[: cine.height // 4].max() == 0
+
+
+def test_a_frame_that_is_not_there_is_named(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    with pytest.raises(IndexError, match=r"four has no frame 9 \(0-based\); 0 to 3"):
+        explain_defect(pipeline, cine, 9)
+
+
+def test_without_captum_it_is_said_how_to_get_it(pipeline, cine, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name.startswith("captum"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+
+    with pytest.raises(EchoError, match=r"need captum.*monailabel-echo\[explain\]"):
+        explain_defect(pipeline, cine)

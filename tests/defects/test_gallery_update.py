@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from echo_plugin.anatomy import DEFECTS, Defect, Septum, View
+from echo_plugin.annotations import Annotation, DefectPrediction, SeptalBox
+from echo_plugin.defects import gallery_update
+from echo_plugin.defects.comparison import compare_cines
+from echo_plugin.defects.gallery import GALLERY_FILE, KeptGallery, read_gallery
+from echo_plugin.defects.gallery_update import update_gallery
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.card_file import card_to_json
+from echo_plugin.prediction import CineEmbedding
+from echo_plugin.training.splits import patient_fingerprints
+
+BOX = SeptalBox(0, 2.0, 2.0, 9.0, 9.0, Septum.INTERATRIAL)
+ANGLES = {Defect.NORMAL: 80.0, Defect.ASD: 40.0, Defect.VSD: 75.0}
+
+
+def card_of(name: str, sha256: str, validation: tuple[str, ...] = ()) -> ModelCard:
+    lists = {"train": ("p0",), "validation": validation, "test": ()}
+    config = {f"patients_{part}": patient_fingerprints(who, salt="s") for part, who in lists.items()}
+    return ModelCard(
+        name, "1", "test", "none", tuple(d.value for d in DEFECTS), 64, {**config, "patient_salt": "s"},
+        TrainingData("nothing", 1, 1, "0" * 64), sha256=sha256,
+    )  # fmt: skip
+
+
+class KnownEmbeddings:
+    """A pipeline whose embeddings are the grey level of the picture; level 0 shows no septum."""
+
+    def __init__(self, models_dir: Path) -> None:
+        self.models_dir = models_dir
+        self.gallery = KeptGallery(models_dir)
+        self.embedded: list[str] = []
+        self.publish("a" * 64)
+
+    def publish(self, sha256: str, validation: tuple[str, ...] = ()) -> None:
+        self.cards = card_of("defect_embedder", sha256, validation), card_of("septal_detector", "d" * 64)
+        for card in self.cards:
+            (self.models_dir / f"{card.name}.json").write_text(card_to_json(card))
+
+    def embed(self, cine) -> CineEmbedding:
+        self.embedded.append(cine.image_id)
+        level = int(cine.pixels[0, 0, 0, 0])
+        vector = np.array([np.cos(level / 100), np.sin(level / 100)], dtype=np.float32)
+        share = {Defect.NORMAL: 0.1, Defect.ASD: 0.8, Defect.VSD: 0.1}
+        defect = DefectPrediction(Defect.ASD, share, ANGLES, (0,), is_whole_frame=level == 0)
+        return CineEmbedding(vector, defect, *self.cards)
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> StudyFolder:
+    """Cines 0 to 5 of patients p0 to p5 with one box each; the defects repeat."""
+    root = tmp_path / "studies"
+    root.mkdir()
+    rows = ["image_id,patient_id"]
+    for number in range(6):
+        Image.fromarray(np.full((16, 16), 20 * (number + 1), dtype=np.uint8)).save(root / f"c{number}.png")
+        rows.append(f"c{number}.png,p{number}")
+    (root / "patients.csv").write_text("\n".join(rows) + "\n")
+    folder = StudyFolder(root)
+    for number in range(6):
+        label(folder, f"c{number}.png", DEFECTS[number % 3])
+    return folder
+
+
+def label(folder: StudyFolder, image_id: str, defect: Defect | None, boxes=(BOX,), **others) -> None:
+    folder.save_annotation(Annotation(image_id, boxes, (0,), View.A4C, defect, **others), author="reader")
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> KnownEmbeddings:
+    models = tmp_path / "models"
+    models.mkdir()
+    return KnownEmbeddings(models)
+
+
+def ids(gallery) -> list[str]:
+    return [case.image_id for case in gallery.cases]
+
+
+def test_labelled_cines_become_cases(studies, pipeline):
+    done = update_gallery(studies, pipeline)
+
+    stored = read_gallery(pipeline.models_dir)
+    assert ids(stored) == [f"c{n}.png" for n in range(6)]
+    assert [case.defect for case in stored.cases] == [*DEFECTS, *DEFECTS]
+    assert {case.view for case in stored.cases} == {View.A4C}
+    assert [case.patient_id for case in stored.cases] == [f"p{n}" for n in range(6)]
+    np.testing.assert_allclose(np.linalg.norm(stored.embeddings, axis=1), 1, atol=1e-6)
+    assert (done.embedded, done.passed_over) == (6, 0)
+
+
+def test_what_shows_no_defect_or_no_patient_is_no_case(studies, pipeline):
+    label(studies, "c0.png", None)
+    label(studies, "c1.png", Defect.ASD, boxes=())  # frame 0 was looked at and has no septum
+    label(studies, "c2.png", Defect.VSD, is_unusable=True)
+    (studies.root / "patients.csv").write_text("image_id,patient_id\nc4.png,p4\nc5.png,p5\n")
+    Image.fromarray(np.zeros((16, 16), dtype=np.uint8)).save(studies.root / "c4.png")  # shows no septum
+    studies.refresh()
+
+    done = update_gallery(studies, pipeline)
+
+    assert ids(done.gallery) == ["c5.png"]
+    assert done.passed_over == 2
+    assert pipeline.embedded == ["c4.png", "c5.png"]
+
+
+def test_only_what_changed_is_embedded_again(studies, pipeline):
+    update_gallery(studies, pipeline)
+    pipeline.embedded.clear()
+    label(studies, "c0.png", Defect.VSD)
+    studies.remove_annotation("c1.png")
+    Image.fromarray(np.full((16, 16), 7, dtype=np.uint8)).save(studies.root / "c2.png")
+    studies.refresh()
+
+    done = update_gallery(studies, pipeline)
+
+    assert pipeline.embedded == ["c2.png"]
+    assert ids(done.gallery) == ["c0.png", "c2.png", "c3.png", "c4.png", "c5.png"]
+    assert done.gallery.cases[0].defect is Defect.VSD
+    assert done.gallery.embeddings[1, 0] == pytest.approx(np.cos(0.07))
+
+
+def test_nothing_changed_writes_nothing(studies, pipeline):
+    update_gallery(studies, pipeline)
+    before = (pipeline.models_dir / GALLERY_FILE).stat()
+
+    update_gallery(studies, pipeline)
+
+    after = (pipeline.models_dir / GALLERY_FILE).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_new_embedder_embeds_everything_anew(studies, pipeline):
+    update_gallery(studies, pipeline)
+    pipeline.embedded.clear()
+
+    pipeline.publish("b" * 64)
+
+    assert pipeline.gallery.of("b" * 64) is None
+    update_gallery(studies, pipeline)
+    assert len(pipeline.embedded) == 6
+    assert len(pipeline.gallery.of("b" * 64).cases) == 6
+
+
+def test_models_replaced_meanwhile_are_never_mixed(studies, pipeline):
+    update_gallery(studies, pipeline)
+    label(studies, "c0.png", Defect.NORMAL)
+    Image.fromarray(np.full((16, 16), 9, dtype=np.uint8)).save(studies.root / "c0.png")
+    studies.refresh()
+    before = (pipeline.models_dir / GALLERY_FILE).read_bytes()
+    pipeline.cards = (dataclasses.replace(pipeline.cards[0], sha256="c" * 64), pipeline.cards[1])
+
+    with pytest.raises(ModelMismatchError, match="replaced while the gallery was being made"):
+        update_gallery(studies, pipeline)
+
+    assert (pipeline.models_dir / GALLERY_FILE).read_bytes() == before
+
+
+def test_an_interrupted_update_goes_on_where_it_was(studies, pipeline):
+    done = update_gallery(studies, pipeline, should_stop=lambda: len(pipeline.embedded) == 2)
+    assert ids(done.gallery) == ["c0.png", "c1.png"]
+
+    done = update_gallery(studies, pipeline)
+
+    assert pipeline.embedded == [f"c{n}.png" for n in range(6)]
+    assert len(done.gallery.cases) == 6
+
+
+def test_a_damaged_gallery_is_made_anew(studies, pipeline):
+    (pipeline.models_dir / GALLERY_FILE).write_bytes(b"damaged")
+
+    assert len(update_gallery(studies, pipeline).gallery.cases) == 6
+
+
+def test_without_models_it_is_said_which_is_missing(studies, pipeline):
+    (pipeline.models_dir / "defect_embedder.json").unlink()
+
+    with pytest.raises(ModelNotFoundError, match="defect_embedder"):
+        update_gallery(studies, pipeline)
+
+
+def test_threshold_comes_from_validation_patients_where_there_are_some(studies, pipeline):
+    pipeline.publish("b" * 64, validation=("p1", "p2", "p4"))
+
+    point = update_gallery(studies, pipeline).gallery.operating_point
+
+    # c1 (ASD, 40), c2 (VSD, 60), c4 (ASD, 100): the pair of one defect, 0.6 rad apart, is less alike than one of two
+    assert (point.measured_on, point.patients, point.pairs) == ("validation patients", 3, 3)
+    assert point.threshold == pytest.approx(np.cos(0.4), abs=1e-6)
+    assert (point.far, point.frr) == (1.0, 1.0)
+
+
+def test_threshold_comes_from_others_but_never_from_those_learned_from(studies, pipeline):
+    point = update_gallery(studies, pipeline).gallery.operating_point
+
+    assert (point.measured_on, point.patients) == ("patients that were not learned from", 5)
+
+
+def test_two_cines_are_compared_with_the_error_rates_of_the_threshold(studies, pipeline):
+    update_gallery(studies, pipeline)
+    first, second, third = (studies.read_cine(f"c{n}.png") for n in (0, 1, 5))
+
+    near, far = compare_cines(pipeline, first, second), compare_cines(pipeline, first, third)
+
+    assert near.similarity == pytest.approx(np.cos(0.2), abs=1e-6)
+    point = near.point
+    assert near.to_json()["threshold"] == point.threshold
+    assert near.to_json()["false_acceptance_rate"] == point.far
+    assert near.is_same_defect is (near.similarity >= point.threshold)
+    assert far.is_same_defect is False
+    assert far.describe().startswith("Different defect types: similarity 0.540")
+    assert "p0" not in str(near.to_json())
+
+
+def test_without_a_threshold_only_the_similarity_is_told(studies, pipeline):
+    cine = studies.read_cine("c0.png")
+
+    answer = compare_cines(pipeline, cine, cine).to_json()
+
+    assert (answer["same_defect"], answer["threshold"]) == (None, None)
+    assert answer["similarity"] == pytest.approx(1.0)
+    assert answer["notes"][0].startswith("No threshold is known")
+    assert answer["notes"][1].startswith("Both cines are of one patient")
+
+
+def test_a_cine_said_not_to_show_its_defect_is_no_case(studies, pipeline):
+    label(studies, "c1.png", Defect.ASD, is_defect_visible=False)
+    label(studies, "c4.png", Defect.ASD, is_defect_visible=True)
+
+    assert ids(update_gallery(studies, pipeline).gallery) == ["c0.png", "c2.png", "c3.png", "c4.png", "c5.png"]
+
+
+def test_the_threshold_stays_while_an_update_is_under_way(studies, pipeline, monkeypatch):
+    point = update_gallery(studies, pipeline).gallery.operating_point
+    Image.fromarray(np.full((16, 16), 7, dtype=np.uint8)).save(studies.root / "c2.png")
+    studies.refresh()
+    monkeypatch.setattr(gallery_update, "WRITE_EVERY", 1)
+    written = []
+    write = gallery_update.write_gallery
+    monkeypatch.setattr(gallery_update, "write_gallery", lambda d, g: written.append(g.operating_point) or write(d, g))
+
+    last = update_gallery(studies, pipeline).gallery.operating_point
+
+    assert point is not None
+    assert written == [point, last]

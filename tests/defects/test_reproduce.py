@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+
+import pytest
+import torch
+
+from echo_plugin.defects import reproduce as module
+from echo_plugin.defects.reproduce import reproduce_defects
+from echo_plugin.defects.reproduced_rows import Row, more_rows, own_rows, paper_rows, sweep_rows
+from echo_plugin.defects.reproduced_table import PAPER_ROWS, best_of, describe, write_table
+from echo_plugin.training.options import TrainOptions
+
+torch.set_num_threads(1)
+
+ROWS = [
+    Row("HOG + SVM", None),
+    Row("each wall, softmax", {"start": "scratch", "head": "softmax"}),
+    Row("ArcFace, face-pretrained", {"start": "face", "recipe": "paper"}),
+]
+
+
+@pytest.fixture(scope="module")
+def reproduced(easy_studies, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reproduced")
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, backbone="resnet18", device="cpu")
+    return out, options, reproduce_defects(easy_studies, out, ROWS, seeds=1, options=options)
+
+
+def test_every_row_is_measured_on_the_same_patients_or_says_why_not(reproduced):
+    _, _, report = reproduced
+
+    hog, network, absent = report["rows"]
+    assert [row["row"] for row in report["rows"]] == [row.name for row in ROWS]
+    assert hog["patients"] == network["patients"] == {"train": 8, "validation": 1, "test": 3}
+    assert set(network["figures"]) >= {"accuracy", "balanced_accuracy", "recall ASD", "defect sensitivity"}
+    assert all(math.isfinite(v) for values in network["figures"].values() for v in values)
+    assert "no face-recognition weights of resnet18" in absent["not_run"]
+    assert network["network"] == "resnet18, 64 px, walls, begun with random weights"
+
+
+def test_gradients_find_a_gap_that_is_plain_to_see(reproduced):
+    _, _, report = reproduced
+
+    assert report["rows"][0]["figures"]["accuracy"][0] > 0.6
+
+
+def test_finished_rows_are_kept_and_not_trained_again(reproduced, easy_studies, monkeypatch):
+    out, options, report = reproduced
+    monkeypatch.setattr(module, "_run", None)
+
+    again = reproduce_defects(easy_studies, out, ROWS[:2], seeds=1, options=options)
+
+    assert again["outcomes"] == report["outcomes"][:2]
+    assert not list((out / "rows").rglob("*.pt"))
+
+
+def test_rows_of_other_numbers_are_trained_anew(reproduced, easy_studies, monkeypatch):
+    out, _, _ = reproduced
+    asked = []
+    monkeypatch.setattr(
+        module, "_run", lambda labelled, row, options, folder: asked.append(row.name) or {"metrics": {}}
+    )
+    other = TrainOptions(epochs=2, batch_size=8, image_size=64, backbone="resnet18", device="cpu")
+
+    with pytest.raises(KeyError):
+        reproduce_defects(easy_studies, out, ROWS[1:2], seeds=1, options=other)
+
+    assert asked == ["each wall, softmax"]
+
+
+def test_the_table_stands_beside_the_papers(reproduced, tmp_path):
+    _, _, report = reproduced
+
+    write_table(tmp_path, "table", report)
+
+    text, page = (tmp_path / "table.md").read_text(), (tmp_path / "table.html").read_text()
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == json.loads(json.dumps(report["rows"]))
+    assert text == describe("Defects: table", report)
+    for words in ("HOG + SVM", "paper: ArcFace, face-pretrained", "0.976", "not run: There are no face-recognition"):
+        assert words in text
+        assert words in page
+    assert PAPER_ROWS["softmax"]["verification AUC"] == 0.930
+
+
+def test_the_best_row_is_named_with_those_that_it_does_not_beat():
+    rows = [
+        {"row": "a", "figures": {"balanced_accuracy": [0.8, 0.7, 0.9]}},
+        {"row": "b", "figures": {"balanced_accuracy": [0.75, 0.7, 0.8]}},
+        {"row": "c", "figures": {"balanced_accuracy": [0.4, 0.3, 0.5]}},
+        {"row": "d", "not_run": "no weights"},
+    ]
+
+    assert best_of(rows) == "Best balanced accuracy of patients: a, 0.800 (0.700 to 0.900); within its range: b."
+    assert best_of(rows[3:]) == "No row was run."
+
+
+def test_rows_are_trainings_that_can_be_asked_for_and_have_names_of_their_own():
+    rows = [*paper_rows(), *own_rows(), *more_rows(), *sweep_rows()]
+
+    assert len({row.file for row in rows}) == len(rows)
+    assert len(sweep_rows()) == 20
+    for row in rows:
+        TrainOptions(**(row.options or {}))
