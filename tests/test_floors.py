@@ -15,7 +15,7 @@ FLOORS = {
     2: {
         "preprocess", "predict", "prediction", "batch", "archive", "overview", "runtime", "study_labels",
         "boxes", "defects", "views", "acquisition", "training", "export",
-        "metrics", "report", "held_out", "evaluation_pictures", "transfer",
+        "metrics", "cohort_facts", "report", "held_out", "evaluation_pictures", "transfer",
     },
     3: {"host", "viewers"},
     4: {"cli", "cli_import", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",

@@ -21,7 +21,7 @@ from echo_plugin.boxes.metrics import FrameBoxes, PrecisionOverLabels, constant_
 from echo_plugin.boxes.tables import MeasuredFrames, tables_of_groups
 from echo_plugin.boxes.tracks import TrackOptions, link_boxes
 from echo_plugin.cine import Cine
-from echo_plugin.defects.tables import DAYS_OF_YEAR, number_in, phantom_facts
+from echo_plugin.cohort_facts import DAYS_OF_YEAR, number_in, phantom_facts
 from echo_plugin.evaluation_pictures import froc_curves, recall_curves, surest, worst_frames
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.io.sector import tissue_region

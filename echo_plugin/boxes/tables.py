@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.metrics import FrameBoxes, PrecisionOverLabels, best_overlaps, constant_answer
+from echo_plugin.cohort_facts import AGES, QUALITIES
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
 
-AGES = (("below 1 year", 0.0, 1.0), ("1 to 5 years", 1.0, 5.0), ("5 years and more", 5.0, np.inf))
-QUALITIES = (("below 0.4", 0.0, 0.4), ("0.4 to 0.7", 0.4, 0.7), ("0.7 and more", 0.7, np.inf))
 COLUMNS = ("group", "frames", "patients", "AP50", "constant answer", *(f"mean IoU {s.value}" for s in DETECTED_SEPTA))
 
 Facts = Mapping[str, str | float | None]

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.cine import ByteArray
+from echo_plugin.cohort_facts import number_in, phantom_facts
 from echo_plugin.defects import pictures, verification
 from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, mean_over, reliability
 from echo_plugin.defects.tables import (
     AnsweredCine,
     beside_paper,
     dropout_table,
-    number_in,
-    phantom_facts,
     tables_of_groups,
     words,
 )

@@ -6,22 +6,20 @@ Image quality and drop-out are known of phantoms only, from the phantom.csv of t
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
+from echo_plugin.cohort_facts import AGES, DAYS_OF_YEAR, QUALITIES
 from echo_plugin.defects.metrics import mean_over
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
 
-DAYS_OF_YEAR = 365.25
 DROPOUT_FROM = 0.25
 """A cine has drop-out when so much of the imaged interatrial septum sends nothing back."""
 
@@ -53,21 +51,6 @@ class AnsweredCine:
     is_visible: bool | None = None
 
 
-def phantom_facts(studies: Path) -> dict[str, Mapping[str, str]]:
-    """Return the rows of phantom.csv by image id; none without that file."""
-    try:
-        with (studies / "phantom.csv").open(encoding="utf-8", newline="") as table:
-            return {row["image_id"]: row for row in csv.DictReader(table) if row.get("image_id")}
-    except FileNotFoundError:
-        return {}
-
-
-def number_in(row: Mapping[str, str], name: str) -> float | None:
-    """Return a number of a row; None: it is not there."""
-    text = row.get(name)
-    return float(text) if text else None
-
-
 def beside_paper(metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Return the table of the paper with ours and the constant answer in front."""
     rows = []
@@ -93,18 +76,16 @@ def tables_of_groups(
 
     ``right`` : (N,) 1 where the answer is the truth. ``constant`` : the same for the constant answer; None: not known.
     """
-    ages = [("below 1 year", 0.0, 1.0), ("1 to 5 years", 1.0, 5.0), ("5 years and more", 5.0, np.inf)]
     sizes = [("below 4 mm", 0.0, 4.0), ("4 to 8 mm", 4.0, 8.0), ("8 mm and more", 8.0, np.inf)]
-    quality = [("below 0.4", 0.0, 0.4), ("0.4 to 0.7", 0.4, 0.7), ("0.7 and more", 0.7, np.inf)]
     tables = [
-        _ranges("By age", cines, lambda c: None if c.age_days is None else c.age_days / DAYS_OF_YEAR, ages),
+        _ranges("By age", cines, lambda c: None if c.age_days is None else c.age_days / DAYS_OF_YEAR, AGES),
         (
             "By view",
             {view: np.array([c.view == view for c in cines]) for view in sorted({c.view or "" for c in cines})},
         ),
         ("By what the cine shows", _by_what_is_shown(cines)),
         _ranges("By defect size", cines, lambda c: c.defect_size_mm, sizes),
-        _ranges("By image quality", cines, lambda c: c.image_quality, quality),
+        _ranges("By image quality", cines, lambda c: c.image_quality, QUALITIES),
     ]
     return [_table(title, groups, cohort, right, constant) for title, groups in tables]
 

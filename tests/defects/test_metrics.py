@@ -10,7 +10,7 @@ from echo_plugin.defects.metrics import (
     mean_over,
     reliability,
 )
-from echo_plugin.defects.tables import PAPER, AnsweredCine, beside_paper, dropout_table, phantom_facts, tables_of_groups
+from echo_plugin.defects.tables import PAPER, AnsweredCine, beside_paper, dropout_table, tables_of_groups
 from echo_plugin.metrics import Cohort, expected_calibration_error
 
 
@@ -130,12 +130,6 @@ def test_ours_stands_beside_each_figure_of_the_paper():
     assert [row[0] for row in table["rows"]] == ["defect sensitivity", "defect specificity"]
     assert table["rows"][0][4:] == list(PAPER["defect sensitivity"])
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
-
-
-def test_a_folder_without_a_phantom_table_has_no_facts(tmp_path):
-    assert phantom_facts(tmp_path) == {}
-    (tmp_path / "phantom.csv").write_text("image_id,septal_dropout\na,0.5\n")
-    assert phantom_facts(tmp_path)["a"]["septal_dropout"] == "0.5"
 
 
 def test_accuracy_is_told_apart_by_whether_the_defect_is_in_the_picture():
