@@ -36,6 +36,7 @@ from echo_plugin.host.dicomweb_media import (
 )
 from echo_plugin.host.dicomweb_query import Level, parse_query, search
 from echo_plugin.host.request_parts import echo_app, run_heavy
+from echo_plugin.io.dicom_catalogue import DicomInstance
 from echo_plugin.io.dicom_json import read_bulk_value
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,16 @@ def _search(http: Request, level: Level, study: str | None = None, series: str |
         instances = {
             i.sop_uid: i for i in instances.values() if i.study_uid == study and series in (None, i.series_uid)
         }
-    return dicom_json(search(instances, query, level, base_url=url, header=lambda i: here.metadata(i, url)))
+    return dicom_json(search(instances, query, level, base_url=url, header=lambda i: _header(here, i, url)))
+
+
+def _header(here: DicomArchive, instance: DicomInstance, url: str) -> dict[str, Any]:
+    """Return the header of an instance; empty for a damaged or vanished file, which must not spoil a whole search."""
+    try:
+        return here.metadata(instance, url)
+    except (UnreadableCineError, OSError) as exc:
+        logger.warning("Search without the header of %s (%s)", instance.sop_uid, type(exc).__name__)
+        return {}
 
 
 @router.get("/studies", summary="Search for studies")
@@ -141,7 +151,7 @@ def retrieve(http: Request, study: str) -> Response:
 
 @router.get(f"{INSTANCE}/frames/{{numbers}}", summary="Frames as they are stored")
 def frames(http: Request, study: str, series: str, sop: str, numbers: str) -> Response:
-    """Return frames by their numbers (1-based, comma-separated), not transcoded."""
+    """Return frames by their numbers (1-based, comma-separated, none twice), not transcoded."""
     (instance,) = archive().instances(study, series, sop)
     wanted = _frame_numbers(numbers)
     stored = archive().frames(instance)
@@ -204,6 +214,9 @@ def _frame_numbers(text: str) -> list[int]:
     numbers = text.split(",")
     if not all(number.isdecimal() and len(number) < 8 for number in numbers):
         msg = f"Frame list {text[:40]!r} is malformed; 1-based numbers parted by commas are accepted."
+        raise ValueError(msg)
+    if len(set(map(int, numbers))) < len(numbers):  # an answer could be of any size
+        msg = f"Frame list {text[:40]!r} names a frame twice; each number once is accepted."
         raise ValueError(msg)
     return [int(number) for number in numbers]
 

@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,11 +108,7 @@ class Pacs:
         """
         url = f"{self.url}/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
         accept = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
-        with (
-            answering(self.host),
-            self._client() as client,
-            client.stream("GET", url, headers={"Accept": accept}) as answer,
-        ):
+        with answering(self.host), self._client.stream("GET", url, headers={"Accept": accept}) as answer:
             self._require_ok(answer)
             paths = _received(answer, folder)
         if len(paths) != 1:
@@ -130,13 +128,13 @@ class Pacs:
         head = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
         body = head + content + f"\r\n--{boundary}--\r\n".encode()
         kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
-        with answering(self.host), self._client() as client:
+        with answering(self.host):
             headers = {"Content-Type": kind, "Accept": DICOM_JSON}
-            self._require_ok(client.post(f"{self.url}/studies", content=body, headers=headers))
+            self._require_ok(self._client.post(f"{self.url}/studies", content=body, headers=headers))
 
     def _get_json(self, path: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        with answering(self.host), self._client() as client:
-            answer = client.get(self.url + path, params=parameters, headers={"Accept": DICOM_JSON})
+        with answering(self.host):
+            answer = self._client.get(self.url + path, params=parameters, headers={"Accept": DICOM_JSON})
             self._require_ok(answer)
             if answer.status_code == 204:
                 return []
@@ -146,13 +144,27 @@ class Pacs:
             raise PacsError(msg)
         return content
 
+    @cached_property
     def _client(self) -> httpx.Client:
-        return httpx.Client(headers=self.headers, timeout=TIMEOUT, follow_redirects=False)
+        return httpx.Client(headers=self.headers, **_connecting())
+
+    @cached_property
+    def streams(self) -> httpx.AsyncClient:
+        """The client of the routes that pass through, of one event loop; connections stay open between frames."""
+        return httpx.AsyncClient(**_connecting())
 
     def _require_ok(self, answer: httpx.Response) -> None:
         if not 200 <= answer.status_code < 300:
             msg = f"The archive {self.host} answered with status {answer.status_code}."
             raise PacsError(msg)
+
+
+def _connecting() -> dict[str, Any]:
+    """Return how an archive is connected to: by no proxy of the environment, without cookies, by known authorities."""
+    authorities = httpx.create_ssl_context(trust_env=False)
+    authorities.load_default_certs()  # the system's: a hospital's own is among them
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return {"timeout": TIMEOUT, "verify": authorities, "trust_env": False, "cookies": no_cookies}
 
 
 @contextmanager

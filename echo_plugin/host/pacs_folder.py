@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study folder whose cines are in a hospital's archive: each is fetched when it is looked at, by its SOP instance.
 
-    <root>/pacs/<SOP Instance UID>.dcm   what was fetched; may be deleted, annotations may not
+    <root>/pacs/<SOP Instance UID>.dcm   what was fetched; may be deleted, and is when there is too much of it
     <root>/annotations/                  as in any study folder
 
 A folder made here belongs to its owner only. A training reads it like any other: an annotated cine has been fetched.
@@ -10,12 +10,14 @@ A folder made here belongs to its owner only. A training reads it like any other
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,19 @@ logger = logging.getLogger(__name__)
 
 RELIST_AFTER_S = 60.0
 """The archive is asked for its instances at most this often."""
+KEPT_BYTES = 8 << 30
+"""The cines longest unused go when all that nobody annotated exceed this; a training reads the annotated ones."""
+IN_USE_S = 600.0
+"""A cine that was read within this time stays: somebody may still be reading its frames."""
 
 
 class PacsFolder(StudyFolder):
     """The ultrasound instances of ``pacs``, with what was fetched and annotated below ``root``."""
 
-    def __init__(self, root: Path, pacs: Pacs) -> None:
+    def __init__(self, root: Path, pacs: Pacs, *, kept_bytes: int = KEPT_BYTES) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that is there keeps the rights it was given
         self.pacs = pacs
+        self.kept_bytes = kept_bytes
         self._listed: dict[str, dict[str, Any]] = {}
         self._listed_at = -RELIST_AFTER_S
         self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -134,6 +141,7 @@ class PacsFolder(StudyFolder):
         with self._fetching[require_image_id(image_id)]:
             entry = self.entry(image_id)
             if entry.path.is_file():
+                _mark_used(entry.path)
                 return
             study, series = entry.study_instance_uid or "", entry.series_instance_uid or ""
             if not (is_uid(study) and is_uid(series) and is_uid(image_id)):
@@ -149,7 +157,25 @@ class PacsFolder(StudyFolder):
                     raise PacsError(msg)
                 shutil.move(received, target)
             fsync_directory(target.parent)
+            self._drop_unused(target)
             super().refresh()
+
+    def _drop_unused(self, newest: Path) -> None:
+        """Delete fetched cines, the longest unused first, until what nobody annotated fits into ``kept_bytes``."""
+        annotated = self._store.annotated_ids()
+        kept = [(path.stat(), path) for path in newest.parent.glob("*.dcm") if path.stem not in annotated]
+        total = sum(status.st_size for status, _ in kept)
+        for status, path in sorted(kept, key=lambda pair: pair[0].st_atime_ns):
+            if total <= self.kept_bytes or time.time() - status.st_atime < IN_USE_S:
+                break
+            path.unlink(missing_ok=True)
+            total -= status.st_size
+
+
+def _mark_used(path: Path) -> None:
+    """Note that a file was used in its time of access, which a file system need not keep by itself."""
+    with suppress(OSError):  # it may belong to somebody else
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _whole(item: dict[str, Any], tag: str) -> int | None:

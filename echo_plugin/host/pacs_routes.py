@@ -14,6 +14,7 @@ import logging
 import re
 import tempfile
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,14 +27,22 @@ from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb import base_url
 from echo_plugin.host.dicomweb_media import DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
-from echo_plugin.host.pacs import TIMEOUT, Pacs, first_value
+from echo_plugin.host.pacs import Pacs, first_value
 from echo_plugin.host.report_submission import annotate_from_report
 from echo_plugin.host.request_parts import echo_app, run_heavy
 from echo_plugin.io.dicom_sr_read import read_report
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/dicom-web", include_in_schema=False)
+
+@asynccontextmanager
+async def _connections(_app: object) -> AsyncIterator[None]:
+    """Close the connections to the archive with the server."""
+    yield
+    await pacs().streams.aclose()
+
+
+router = APIRouter(prefix="/dicom-web", include_in_schema=False, lifespan=_connections)
 
 _PATH = re.compile(r"(?:studies|series|instances|bulkdata)(?:/[A-Za-z0-9_,~-]+(?:\.[A-Za-z0-9_,~-]+)*)*")
 """No empty part, and none that begins with a dot: nothing that could climb out of the base address."""
@@ -62,28 +71,22 @@ async def pass_through(http: Request, path: str) -> Response:
     url = f"{archive.url}/{asked}" + (f"?{query}" if query else "")
     headers = {name: http.headers[name] for name in _ASKED if name in http.headers} | archive.headers
     body: BinaryIO | None = await _spooled(http) if http.method == "POST" else None
-    client = httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False)
     try:
-        request = client.build_request(http.method, url, headers=headers, content=_chunks(body) if body else None)
-        answer = await client.send(request, stream=True)
+        request = archive.streams.build_request(
+            http.method, url, headers=headers, content=_chunks(body) if body else None
+        )
+        answer = await archive.streams.send(request, stream=True)
     except httpx.TimeoutException:
-        await client.aclose()
         return JSONResponse({"detail": f"The archive {archive.host} did not answer in time."}, 504)
     except httpx.HTTPError as exc:
-        await client.aclose()
         return JSONResponse({"detail": f"The archive {archive.host} cannot be reached ({type(exc).__name__})."}, 502)
-    except BaseException:
-        await client.aclose()
-        raise
     if 300 <= answer.status_code < 400 and answer.status_code != 304:
-        await _close(client, answer)
+        await answer.aclose()
         return JSONResponse({"detail": f"The archive {archive.host} redirects elsewhere, which is refused."}, 502)
-    return await _answer(http, archive, client, answer, body if answer.is_success else None)
+    return await _answer(http, archive, answer, body if answer.is_success else None)
 
 
-async def _answer(
-    http: Request, archive: Pacs, client: httpx.AsyncClient, answer: httpx.Response, stored: BinaryIO | None
-) -> Response:
+async def _answer(http: Request, archive: Pacs, answer: httpx.Response, stored: BinaryIO | None) -> Response:
     """Return what the archive answered; ``stored`` : the instances that were sent to it."""
     headers = {name: answer.headers[name] for name in _ANSWERED if name in answer.headers}
     if not answer.headers.get("content-type", "").startswith((DICOM_JSON, "application/json")):
@@ -91,13 +94,13 @@ async def _answer(
             headers["content-length"] = answer.headers["content-length"]
         if stored is not None:
             logger.warning("No report became an annotation: the archive does not say in JSON what it has stored.")
-        return _Streamed(client, answer, headers)
+        return _Streamed(answer, headers)
     try:
         content = await answer.aread()
     except httpx.HTTPError as exc:
         return JSONResponse({"detail": f"The archive {archive.host} broke off ({type(exc).__name__})."}, 502)
     finally:
-        await _close(client, answer)
+        await answer.aclose()
     if stored is not None:
         try:
             await run_heavy(
@@ -112,22 +115,15 @@ async def _answer(
 class _Streamed(StreamingResponse):
     """An answer of the archive as it arrives; closed in the end, also when whoever asked has gone."""
 
-    def __init__(self, client: httpx.AsyncClient, answer: httpx.Response, headers: dict[str, str]) -> None:
+    def __init__(self, answer: httpx.Response, headers: dict[str, str]) -> None:
         super().__init__(answer.aiter_raw(), answer.status_code, headers)
-        self._opened = client, answer
+        self._opened = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await asyncio.shield(_close(*self._opened))
-
-
-async def _close(client: httpx.AsyncClient, answer: httpx.Response) -> None:
-    try:
-        await answer.aclose()
-    finally:
-        await client.aclose()
+            await asyncio.shield(self._opened.aclose())
 
 
 async def _spooled(http: Request) -> BinaryIO:

@@ -104,7 +104,7 @@ def _syntax(dataset):
     return syntax if syntax.is_compressed else "1.2.840.10008.1.2.1"
 
 
-@pytest.mark.parametrize("frame", ["5", "0", "99999999", "one", "1,"])
+@pytest.mark.parametrize("frame", ["5", "0", "99999999", "one", "1,", "1,2,1", "01,1", ",".join(["3"] * 5000)])
 def test_a_frame_that_is_not_there_is_refused(web, address, frame):
     answer = web.get(f"{address}/frames/{frame}")
 
@@ -298,6 +298,22 @@ def test_a_field_that_is_not_indexed_is_read_when_asked_for(web, archive, first)
 
     assert "00280004" not in plain
     assert asked["00280004"]["Value"] == [dcmread(first.path).PhotometricInterpretation]
+
+
+@pytest.mark.parametrize("failure", [UnreadableCineError("File is damaged."), FileNotFoundError(2, "gone")])
+def test_a_damaged_file_spoils_no_search_for_its_fields(web, archive, first, monkeypatch, failure):
+    def damaged(path, url):
+        if path == first.path:
+            raise failure
+        return read_metadata(path, url)
+
+    monkeypatch.setattr(dicom_archive, "read_metadata", damaged)
+
+    answer = web.get("/dicom-web/instances?includefield=PhotometricInterpretation")
+
+    assert answer.status_code == 200
+    found = {item["00080018"]["Value"][0]: "00280004" in item for item in answer.json()}
+    assert found == {uid: uid != first.sop_uid for uid in archive.catalogue.instances()}
 
 
 @pytest.mark.parametrize("path", ["studies/1.2.3/metadata", "studies/1.2.3", "studies/..%2F..%2Fetc/metadata"])

@@ -154,18 +154,18 @@ def test_what_orthanc_answers_passes_through(orthanc, folder, monkeypatch, archi
     monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
     server = FastAPI()
     server.include_router(pacs_routes.router)
-    through = TestClient(server, base_url="http://127.0.0.1")
     instance = next(iter(archive.catalogue.instances().values()))
     url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
 
-    one = through.get(f"/dicom-web/studies?PatientID={instance.text('PatientID')}")
-    frame = through.get(
-        f"{url}/frames/2", headers={"accept": "multipart/related; type=application/octet-stream; transfer-syntax=*"}
-    )
-    header = through.get(f"{url}/metadata")
+    stored = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+    with TestClient(server, base_url="http://127.0.0.1") as through:
+        one = through.get(f"/dicom-web/studies?PatientID={instance.text('PatientID')}")
+        frame = through.get(f"{url}/frames/2", headers={"accept": stored})
+        header = through.get(f"{url}/metadata")
+        nowhere = through.get("/dicom-web/studies/1.2.3/metadata")
 
     assert [item["0020000D"]["Value"][0] for item in one.json()] == [instance.study_uid]
     assert frame.status_code == 200
     assert archive.frames(instance).stored_frame(1).rstrip(b"\0") in frame.content
     assert orthanc.url.encode() not in header.content
-    assert through.get("/dicom-web/studies/1.2.3/metadata").status_code in (400, 404)
+    assert nowhere.status_code in (400, 404)

@@ -5,12 +5,14 @@ import http.server
 import io
 import json
 import logging
+import os
 import stat
 import threading
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -53,13 +55,14 @@ def folder(pacs, tmp_path) -> PacsFolder:
 
 
 @pytest.fixture
-def through(pacs, folder, monkeypatch) -> TestClient:
+def through(pacs, folder, monkeypatch) -> Iterator[TestClient]:
     """A client of the routes that pass through to that archive."""
     app = SimpleNamespace(pacs=pacs, datastore=lambda: SimpleNamespace(studies=folder))
     monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
     server = FastAPI()
     server.include_router(pacs_routes.router)
-    return TestClient(server, base_url="http://127.0.0.1")
+    with TestClient(server, base_url="http://127.0.0.1") as client:
+        yield client
 
 
 @pytest.fixture
@@ -426,7 +429,13 @@ def answering_post(recorder):
     """The recorder takes instances too, and answers as it does otherwise."""
 
     def do_post(handler):
-        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        # what is left unread when the connection closes resets it, and the answer with it
+        if handler.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(handler.rfile.readline(), 16):
+                handler.rfile.read(size + len(b"\r\n"))
+            handler.rfile.readline()
+        else:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
         handler.do_GET()
 
     recorder.RequestHandlerClass.do_POST = do_post
@@ -481,20 +490,61 @@ def test_the_archives_answer_is_given_whatever_becomes_of_a_report(
 
 
 @pytest.mark.parametrize("kind", ["application/dicom+json", "application/octet-stream"])
-def test_nothing_stays_open(through, recorder, monkeypatch, kind):
-    recorder.answer = (200, {"Content-Type": kind}, b"[]")
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
-    made = []
+def test_one_connection_serves_all_frames_and_is_closed_with_the_server(recorder, monkeypatch, kind):
+    recorder.RequestHandlerClass.protocol_version = "HTTP/1.1"
+    recorder.answer = (200, {"Content-Type": kind, "Set-Cookie": "session=of-one-reader"}, b"[]")
+    connections, archive = [], Pacs(recorder.url)
+    accept = recorder.get_request
+    monkeypatch.setattr(recorder, "get_request", lambda: connections.append(accept()) or connections[-1])
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+    server = FastAPI()
+    server.include_router(pacs_routes.router)
 
-    class Kept(httpx.AsyncClient):
-        def __init__(self, **how):
-            super().__init__(**how)
-            made.append(self)
+    with TestClient(server, base_url="http://127.0.0.1") as through:
+        answers = [through.get("/dicom-web/studies").content for _ in range(5)]
 
-    monkeypatch.setattr(pacs_routes.httpx, "AsyncClient", Kept)
+    assert answers == [b"[]"] * 5
+    assert len(connections) == 1
+    assert not any("cookie" in headers for _, headers in recorder.seen)
+    assert archive.streams.is_closed
 
-    assert through.get("/dicom-web/studies").content == b"[]"
-    assert [client.is_closed for client in made] == [True]
+
+def test_no_proxy_of_the_environment_sees_the_archives_answers(recorder, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    assert Pacs(recorder.url).instances() == []
+
+
+def test_the_cines_longest_unused_go_and_annotated_ones_stay(pacs, tmp_path, archive):
+    largest = max(instance.path.stat().st_size for instance in archive.catalogue.instances().values())
+    folder = PacsFolder(tmp_path / "beside", pacs, kept_bytes=largest)
+    annotated, unused, in_use, newest = folder.image_ids()
+    folder.save_annotation(Annotation(annotated, (), (0,)), author="reader")
+    for image_id, minutes in ((annotated, 90), (unused, 60), (in_use, 1)):
+        folder.read_cine(image_id)
+        path, ago_ns = folder.entry(image_id).path, time.time_ns() - minutes * 60_000_000_000
+        os.utime(path, ns=(ago_ns, path.stat().st_mtime_ns))
+
+    folder.read_cine(newest)
+
+    here = {path.stem for path in (folder.root / "pacs").glob("*.dcm")}
+    assert here == {annotated, in_use, newest}
+    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert folder.read_cine(unused).sop_instance_uid == unused  # it is fetched again
+
+
+def test_reading_a_fetched_cine_keeps_it(folder):
+    image_id = folder.image_ids()[0]
+    folder.read_cine(image_id)
+    path = folder.entry(image_id).path
+    stamp = path.stat().st_mtime_ns
+    os.utime(path, ns=(0, stamp))
+
+    folder.read_cine(image_id)
+
+    assert path.stat().st_atime > time.time() - 60
+    assert path.stat().st_mtime_ns == stamp  # the index does not take it for another file
 
 
 def test_pages_are_followed_to_the_end(recorder):
