@@ -19,10 +19,14 @@ PHANTOM_SEED = 4100
 def reproduce_views_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the runs and the table; again: goes on.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="NED as unpacked, or a study folder; without it, phantoms are made.")
+        Path | None,
+        typer.Option("--data", help="NED as unpacked, or a study folder; without it, phantoms are made."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds; 3 on phantoms, 1 on data.", min=1)] = None,
-    folds: Annotated[int, typer.Option(help="Folds of the patients, with --data.", min=2)] = 5,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Of the patients, each tested; 5 on data. Phantoms: one patient in four is tested.", min=2),
+    ] = None,
     patients: Annotated[int, typer.Option(help="Phantom children.", min=4)] = 60,
     frames: Annotated[int, typer.Option(help="Frames of a phantom cine.", min=4)] = 24,
     epochs: Annotated[int, typer.Option(help="Of both stages together.", min=2)] = 40,
@@ -31,6 +35,14 @@ def reproduce_views_command(
     ] = None,
     backbone: Annotated[str, typer.Option(help="resnet18, or resnet50 as the paper.")] = "resnet18",
     image_size: Annotated[int, typer.Option(help="Side of the input, px; the paper's is 224.", min=32)] = 160,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE.safetensors",
+            help="View classifier whose encoder every row begins with; patients that it knows take no part.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes that make phantoms.", min=1)] = 1,
     device: Device = "auto",
 ) -> None:
@@ -43,6 +55,7 @@ def reproduce_views_command(
     from echo_plugin.views.reproduced_table import describe
 
     studies = _phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
+    is_phantom = (studies / "phantom.csv").is_file()
     options = TrainOptions(
         epochs=epochs,
         backbone=backbone,
@@ -55,9 +68,10 @@ def reproduce_views_command(
         report = reproduce_views(
             studies,
             out,
-            seeds=seeds or (3 if data is None else 1),
-            folds=0 if data is None else folds,
+            seeds=seeds or (3 if is_phantom else 1),
+            folds=0 if is_phantom and folds is None else folds or 5,
             options=options,
+            start=start,
             progress=bar,
         )
     sys.stdout.write(describe(report))

@@ -87,7 +87,7 @@ def prepare_frames(
 
     ``name`` tells caches of one folder apart: task and size.
     """
-    rows = [[*_file_stamp(labelled.folder, c), c.annotation.revision, list(f)] for c, f in choice]
+    rows = [[*file_stamp(labelled.folder, c), c.annotation.revision, list(f)] for c, f in choice]
     key = digest_of([PREPARATION, name, rows])[:24]
     paths = [cache_dir / f"{name}-{key}.{part}.npy" for part in ("pixels", "targets", "cine")] if cache_dir else []
     cines = tuple(c for c, _ in choice)
@@ -105,7 +105,7 @@ def prepare_frames(
     return PreparedFrames(pixels, targets, cine, cines)
 
 
-def _file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
+def file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
     """Return what tells one writing of a file from another: phantoms made anew keep their ids."""
     status = folder.entry(cine.image_id).path.stat()
     return cine.image_id, status.st_mtime_ns, status.st_size

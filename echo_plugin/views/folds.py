@@ -21,6 +21,7 @@ from torch import Tensor
 from echo_plugin.anatomy import View
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
+from echo_plugin.model_card import ModelCard
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits
@@ -28,12 +29,17 @@ from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.pretrained import load_encoder
 from echo_plugin.training.splits import Split
 from echo_plugin.training.view_stages import learn_stage, stages_of
 
 TRAIN_CLIPS = 4
 """Clips of a cine to learn from; one more, from the middle, is what is measured."""
 VALIDATION_SHARE = 0.15
+
+
+Published = tuple[ModelCard, dict[str, Tensor]]
+"""A published model: its card and its weights."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,21 @@ def clip_table(frames: PreparedFrames, config: ViewConfig, vocabulary: Sequence[
 
 
 def learn_frame_stage(
-    table: ClipTable, config: ViewConfig, options: TrainOptions, on_epoch: OnEpoch | None = None
+    table: ClipTable,
+    config: ViewConfig,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+    *,
+    start: Published | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Return the weights and validation measure of the classifier of single frames that all video models begin with."""
+    """Return the weights and validation measure of the classifier of single frames that all video models begin with.
+
+    ``start`` : the view classifier whose encoder it begins with; None: random weights.
+    """
     torch.manual_seed(options.seed)
     model = ViewClassifier(dataclasses.replace(config, temporal="mean"))
+    if start is not None:
+        load_encoder(model, start[1], start[0])
     place(model, choose_device(options.device))
     stage = stages_of(options, "weave", is_going_on=False)[0]
     learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)

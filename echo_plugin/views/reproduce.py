@@ -4,7 +4,8 @@
 All rows of a unit (a seed and a split of the patients) begin with one classifier of single frames and differ in what
 follows. The optimisation is ours (AdamW, averaged weights), the same for every row. Each unit chooses its checkpoint on
 patients of its own, neither learned from nor reported; the paper chose it on the fold it reports. What is measured is
-one clip from the middle of each cine. A run that was stopped goes on where it was.
+one clip from the middle of each cine. A run that was stopped goes on where it was; one of other files, numbers or
+starting weights begins anew. Patients whom the starting weights have seen take no part.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from echo_plugin.anatomy import NED_12, View
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import LabelledFolder, cines_digest, digest_of, open_labelled_folder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames
+from echo_plugin.training.prepared_frames import PreparedFrames, file_stamp
+from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import view_config
 from echo_plugin.views.folds import (
+    Published,
     answers_of,
     clip_table,
     learn_clip_stage,
@@ -67,26 +72,33 @@ def reproduce_views(
     folds: int,
     options: TrainOptions,
     vocabulary: Sequence[View] = NED_12,
+    start: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train and measure every row on every unit, write results.json and table.md to ``out``, and return the results.
 
     ``folds`` : all of them are measured for each seed; 0: one in four patients, drawn anew for each seed.
+    ``start`` : the file of a published view classifier whose encoder every row begins with; None: random weights.
 
     Raises
     ------
     TrainingDataError
-        If there are too few patients with a view of the vocabulary.
+        If there are too few patients with a view of the vocabulary whom the starting weights have not seen.
+    ModelNotFoundError, ModelMismatchError
+        If ``start`` is no published view classifier of the same backbone.
     """
     labelled = open_labelled_folder(studies)
+    begun = None if start is None else load_published(start.parent, start.stem)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
+    strangers = _strangers([cine.patient_id for cine in cines], begun)
+    cines = [cine for cine in cines if cine.patient_id in strangers]
     units = list(_units([cine.patient_id for cine in cines], seeds, folds))
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     prepared: dict[str, PreparedFrames] = {}
     results: dict[str, list[dict[str, Any]]] = {row.name: [] for row in ROWS}
     for number, unit in enumerate(units):
-        for row, outcome in _unit_rows(labelled, cines, vocabulary, unit, options, runs, prepared):
+        for row, outcome in _unit_rows(labelled, cines, vocabulary, unit, options, runs, prepared, begun):
             results[row.name].append(outcome)
             if progress is not None:
                 progress(number * len(ROWS) + ROWS.index(row) + 1, len(units) * len(ROWS), f"{unit.file}, {row.name}")
@@ -101,11 +113,22 @@ def reproduce_views(
         "units": [unit.file for unit in units],
         "backbone": view_config(options, len(vocabulary)).backbone,
         "epochs": options.epochs,
+        "begun_with": "random weights" if begun is None else f"the encoder of {begun[0].name} {begun[0].version}",
         **tabulate(results, owners, [view.value for view in vocabulary], f"unseen {words}"),
     }
     write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     write_synced(out / "table.md", describe(report).encode())
     return report
+
+
+def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
+    """Return the patients whom the starting weights have not seen."""
+    everyone = frozenset(patients)
+    strangers = everyone if begun is None else everyone - known_patients(begun[0], sorted(everyone)).keys()
+    if everyone and not strangers:
+        msg = f"All {len(everyone)} patients are known to the weights to begin with; other patients are accepted."
+        raise TrainingDataError(msg)
+    return strangers
 
 
 def _units(patients: Sequence[str], seeds: int, folds: int) -> Iterator[Unit]:
@@ -123,10 +146,13 @@ def _unit_rows(
     options: TrainOptions,
     runs: Path,
     prepared: dict[str, PreparedFrames],
+    begun: Published | None,
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield the outcome of every row of a unit; those that an earlier run left are read."""
     options = dataclasses.replace(options, seed=unit.seed)
-    key = digest_of([cines_digest(cines), unit.split.digest, unit.seed, unit.fold, _numbers(options), len(vocabulary)])
+    files = [file_stamp(labelled.folder, cine) for cine in cines]
+    taught = [view.value for view in vocabulary], "" if begun is None else begun[0].sha256
+    key = digest_of([cines_digest(cines), files, unit.split.digest, unit.seed, unit.fold, _numbers(options), taught])
     state: dict[str, Tensor] | None = None
 
     def frames_of(config: ViewConfig) -> PreparedFrames:
@@ -148,6 +174,7 @@ def _unit_rows(
                     clip_table(frames_of(first), first, vocabulary, unit.split),
                     first,
                     options,
+                    begun,
                 )
             table = clip_table(frames_of(config), config, vocabulary, unit.split)
             model, measure = learn_clip_stage(table, config, state, options)
@@ -158,11 +185,13 @@ def _unit_rows(
         yield row, outcome
 
 
-def _frame_state(path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions) -> dict[str, Tensor]:
+def _frame_state(
+    path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions, begun: Published | None
+) -> dict[str, Tensor]:
     """Return the classifier of single frames that the rows of a unit begin with, learned once."""
     if path.is_file():
         return load_file(path)
-    learned, _ = learn_frame_stage(table, config, options)
+    learned, _ = learn_frame_stage(table, config, options, start=begun)
     state = {name: value.contiguous() for name, value in learned.items()}
     write_synced(path, save_safetensors(state))
     return state

@@ -100,7 +100,8 @@ def describe(report: Mapping[str, Any]) -> str:
     kind = "phantoms (synthetic; they say nothing about patients)" if report["on_phantoms"] else "patients"
     lines = [
         f"{report['patients']} {kind}, {report['cines']} cines, {len(report['units'])} units, {report['backbone']},"
-        f" {report['epochs'] or 'default'} epochs; percent, 95 % intervals by resampling patients.",
+        f" begun with {report['begun_with']}, {report['epochs'] or 'default'} epochs; percent, 95 % intervals by"
+        " resampling patients.",
         "",
         "| model | accuracy | precision | recall | F1 | confused PSAX-MV / PSAX-PM | paper (accuracy/P/R/F1) |",
         "|---|---|---|---|---|---|---|",

@@ -2,6 +2,8 @@
 """Folds by patient, and the table of the paper made again, on stills so easy that seconds suffice."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from hypothesis import strategies as st
 
 from echo_plugin.anatomy import View
 from echo_plugin.errors import TrainingDataError
+from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.views import train_views
 from echo_plugin.views import reproduce as module
 from echo_plugin.views.evaluate import cross_validate_views
 from echo_plugin.views.folds import TRAIN_CLIPS, clip_table, patient_folds, prepare_clips
@@ -117,6 +121,43 @@ def test_a_run_that_was_stopped_goes_on_and_other_numbers_begin_anew(reproduced,
 
     assert len(learned) == 1
     assert again == report
+
+
+def test_a_file_that_was_written_anew_is_learned_anew(easy_studies, tmp_path):
+    studies = tmp_path / "studies"
+    shutil.copytree(easy_studies, studies)
+    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=TrainOptions(**TINY), vocabulary=TWO)
+    before = {path.name: json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")}
+    first = open_labelled_folder(studies).cines[0]
+    os.utime(open_labelled_folder(studies).folder.entry(first.image_id).path, ns=(1, 1))
+
+    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=TrainOptions(**TINY), vocabulary=TWO)
+
+    after = {path.name: json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")}
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+
+
+def test_patients_whom_the_first_weights_have_seen_take_no_part(easy_studies, tmp_path):
+    """An encoder that learned from half the children begins rows on the other half only."""
+    half = tmp_path / "half"
+    shutil.copytree(easy_studies, half)
+    kept = [line for line in (half / PATIENTS_FILE).read_text().splitlines()[1:] if int(line[-2:]) < 6]
+    for path in (half / "annotations").glob("*.json"):
+        if json.loads(path.read_text())["image_id"] not in {line.split(",")[0] for line in kept}:
+            path.unlink()
+    taught = train_views(half, tmp_path / "models", TrainOptions(**TINY, temporal="image"), vocabulary=TWO)
+    options, start = TrainOptions(**TINY), tmp_path / "models" / "view_classifier.safetensors"
+
+    report = reproduce_views(
+        easy_studies, tmp_path / "out", seeds=1, folds=0, options=options, vocabulary=TWO, start=start
+    )
+
+    assert taught.training_data.patients == 6
+    assert report["patients"] == 6
+    assert report["begun_with"] == "the encoder of view_classifier 1"
+    with pytest.raises(TrainingDataError, match="All 6 patients are known to the weights to begin with"):
+        reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
 
 
 def test_paired_differences_are_of_the_same_cines(reproduced):
