@@ -198,6 +198,21 @@ class ViewPrediction:
         """The probability of the predicted view."""
         return self.probabilities[self.view]
 
+    @property
+    def words(self) -> str:
+        """What a person reads of it."""
+        return view_words(self.view.value, self.probability, is_still=self.is_still, is_standard=self.is_standard)
+
+
+def view_words(view: str, probability: float, *, is_still: bool, is_standard: bool | None) -> str:
+    """Return what a person reads of a predicted view.
+
+    >>> view_words("A4C", 0.41, is_still=False, is_standard=False)
+    'no standard view (A4C 0.41)'
+    """
+    named = f"{view} {probability:.2f}{' (one frame)' if is_still else ''}"
+    return f"no standard view ({named})" if is_standard is False else named
+
 
 @dataclass(frozen=True)
 class DefectPrediction:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from echo_plugin.annotations import view_words
 from echo_plugin.errors import EchoError
 from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
 from echo_plugin.prediction import TASKS
@@ -135,8 +136,9 @@ def describe_results(results: Sequence[dict[str, Any]]) -> str:
         if "error" in result:
             continue
         parts = [Path(result["path"]).name, f"{result['frames']} frames"]
-        if result.get("view"):
-            parts.append(f"{result['view']['view']} {result['view']['probability']:.2f}")
+        if view := result.get("view"):
+            is_still, is_standard = bool(view.get("is_still")), view.get("is_standard")
+            parts.append(view_words(view["view"], view["probability"], is_still=is_still, is_standard=is_standard))
         if result.get("boxes") is not None:
             framed = {box["frame_index"] for box in result["boxes"]}
             parts.append(f"{len(result['boxes'])} boxes on {len(framed)} frames")

@@ -17,6 +17,7 @@ from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.boxes.detections import rows_on_cpu, septal_boxes
 from echo_plugin.boxes.tracks import TrackOptions, link_boxes
 from echo_plugin.cine import Cine, UltrasoundRegion
+from echo_plugin.defects.abstention import can_abstain
 from echo_plugin.defects.answer import answer, crops_of, join_crops
 from echo_plugin.defects.gallery import KeptGallery, NearestCase
 from echo_plugin.defects.patient_defect import PatientDefect, combine_cines
@@ -104,7 +105,8 @@ class EchoPipeline:
         cine
             Any cine; a single frame will do.
         tasks
-            Of view, boxes, defect with the nearest cases, nearest alone. Boxes that a task needs are found unasked.
+            Of view, boxes, defect with the nearest cases, nearest alone. What a task needs is found unasked: boxes, and
+            the view where the embedder's card says when to abstain and a view classifier is published.
         frame_indices
             0-based frames for boxes and defect; None: all. The view is that of the whole cine.
 
@@ -124,7 +126,7 @@ class EchoPipeline:
             with progress.timed("region"):
                 region = tissue_region(cine)
             frames = sorted(set(range(cine.frame_count) if frame_indices is None else frame_indices))
-            view = self._predict_view(cine, region, progress) if "view" in tasks else None
+            view = self._predict_view(cine, region, progress) if self._is_view_needed(tasks) else None
             boxes = self._predict_boxes(cine, region, frames, progress) if set(tasks) - {"view"} else ()
             defect, nearest = None, tuple[NearestCase, ...]()
             if {"defect", "nearest"} & set(tasks):
@@ -136,6 +138,7 @@ class EchoPipeline:
                             embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
                         )
         boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
+        view = view if "view" in tasks else None
         return CinePrediction(boxes, view, defect, nearest, progress.models, progress.timings_ms)
 
     def embed(self, cine: Cine) -> CineEmbedding:
@@ -165,6 +168,13 @@ class EchoPipeline:
         frames = list(range(cine.frame_count) if frame_indices is None else frame_indices)
         with torch.inference_mode():
             return tuple(self._detect(cine, tissue_region(cine), frames, Progress()))
+
+    def _is_view_needed(self, tasks: Sequence[str]) -> bool:
+        """Whether the view is asked for, or must say if the defect can be seen in it."""
+        if "view" in tasks or "defect" not in tasks:
+            return "view" in tasks
+        cards = self.cards()
+        return VIEW_CLASSIFIER in cards and DEFECT_EMBEDDER in cards and can_abstain(cards[DEFECT_EMBEDDER].config)
 
     def _predict_boxes(
         self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress

@@ -125,6 +125,21 @@ def test_a_person_is_told_that_a_defect_was_read_from_whole_frames() -> None:
     assert text == "a.dcm  3 frames  0 boxes on 0 frames  Normal 0.80 (no septum found: whole frames were compared)\n"
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"is_still": True, "is_standard": None}, "A4C 0.41 (one frame)"),
+        ({"is_still": False, "is_standard": False}, "no standard view (A4C 0.41)"),
+        ({"is_still": False, "is_standard": True}, "A4C 0.41"),
+        ({}, "A4C 0.41"),
+    ],
+)
+def test_a_person_is_told_of_one_frame_and_of_no_standard_view(facts: dict, words: str) -> None:
+    text = describe_results([{"path": "a.dcm", "frames": 3, "view": {"view": "A4C", "probability": 0.41, **facts}}])
+
+    assert text == f"a.dcm  3 frames  {words}\n"
+
+
 def test_a_person_reads_one_line_per_cine() -> None:
     text = describe_results(
         [

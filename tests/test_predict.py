@@ -3,6 +3,7 @@ import dataclasses
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,46 @@ def test_no_septum_gets_no_answer_where_the_card_says_when_to_abstain(four_class
     assert (defect.is_whole_frame, defect.abstained) == (True, "no septum found")
 
 
+@pytest.fixture
+def sure_of_a_view(four_classes: Path, tmp_path: Path) -> Callable[[View], Path]:
+    """Make the models' view classifier call everything one view."""
+
+    def sure(view: View) -> Path:
+        shutil.copytree(four_classes, tmp_path / view.name)
+        classes = (View.A4C, View.SUPRASTERNAL_ARCH)
+        network = ViewClassifier(ViewConfig(classes=2, input_size_px=64)).eval()
+        torch.nn.init.zeros_(network.head[1].weight)
+        network.head[1].bias.data = torch.tensor([9.0 if view is c else 0.0 for c in classes])
+        publish_network(tmp_path / view.name, "view_classifier", network, tuple(c.value for c in classes))
+        return tmp_path / view.name
+
+    return sure
+
+
+@pytest.mark.parametrize("tasks", [("defect",), ("boxes", "defect"), ("view", "boxes", "defect")])
+def test_a_defect_is_not_answered_from_a_view_that_does_not_show_it(
+    sure_of_a_view: Callable[[View], Path], cine: Cine, tasks: tuple[str, ...]
+) -> None:
+    always = TrackOptions(operating_score=0.0, jump_cost=0.0)
+    arch = EchoPipeline(sure_of_a_view(View.SUPRASTERNAL_ARCH), device="cpu", track=always)
+    apical = EchoPipeline(sure_of_a_view(View.A4C), device="cpu", track=always)
+
+    unsuitable, suitable = arch.predict(cine, tasks=tasks), apical.predict(cine, tasks=tasks)
+
+    assert unsuitable.defect.abstained == "view SSN-ARCH does not show this septum"
+    assert suitable.defect.abstained.startswith("unlike every class (")
+    assert (unsuitable.view is None) is ("view" not in tasks)
+    assert unsuitable.models["views"].classes == ("A4C", "SSN-ARCH")
+
+
+def test_without_a_view_classifier_a_defect_is_answered_all_the_same(four_classes: Path, tmp_path: Path, cine) -> None:
+    shutil.copytree(four_classes, tmp_path / "models")
+    for path in (tmp_path / "models").glob("view_classifier.*"):
+        path.unlink()
+
+    assert EchoPipeline(tmp_path / "models", device="cpu").predict(cine, tasks=("defect",)).defect is not None
+
+
 def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
     still = Cine("still", FramesInMemory(np.full((1, 50, 50, 3), 80, dtype=np.uint8)))
 
@@ -177,6 +218,8 @@ def test_still_picture_is_a_cine_of_one_frame(pipeline: EchoPipeline) -> None:
 
     assert prediction.view is not None
     assert prediction.view.frame_indices == (0,)
+    assert prediction.view.words.endswith("(one frame)")
+    assert prediction.to_json(still, "still")["view"]["is_still"] is True
     assert prediction.defect is not None
 
 

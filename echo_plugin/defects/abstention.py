@@ -23,6 +23,11 @@ SURE_VIEW = 0.5
 """Probability of the view classifier from which on its view counts."""
 
 
+def can_abstain(config: Mapping[str, object]) -> bool:
+    """Whether a card is of a version that may give no answer."""
+    return isinstance(config.get(ANGLE_KEY), int | float)
+
+
 def reason_to_abstain(
     config: Mapping[str, object],
     nearest_angle_deg: float,
@@ -46,7 +51,7 @@ def reason_to_abstain(
     """
     limit = config.get(ANGLE_KEY)
     if not isinstance(limit, int | float):
-        return None  # of a version that always answered
+        return None
     if is_whole_frame:
         return "no septum found"
     if view is not None and view.probability >= SURE_VIEW:

@@ -9,9 +9,8 @@ from echo_plugin.prediction import CinePrediction
 
 
 def show_view(prediction: CinePrediction) -> Shown:
-    """Return the view with its probability as text, such as ``A4C 0.97``."""
-    view = prediction.view
-    return Shown() if view is None else Shown(caption=f"{view.view.value} {view.probability:.2f}")
+    """Return the view with its probability as text, such as ``A4C 0.97``, and what speaks against it."""
+    return Shown() if prediction.view is None else Shown(caption=prediction.view.words)
 
 
 VIEW = TaskDescription(

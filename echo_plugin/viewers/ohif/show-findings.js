@@ -26,7 +26,14 @@ function viewLine(view) {
     'div',
     { 'data-echo': 'view', title: `Then ${others}; from ${frameList(view.frame_indices)}` },
     h('h3', {}, 'View ', h('b', {}, view.view), bar('', view.probability, null, { chosen: true })),
+    viewDoubt(view) === null ? null : h('p', { class: 'note' }, viewDoubt(view)),
   );
+}
+
+/** Return what must be known of the view beside its probability, in one sentence; null when there is nothing. */
+function viewDoubt(view) {
+  if (view.is_standard === false) return 'No standard view: what depends on one should not be trusted.';
+  return view.is_still ? 'From one frame, without motion.' : null;
 }
 
 /** Return why the defect should not be trusted, in one sentence; null when nothing speaks against it. */
