@@ -92,7 +92,7 @@ def train_views(
             "answers_stills": True,
         }
         | _learned_times(labelled, cines)
-        | rule_to_config(open_set_rule(model, table)),
+        | rule_to_config(open_set_rule(model, table, classes)),
         labelled=labelled,
         cines=cines,
         split=split,
@@ -120,11 +120,12 @@ def view_config(options: TrainOptions, classes: int) -> ViewConfig:
     )
 
 
-def open_set_rule(model: ViewClassifier, table: ClipTable) -> OpenSetRule | None:
+def open_set_rule(model: ViewClassifier, table: ClipTable, classes: Sequence[str]) -> OpenSetRule | None:
     """Return what tells, by the validation patients, that a cine shows no standard view."""
     logits, truth, _ = cine_logits(model, table, "validation", "clips")
     answers = np.array([clips.mean(axis=0).argmax() for clips in logits])
-    return choose_rule([cine_scores(clips) for clips in logits], answers == truth)
+    is_other = np.array([classes[view] == View.OTHER.value for view in truth])
+    return choose_rule([cine_scores(clips, classes) for clips in logits], answers == truth, is_other)
 
 
 def _learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> dict[str, float]:

@@ -34,5 +34,6 @@ def answer_view(
     rule = rule_of(card)
     is_standard = None
     if rule is not None and not is_still:  # its limit is of clips
-        is_standard = view is not View.OTHER and rule.is_standard(logits.double().cpu().numpy().astype(np.float64))
+        numbers = logits.double().cpu().numpy().astype(np.float64)
+        is_standard = view is not View.OTHER and rule.is_standard(numbers, card.classes)
     return ViewPrediction(view, named, tuple(frame_indices), is_still=is_still, is_standard=is_standard)

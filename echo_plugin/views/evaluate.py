@@ -71,7 +71,9 @@ def evaluate_views(
         is_strange = np.array(
             [not k or _view_name(c) == View.OTHER.value for k, c in zip(is_known, chosen.cines, strict=True)]
         )
-        metrics |= open_set_metrics(everyone, is_strange, np.array([bool(answer.is_standard) for answer in answers]))
+        is_named = np.array([a.view.value == _view_name(c) for a, c in zip(answers, chosen.cines, strict=True)])
+        is_standard = np.array([bool(answer.is_standard) for answer in answers])
+        metrics |= open_set_metrics(everyone, is_strange, is_standard, is_named)
     facts = view_facts(cohort, truth, probabilities, classes, metrics)
     extra = {key: facts[key] for key in ("classes", "confusion", "expected_calibration_error")}
     figures = view_figures(truth, probabilities, classes)

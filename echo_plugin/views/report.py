@@ -46,10 +46,15 @@ def view_metrics(
 
 
 def open_set_metrics(
-    cohort: Cohort, is_strange: NDArray[np.bool_], is_standard: NDArray[np.bool_]
+    cohort: Cohort, is_strange: NDArray[np.bool_], is_standard: NDArray[np.bool_], is_named: NDArray[np.bool_]
 ) -> dict[str, Metric]:
-    """Return the share of standard views that are kept, and of cines without one that are told so."""
-    metrics = {}
+    """Return the share of standard views that are kept, of cines without one that are told so, and of right answers.
+
+    ``is_named`` : the view that is said is that of the cine; an answer is right if it is, or says rightly that there is
+    no standard view.
+    """
+    is_right = np.where(is_strange, ~is_standard, is_named & is_standard)
+    metrics = {"accuracy, no standard view among the answers": cohort.mean(is_right.astype(float))}
     if (~is_strange).any():
         metrics["standard views kept"] = _of(cohort, ~is_strange).mean(is_standard[~is_strange].astype(float))
     if is_strange.any():

@@ -194,11 +194,13 @@ def test_confusion_of_the_hard_pair_is_named():
 def test_open_set_figures_count_standard_and_strange_cines_apart():
     cohort = Cohort(("a", "a", "b", "c"), "test")
 
-    metrics = open_set_metrics(cohort, np.array([False, False, True, True]), np.array([True, False, False, True]))
+    strange, standard = np.array([False, False, True, True]), np.array([True, False, False, True])
+    metrics = open_set_metrics(cohort, strange, standard, np.array([True, True, False, False]))
 
     assert metrics["standard views kept"].value == 0.5
     assert metrics["no standard view, and said so"].value == 0.5
     assert metrics["no standard view, and said so"].patients == 2
+    assert metrics["accuracy, no standard view among the answers"].value == 0.5
 
 
 def test_reliability_of_a_calibrated_answer_lies_on_the_diagonal():
