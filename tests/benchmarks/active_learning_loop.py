@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotate and train as a person would through 3D Slicer, and measure what each choice of the next cine is worth.
 
-    python tests/benchmarks/active_learning_loop.py OUT [--pool 30] [--rounds 5] [--batch 3] [--seeds 5] [--epochs 10]
+    python tests/benchmarks/active_learning_loop.py OUT [--pool 75] [--rounds 6] [--batch 5] [--seeds 5] [--epochs 8]
 
-A pool of phantom cines without labels is served on loopback by the app's own server. MONAI Label's client for 3D Slicer
-asks for the next sample, an oracle submits the phantom's true boxes on the frames that the answer names, the app's
-trainer goes on from the published detector, and AP50 is measured on phantom patients of another seed. All strategies of
-one seed begin with the same cines and the same weak detector: one that knows the apical four-chamber view alone. The
-reference, ``all``, has every cine of the pool labelled.
+A pool of phantom visits without labels is served on loopback by the app's own server: of each child the four-chamber
+and subcostal views and four or five others, as recorded, about half of which show no septum. MONAI Label's client for
+3D Slicer asks for the next sample, an oracle submits the phantom's true boxes on the frames that the answer names, the
+app's trainer goes on from the published detector, and AP50 is measured on phantom patients of another seed. All
+strategies of one seed begin with the same cines and the same weak detector: one that knows the apical four-chamber view
+alone, begun with the view classifier's encoder. The reference, ``all``, has every cine of the pool labelled and trains
+for ``--all-epochs``, by default as many steps as the rounds together have.
 
 Training and scoring, for which the server starts processes, run in this one through the functions that those processes
-run: nothing else differs, and a round costs seconds. ``--size`` is the side of the detector's input in px (the product
-has 192). Each (strategy, seed) is kept when it is done; started again, the rest is done. Writes loop.json, loop.md and
-loop.png to OUT.
+run: nothing else differs, and a round costs seconds. Cines are scored for the strategies that read scores, and views
+named for ``failing_view`` alone. ``--size`` is the side of the detector's input in px (the product has 192). Each
+(strategy, seed) is kept when it is done; started again, the rest is done. Writes loop.json, loop.md and loop.png to OUT
+after every seed.
 """
 
 import argparse
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 import socket
@@ -53,19 +57,24 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STRATEGIES = ("random", "first", "uncertainty", "diversity", "hybrid", "failing_view")
 ALL = "all"
 FRAMES_DRAWN = 3
-VIEWS = (View.A4C, View.A5C, View.SUBCOSTAL_4C, View.PSAX_AV, View.PLAX_LV)
+READ_SCORES = ("uncertainty", "diversity", "hybrid", "failing_view")
+CINES_PER_VISIT = 20 / 3
 
 
 def make_folders(out: Path, asked: argparse.Namespace) -> SimpleNamespace:
     """Return the folders: ``pool`` and ``held_out`` phantoms, and ``base``, the weak detector to begin with."""
     places = SimpleNamespace(pool=out / "pool", held_out=out / "held_out", first=out / "first", base=out / "base")
     per_patient = {"views": asked.views, "frames": asked.frames}
-    write_phantom_study_folder(places.pool, patients=-(-asked.pool // len(asked.views)), seed=4100, **per_patient)
+    cines = len(asked.views) if asked.views else CINES_PER_VISIT
+    write_phantom_study_folder(places.pool, patients=math.ceil(asked.pool / cines), seed=4100, **per_patient)
     write_phantom_study_folder(places.held_out, patients=asked.held_out, seed=4200, **per_patient)
     write_phantom_study_folder(places.first, patients=asked.base, seed=4300, views=[View.A4C], frames=asked.frames)
     if not (places.base / f"{SEPTAL_DETECTOR}.json").is_file():
         shutil.copytree(REPOSITORY / "apps" / "echo" / "model", out / "starters", dirs_exist_ok=True)
-        options = TrainOptions(epochs=asked.base_epochs, start="scratch", seed=0, **size_of(asked))
+        begin = (
+            {"start": "views", "starter": out / "starters"} if asked.backbone == "resnet18" else {"start": "scratch"}
+        )
+        options = TrainOptions(epochs=asked.base_epochs, seed=0, **begin, **size_of(asked))
         train_detector(places.first, places.base, options)
         for kind in ("safetensors", "json"):  # names the views for failing_view
             shutil.copy(out / "starters" / f"{VIEW_CLASSIFIER}.{kind}", places.base)
@@ -106,14 +115,15 @@ class HeldOut:
 class Site:
     """One hospital: a copy of the pool without labels, served, with the weak detector published."""
 
-    def __init__(self, folder: Path, places: SimpleNamespace, asked: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, places: SimpleNamespace, asked: argparse.Namespace, *, names_views: bool) -> None:
         from monailabel.config import settings
         from monailabel.interfaces.utils.app import app_instance, clear_cache
 
         self.truth = StudyFolder(places.pool)
         self.studies, self.models, self.asked = folder / "studies", folder / "models", asked
         shutil.copytree(places.pool, self.studies, ignore=shutil.ignore_patterns("annotations", ".echo_*"))
-        shutil.copytree(places.base, self.models)
+        hidden = () if names_views else (f"{VIEW_CLASSIFIER}.*",)
+        shutil.copytree(places.base, self.models, ignore=shutil.ignore_patterns(*hidden))
         settings.MONAI_LABEL_APP_DIR = str(REPOSITORY / "apps" / "echo")
         settings.MONAI_LABEL_STUDIES = str(self.studies)
         settings.MONAI_LABEL_APP_CONF = {"models": str(self.models), "device": "cpu", "cache": str(folder / "cache")}
@@ -126,14 +136,14 @@ class Site:
 
         score_folder(StudyFolder(self.studies), self.models, self.app.waiting.store, device="cpu")
 
-    def train(self, seed: int) -> None:
+    def train(self, seed: int, epochs: int) -> None:
         """Do what the server's training process does, at the size that was asked for."""
         trainer = self.app._trainers["septal_boxes"]
         whole = type(trainer)._options
         trainer._options = lambda request: dataclasses.replace(
             whole(trainer, request), batch_size=8, **size_of(self.asked)
         )
-        self.app.train({"model": "septal_boxes", "epochs": self.asked.epochs, "seed": seed})
+        self.app.train({"model": "septal_boxes", "epochs": epochs, "seed": seed})
 
     def submit(self, client, image_id: str, frames: list[int]) -> int:
         """Submit the true boxes on ``frames`` as markups, as 3D Slicer does; return how many frames that were."""
@@ -154,7 +164,8 @@ def run(strategy: str, seed: int, site: Site, client, held_out: HeldOut) -> dict
     curve.append({**counts, "ap50": held_out.ap50(site.models)})
     rounds = 1 if strategy == ALL else asked.rounds
     for number in range(rounds):
-        site.score()
+        if number and strategy in READ_SCORES:
+            site.score()
         # every strategy begins with the same cines: nothing is known of the pool's labels yet
         now = "random" if number == 0 or strategy == ALL else strategy
         for step in range(10**6 if strategy == ALL else asked.batch):
@@ -164,7 +175,7 @@ def run(strategy: str, seed: int, site: Site, client, held_out: HeldOut) -> dict
             counts["frames"] += site.submit(client, sample["id"], sample.get("frames", []))
             counts["cines"] += 1
             chosen.append(sample["id"])
-        site.train(seed)
+        site.train(seed, asked.all_epochs if strategy == ALL else asked.epochs)
         curve.append({**counts, "ap50": held_out.ap50(site.models)})
     return {
         "strategy": strategy, "seed": seed, "curve": curve, "chosen": chosen, "pool_cines": len(site.truth.image_ids()),
@@ -219,7 +230,20 @@ def summarise(results: list[dict]) -> dict:
             "frames_for_95": reached if full > 0 else [None] * len(runs),
             "wall_s": float(np.mean([r["wall_s"] for r in runs])),
         }  # fmt: skip
+        against = paired_with_random(results, runs)
+        about["strategies"][strategy] |= {"above_random": against.mean(axis=0).tolist()} if len(against) else {}
+        if len(against) > 1:
+            about["strategies"][strategy]["above_random_error"] = (
+                against.std(axis=0, ddof=1) / np.sqrt(len(against))
+            ).tolist()
     return about
+
+
+def paired_with_random(results: list[dict], runs: list[dict]) -> np.ndarray:
+    """Return (seeds, points) by how much AP50 is above that of random with the same seed."""
+    random = {r["seed"]: r for r in results if r["strategy"] == "random"}
+    pairs = [(r, random[r["seed"]]) for r in runs if r["seed"] in random]
+    return np.array([[p["ap50"] - q["ap50"] for p, q in zip(a["curve"], b["curve"], strict=True)] for a, b in pairs])
 
 
 def as_table(about: dict, pool_cines: int) -> str:
@@ -228,19 +252,28 @@ def as_table(about: dict, pool_cines: int) -> str:
         f"Phantoms. Pool of {pool_cines} cines; all of it labelled ({about['full_frames']:.0f} frames) gives AP50"
         f" {about['full_ap50']:.3f}.",
         "",
-        "| strategy | seeds | frames at the end | AP50 at the end | area under the curve | frames for 95 % of all"
-        " | share of the labels | s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| strategy | seeds | frames at the end | AP50 at the end | area under the curve | least above random"
+        " | frames for 95 % of all | share of the labels | s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for strategy, s in sorted(about["strategies"].items(), key=lambda item: -item[1]["area"]):
         there = [frames for frames in s["frames_for_95"] if frames is not None]
         words = f"{np.mean(there):.0f} ({len(there)} of {s['seeds']} seeds)" if there else "not reached"
         share = f"{np.mean(there) / about['full_frames']:.0%}" if len(there) == s["seeds"] else "–"
+        lowest = least_above_random(s)
         lines.append(
             f"| {strategy} | {s['seeds']} | {s['frames'][-1]:.0f} | {s['ap50'][-1]:.3f} ± {s['sd'][-1]:.3f}"
-            f" | {s['area']:.3f} ± {s['area_sd']:.3f} | {words} | {share} | {s['wall_s']:.0f} |"
+            f" | {s['area']:.3f} ± {s['area_sd']:.3f} | {lowest} | {words} | {share} | {s['wall_s']:.0f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def least_above_random(s: dict) -> str:
+    """Return the lowest point of the curve against random's, with its standard error over the seeds."""
+    if "above_random_error" not in s:
+        return "–"
+    lowest = int(np.argmin(s["above_random"]))
+    return f"{s['above_random'][lowest]:+.3f} ± {s['above_random_error'][lowest]:.3f}"
 
 
 def draw(about: dict, path: Path) -> None:
@@ -265,16 +298,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--strategies", default=",".join(STRATEGIES), type=lambda text: text.split(","))
-    parser.add_argument("--views", default=list(VIEWS), type=lambda text: [View(v) for v in text.split(",")])
+    parser.add_argument("--all-epochs", type=int, help="default: as many steps as all rounds together")
+    parser.add_argument(
+        "--views", help="default: those of a visit", type=lambda text: [View(v) for v in text.split(",")]
+    )
     for name, number in {
-        "pool": 120, "rounds": 8, "batch": 4, "seeds": 5, "epochs": 10, "size": 96, "frames": 8,
-        "held-out": 6, "base": 4, "base-epochs": 20, "threads": 1,
+        "pool": 75, "rounds": 6, "batch": 5, "seeds": 5, "epochs": 8, "size": 96, "frames": 6,
+        "held-out": 9, "base": 6, "base-epochs": 30, "threads": 1,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--backbone", default="resnet18")
     asked = parser.parse_args()
     logging.basicConfig(level="WARNING")
     torch.set_num_threads(asked.threads)
+    if asked.all_epochs is None:  # round r learns from r batches
+        steps = asked.epochs * asked.batch * asked.rounds * (asked.rounds + 1) / 2
+        asked.all_epochs = math.ceil(steps / asked.pool)
     out = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     places = make_folders(out, asked)
@@ -290,19 +329,25 @@ def main() -> int:
                 results.append(done)
                 continue
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                site = Site(Path(folder), places, asked)
+                site = Site(Path(folder), places, asked, names_views=strategy == "failing_view")
                 client = client or slicer_client(serve(), out)
                 results.append({**run(strategy, seed, site, client, held_out), "settings": settings})
             write_atomically(kept, json.dumps(results[-1], indent=1).encode())
             last = results[-1]["curve"][-1]
             print(f"{strategy} seed {seed}: AP50 {last['ap50']:.3f} with {last['frames']} frames", flush=True)
+        table = write_figures(out, settings, results)
+    print(table)
+    return 0
+
+
+def write_figures(out: Path, settings: dict, results: list[dict]) -> str:
+    """Write what was measured so far; return the table."""
     about = summarise(results)
     (out / "loop.json").write_text(json.dumps({"settings": settings, **about, "runs": results}, indent=1))
     table = as_table(about, results[0]["pool_cines"])
     (out / "loop.md").write_text(table)
     draw(about, out / "loop.png")
-    print(table)
-    return 0
+    return table
 
 
 if __name__ == "__main__":
