@@ -3,6 +3,9 @@
 
 The package is built for the root of a site and carries models for segmentation that nothing here uses; what is kept is
 moved to ``/ohif/`` and has neither those nor the source maps. After the first fetch no network is needed.
+
+One error is put right: cornerstone3D 5.6 takes the spacing of rows for that of columns when it turns places in an image
+into places in space and back. Where the two differ, boxes of a report lay beside the heart.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ INTEGRITY = "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6
 TARBALL = f"ohif-app-{VERSION}.tgz"
 BASE_PATH = "/ohif/"
 
-_RECIPE = "1"
+_RECIPE = "2"
 """Part of the folder's name: raise it when the unpacked files are changed in another way."""
 _LEFT_OUT = re.compile(r"ort/|sw\.js$|_headers$|_redirects$|.*\.map$")
 _ROOTED = {
@@ -46,6 +49,15 @@ _ROOTED = {
     ".json": [(re.compile(rb'("(?:src|start_url|scope)":\s*")/(?!/)'), rb"\1/ohif/")],
 }
 """By suffix: where the package names the root of its site."""
+_CORRECTED = (
+    (b"rowCosines, rowPixelSpacing * (imageCoords[0]", b"rowCosines, columnPixelSpacing * (imageCoords[0]"),
+    (b"columnCosines, columnPixelSpacing * (imageCoords[1]", b"columnCosines, rowPixelSpacing * (imageCoords[1]"),
+    (b"newOrigin, origin, columnCosines, -columnPixelSpacing", b"newOrigin, origin, columnCosines, -rowPixelSpacing"),
+    (b"newOrigin, newOrigin, rowCosines, -rowPixelSpacing", b"newOrigin, newOrigin, rowCosines, -columnPixelSpacing"),
+    (b"rowDistance / rowPixelSpacing", b"rowDistance / columnPixelSpacing"),
+    (b"columnDistance / columnPixelSpacing", b"columnDistance / rowPixelSpacing"),
+)
+"""In scripts: the spacing along a row is that of columns (PS3.3 10.7.1.3: rows first, then columns)."""
 
 
 class ViewerUnavailableError(EchoError):
@@ -176,6 +188,9 @@ def unpack(tarball: Path, target: Path) -> None:
             content = stream.read()
             for pattern, replacement in _ROOTED.get(relative.suffix, ()):
                 content = pattern.sub(replacement, content)
+            if relative.suffix == ".js":
+                for wrong, right in _CORRECTED:
+                    content = content.replace(wrong, right)
             path = target / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)

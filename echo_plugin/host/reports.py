@@ -17,7 +17,8 @@ from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.io.atomic_file import make_directory, write_atomically
 from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
-from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source, text_report
+from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
+from echo_plugin.io.dicom_sr_text import text_report
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CinePrediction

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured reports for viewers without our panel: boxes that OHIF makes editable, and a text report.
+"""Structured reports of boxes, for viewers without our panel: OHIF makes them editable.
 
 Boxes are TID 1500 groups whose spatial coordinates hang below a measurement, because OHIF hydrates no other form; a
-TID 1500 document without coordinates stops that viewer, so view and defect have a document of their own (TID 2000).
+TID 1500 document without coordinates stops that viewer, so view and defect have a document of their own
+(``dicom_sr_text``).
 Plain pydicom: the highdicom that runs with pydicom 2 cannot put coordinates below a measurement.
 
 References
 ----------
-PS3.16 TID 1500, 1501, 2000, 4019; PS3.3 A.35.2, A.35.3, C.18.6 (spatial coordinates)
+PS3.16 TID 1500, 1501, 4019; PS3.3 A.35.3, C.18.6 (spatial coordinates)
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 
-from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.annotations import SeptalBox
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io import sr_content as sr
 from echo_plugin.io.septum_text import SHORT_NAMES
 
 MANUFACTURER = "monailabel-echo"
 """By this our reports are told from those that a person saved."""
-NOT_CLINICAL = "Research only: not for clinical use."
 TRACKING_IDENTIFIER = "Cornerstone3DTools@^0.1.0:RectangleROI"
 """What OHIF 3.13 asks of a group before it makes an editable rectangle of it."""
 
@@ -85,65 +85,16 @@ def boxes_report(source: Dataset, boxes: Sequence[SeptalBox], observer: Observer
     groups = [_group(source, box, observer, [*identity, str(n)]) for n, box in enumerate(boxes)]
     root = sr.container(
         codes.DCM.ImagingMeasurementReport,
-        [*_context(observer), _procedure(), sr.container(codes.DCM.ImagingMeasurements, groups)],
+        [*context(observer), procedure(), sr.container(codes.DCM.ImagingMeasurements, groups)],
         relationship=None,
     )
     what = "AI boxes" if observer.version else "Boxes"
-    return _document(source, root, uid.ComprehensiveSRStorage, identity, description=f"{what}: septa", now=now)
-
-
-def text_report(
-    source: Dataset,
-    view: ViewPrediction | None,
-    defect: DefectPrediction | None,
-    observer: Observer,
-    *,
-    now: datetime,
-) -> Dataset:
-    """Return an Enhanced SR that says view and defect with their probabilities, in codes and in words.
-
-    Raises
-    ------
-    AnnotationError
-        If there is neither.
-    """
-    codes = sr.dictionary()
-    findings: list[Dataset] = []
-    if view is not None:
-        if view.view.code is not None:
-            findings.append(sr.code(codes.DCM.ImageView, view.view.code))
-        findings += _words("View", view.view.value, {v.value: p for v, p in view.probabilities.items()})
-    if defect is not None:
-        if defect.defect.code is not None:
-            findings.append(sr.code(codes.DCM.Finding, defect.defect.code))
-        findings += _words("Septal defect", defect.defect.value, {d.value: p for d, p in defect.probabilities.items()})
-    if not findings:
-        msg = f"Image {source.SOPInstanceUID} has neither view nor defect to report."
-        raise AnnotationError(msg)
-    identity = [str(source.SOPInstanceUID), "text", repr(observer), repr(view), repr(defect)]
-    findings += [sr.text(codes.DCM.Comment, NOT_CLINICAL)]
-    findings += [sr.image(source.SOPClassUID, source.SOPInstanceUID, "CONTAINS")]
-    root = sr.container(
-        codes.LN.DiagnosticImagingReport,
-        [*_context(observer), _procedure(), sr.container(codes.DCM.Findings, findings)],
-        relationship=None,
-    )
-    return _document(source, root, uid.EnhancedSRStorage, identity, description="AI view and defect", now=now)
+    return document(source, root, uid.ComprehensiveSRStorage, identity, description=f"{what}: septa", now=now)
 
 
 def write_report(report: Dataset, path: Path) -> None:
     """Write a report as a DICOM file."""
     report.save_as(path, write_like_original=False)
-
-
-def _words(what: str, said: str, probabilities: dict[str, float]) -> list[Dataset]:
-    codes = sr.dictionary()
-    likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:5]
-    shown = ", ".join(f"{name} {probability:.2f}" for name, probability in likely)
-    return [
-        sr.text(codes.DCM.Finding, f"{what}: {said} (probabilities: {shown})"),
-        sr.number(codes.DCM.Probability, probabilities[said], codes.UCUM.NoUnits),
-    ]
 
 
 def _group(source: Dataset, box: SeptalBox, observer: Observer, identity: Sequence[str]) -> Dataset:
@@ -170,7 +121,8 @@ def _group(source: Dataset, box: SeptalBox, observer: Observer, identity: Sequen
     return sr.container(codes.DCM.MeasurementGroup, [*items, measurement, sr.text(codes.DCM.Comment, label)])
 
 
-def _context(observer: Observer) -> list[Dataset]:
+def context(observer: Observer) -> list[Dataset]:
+    """Return the items that say the language and who observed."""
     codes = sr.dictionary()
     language = sr.code(
         codes.DCM.LanguageOfContentItemAndDescendants, sr.own_code("en", "RFC5646", "English"), "HAS CONCEPT MOD"
@@ -193,12 +145,13 @@ def _context(observer: Observer) -> list[Dataset]:
     ]
 
 
-def _procedure() -> Dataset:
+def procedure() -> Dataset:
+    """Return the item that says what was done: an echocardiography."""
     codes = sr.dictionary()
     return sr.code(codes.DCM.ProcedureReported, codes.SCT.Echocardiography, "HAS CONCEPT MOD")
 
 
-def _document(
+def document(
     source: Dataset, root: Dataset, sop_class: uid.UID, identity: Sequence[str], *, description: str, now: datetime
 ) -> Dataset:
     """Return the whole SR object around its content, UNVERIFIED, in the patient and study of ``source``."""

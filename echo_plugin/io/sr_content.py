@@ -41,9 +41,9 @@ def container(name: Code, children: Sequence[Dataset], relationship: str | None 
     return item
 
 
-def text(name: Code, value: str, relationship: str = "CONTAINS") -> Dataset:
+def text(name: Code, value: str, relationship: str = "CONTAINS", children: Sequence[Dataset] = ()) -> Dataset:
     """Return a TEXT item."""
-    item = _item("TEXT", name, relationship)
+    item = _item("TEXT", name, relationship, children)
     item.TextValue = value
     return item
 

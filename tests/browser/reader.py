@@ -11,37 +11,38 @@ from PIL import Image
 
 LIMIT_MS = 120_000
 
-BOXES = """() => {
-  const { worldToImageCoords } = window.cornerstone.utilities;
+PLACE = """
+  const { viewportGridService, cornerstoneViewportService } = window.services;
+  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getState().activeViewportId);
+"""
+
+BOXES = f"""() => {{ {PLACE}
+  const {{ imageData }} = viewport.getImageData();  // what is drawn, not what the header would have it
   return window.cornerstoneTools.annotation.state.getAllAnnotations()
-    .filter((one) => one.metadata.toolName === 'EchoBox')
-    .map(({ data, metadata: { referencedImageId: id } }) => {
-      const points = data.handles.points.map((point) => worldToImageCoords(id, point));
+    .filter((one) => ['EchoBox', 'RectangleROI'].includes(one.metadata.toolName) && one.metadata.referencedImageId)
+    .map(({{ data, metadata: {{ toolName, referencedImageId: id }} }}) => {{
+      const points = data.handles.points.map((point) => imageData.worldToIndex(point).map((place) => place + 0.5));
       const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
       const [image_id, frame] = [/instances\\/([^/]+)/.exec(id)[1], Number(/frames\\/(\\d+)/.exec(id)[1])];
-      return { ...data.echo, image_id, frame_index: frame - 1,
-        x1: Math.min(...xs), y1: Math.min(...ys), x2: Math.max(...xs), y2: Math.max(...ys) };
-    });
-}"""
+      return {{ ...data.echo, tool: toolName, label: data.label, image_id, frame_index: frame - 1,
+        x1: Math.min(...xs), y1: Math.min(...ys), x2: Math.max(...xs), y2: Math.max(...ys) }};
+    }});
+}}"""
 
-SHOWN = """() => {
-  const { viewportGridService, cornerstoneViewportService } = window.services;
-  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getState().activeViewportId);
+SHOWN = f"""() => {{ {PLACE}
   const id = viewport?.getCurrentImageId?.();
   if (!id) return null;
-  return { image_id: /instances\\/([^/]+)/.exec(id)[1], frame_index: Number(/frames\\/(\\d+)/.exec(id)[1]) - 1 };
-}"""
+  return {{ image_id: /instances\\/([^/]+)/.exec(id)[1], frame_index: Number(/frames\\/(\\d+)/.exec(id)[1]) - 1 }};
+}}"""
 
-TO_SCREEN = """(points) => {
-  const { viewportGridService, cornerstoneViewportService } = window.services;
-  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getState().activeViewportId);
-  const { x, y } = viewport.element.getBoundingClientRect();
-  return points.map((point) => {
-    const world = window.cornerstone.utilities.imageToWorldCoords(viewport.getCurrentImageId(), point);
-    const [left, top] = viewport.worldToCanvas(world);
+TO_SCREEN = f"""(points) => {{ {PLACE}
+  const {{ x, y }} = viewport.element.getBoundingClientRect();
+  const {{ imageData }} = viewport.getImageData();
+  return points.map(([column, row]) => {{
+    const [left, top] = viewport.worldToCanvas(imageData.indexToWorld([column - 0.5, row - 0.5, 0]));
     return [x + left, y + top];
-  });
-}"""
+  }});
+}}"""
 
 
 class Reader:

@@ -3,6 +3,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -83,6 +84,63 @@ def test_a_package_is_moved_below_its_path(tarball, tmp_path):
     assert 'fetch("/dicom-web")' in script
     assert style == "@font-face{src:url(/ohif/f.woff2)} b{background:url(data:x)}"
     assert json.loads(manifest) == {"icons": [{"src": "/ohif/assets/i.png"}]}
+
+
+def test_the_spacing_along_a_row_is_that_of_columns(tmp_path):
+    """The two functions as the package has them, of an image whose columns are twice as close as its rows."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is not installed")
+    tarball = tmp_path / "made.tgz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        info = tarfile.TarInfo("package/dist/app.js")
+        info.size = len(CORNERSTONE)
+        archive.addfile(info, io.BytesIO(CORNERSTONE.encode()))
+
+    unpack(tarball, tmp_path / "viewer")
+
+    asked = "console.log(JSON.stringify([imageToWorldCoords('', [4.5, 2.5]), worldToImageCoords('', [1, 1, 0])]))"
+    script = (tmp_path / "viewer" / "app.js").read_text() + asked
+    done = subprocess.run([node, "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[1, 1, 0], [4.5, 2.5]]
+
+
+CORNERSTONE = """
+const plane = {
+  rowCosines: [1, 0, 0], columnCosines: [0, 1, 0], imagePositionPatient: [0, 0, 0],
+  columnPixelSpacing: 0.25, rowPixelSpacing: 0.5,
+};
+const _meta = { get: () => plane };
+const eR = {
+  vt: () => [0, 0, 0], Om: (a, b) => a.reduce((sum, one, n) => sum + one * b[n], 0),
+  Ln: (out, a, b, scale) => out.forEach((_, n) => { out[n] = a[n] + scale * b[n]; }),
+  jb: (out, a, b) => out.forEach((_, n) => { out[n] = a[n] - b[n]; }),
+};
+function imageToWorldCoords(imageId, imageCoords) {
+    const { columnCosines, rowCosines, imagePositionPatient: origin, } = _meta.get('imagePlaneModule', imageId);
+    let { columnPixelSpacing, rowPixelSpacing } = plane;
+    const imageCoordsInWorld = eR.vt();
+    eR.Ln(imageCoordsInWorld, origin, rowCosines, rowPixelSpacing * (imageCoords[0] - 0.5));
+    eR.Ln(imageCoordsInWorld, imageCoordsInWorld, columnCosines, columnPixelSpacing * (imageCoords[1] - 0.5));
+    return Array.from(imageCoordsInWorld);
+}
+function worldToImageCoords(imageId, worldCoords) {
+    const { columnCosines, rowCosines, imagePositionPatient: origin, } = _meta.get('imagePlaneModule', imageId);
+    let { columnPixelSpacing, rowPixelSpacing } = plane;
+    const newOrigin = eR.vt();
+    eR.Ln(newOrigin, origin, columnCosines, -columnPixelSpacing / 2);
+    eR.Ln(newOrigin, newOrigin, rowCosines, -rowPixelSpacing / 2);
+    const sub = eR.vt();
+    eR.jb(sub, worldCoords, newOrigin);
+    const rowDistance = eR.Om(sub, rowCosines);
+    const columnDistance = eR.Om(sub, columnCosines);
+    const imageCoords = [
+        rowDistance / rowPixelSpacing,
+        columnDistance / columnPixelSpacing,
+    ];
+    return imageCoords;
+}
+"""
 
 
 def test_models_maps_and_what_would_leave_the_folder_are_left_out(tarball, tmp_path):

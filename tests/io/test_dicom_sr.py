@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reports are valid DICOM that other programs read, and boxes come back from them as they were."""
 
+import copy
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,8 +19,9 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io import sr_content as sr
-from echo_plugin.io.dicom_sr import NOT_CLINICAL, Observer, boxes_report, text_report, write_report
+from echo_plugin.io.dicom_sr import Observer, boxes_report, write_report
 from echo_plugin.io.dicom_sr_read import boxes_of_person, is_ours, read_report
+from echo_plugin.io.dicom_sr_text import NOT_CLINICAL, text_report
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 MODEL, DOCTOR = Observer("septal_boxes", "1.2", "phantoms"), Observer("Müller")
@@ -164,6 +166,25 @@ def test_a_text_report_has_no_measurement_group(source):
     coded = [sr.concept(item, "ConceptCodeSequence") for item in sr.below(report) if item.ValueType == "CODE"]
     assert (Defect.ASD.code.value, "SCT") in coded
     assert (View.A4C.code.value, "SCT") in coded
+
+
+def test_a_text_report_names_its_cine_and_has_no_item_that_stops_the_viewer(source):
+    """OHIF asks a concept name of every item that it shows; what findings are inferred from is not shown."""
+    source = copy.deepcopy(source)
+    source.SeriesNumber, source.InstanceNumber = 2, 7
+
+    report = dcmread_copy(text_report(source, VIEW, DEFECT, MODEL, now=NOW))
+
+    (findings,) = [item for item in report.ContentSequence if sr.is_named(item, codes.DCM.Findings)]
+    assert all(sr.concept(item) for item in [*report.ContentSequence, *findings.ContentSequence])
+    images = [item for item in sr.below(report) if item.ValueType == "IMAGE"]
+    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images} == {"1.2.3.4"}
+    assert {item.RelationshipType for item in images} == {"INFERRED FROM"}
+    assert "About series 2, instance 7." in [i.get("TextValue") for i in findings.ContentSequence]
+    percents = [
+        float(i.MeasuredValueSequence[0].NumericValue) for i in findings.ContentSequence if i.ValueType == "NUM"
+    ]
+    assert percents == [90.0, 70.0]
 
 
 @pytest.mark.parametrize("observer", [MODEL, DOCTOR], ids=["model", "person"])
