@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,14 +57,11 @@ def froc_curves(
     return curves
 
 
-def worst_frames(
-    pictures: Sequence[Picture], answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> list[Picture]:
-    """Return the frames whose surest boxes lie worst."""
+def worst_overlaps(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]) -> list[tuple[int, float]]:
+    """Return the places of the frames whose surest boxes lie worst, and their IoU, worst first."""
     overlaps = np.stack([best_overlaps(answers, truths, label) for label in range(len(DETECTED_SEPTA))])
     lowest = np.where(np.isfinite(overlaps), overlaps, np.inf).min(axis=0)
-    order = [int(i) for i in np.argsort(lowest)[:WORST] if np.isfinite(lowest[i])]
-    return [dataclasses.replace(pictures[i], title=f"{pictures[i].title}\nIoU {lowest[i]:.2f}") for i in order]
+    return [(int(i), float(lowest[i])) for i in np.argsort(lowest)[:WORST] if np.isfinite(lowest[i])]
 
 
 def worst_cines(

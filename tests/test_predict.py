@@ -62,7 +62,7 @@ def cine() -> Cine:
 
 @pytest.fixture(scope="session")
 def pipeline(models: Path) -> EchoPipeline:
-    return EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=0.0, jump_cost=0.0))
+    return EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=0.0))
 
 
 def test_prediction_has_the_json_of_the_contract(pipeline: EchoPipeline, cine: Cine) -> None:
@@ -127,7 +127,7 @@ def test_defect_alone_uses_boxes_without_returning_them(pipeline: EchoPipeline, 
 
 
 def test_whole_frames_are_compared_when_no_septum_is_found(models: Path, cine: Cine) -> None:
-    blind = EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=1.0))
+    blind = EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=2.0))
 
     prediction = blind.predict(cine)
 
@@ -153,7 +153,7 @@ def four_classes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_classes_are_those_of_the_card_and_each_wall_has_its_crop(four_classes: Path, cine: Cine) -> None:
-    always = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=0.0, jump_cost=0.0))
+    always = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=0.0))
 
     entry = always.predict(cine, tasks=("defect",)).to_json(cine, Path("x.dcm"))["defect"]
 
@@ -163,7 +163,7 @@ def test_classes_are_those_of_the_card_and_each_wall_has_its_crop(four_classes: 
 
 
 def test_no_septum_gets_no_answer_where_the_card_says_when_to_abstain(four_classes: Path, cine: Cine) -> None:
-    blind = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=1.0))
+    blind = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=2.0))
 
     defect = blind.predict(cine, tasks=("defect",)).defect
 
@@ -191,7 +191,7 @@ def sure_of_a_view(four_classes: Path, tmp_path: Path) -> Callable[[View], Path]
 def test_a_defect_is_not_answered_from_a_view_that_does_not_show_it(
     sure_of_a_view: Callable[[View], Path], cine: Cine, tasks: tuple[str, ...]
 ) -> None:
-    always = TrackOptions(operating_score=0.0, jump_cost=0.0)
+    always = TrackOptions(operating_score=0.0)
     arch = EchoPipeline(sure_of_a_view(View.SUPRASTERNAL_ARCH), device="cpu", track=always)
     apical = EchoPipeline(sure_of_a_view(View.A4C), device="cpu", track=always)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring septal boxes through the pipeline that users run, on patients that the detector did not learn from.
 
-Boxes are measured twice: as single frames give them, which is what papers report, and linked over time, which is what
-viewers show. Lengths are in px of the model's input, and in mm where the cine is calibrated.
+Boxes are measured twice: as single frames give them, which is what papers report, and as all frames of a cine together
+give them, from which viewers show the best course of each septum. Lengths are in px of the model's input, and in mm
+where the cine is calibrated.
 """
 
 from __future__ import annotations
@@ -17,19 +18,17 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.boxes.metrics import FrameBoxes, PrecisionOverLabels, constant_boxes_px, detection_metrics
+from echo_plugin.boxes.metrics import FrameBoxes, average_precisions, constant_boxes_px, detection_metrics
 from echo_plugin.boxes.tables import MeasuredFrames, tables_of_groups
-from echo_plugin.boxes.tracks import TrackOptions, link_boxes
+from echo_plugin.boxes.tracks import weigh_boxes
 from echo_plugin.cine import Cine
 from echo_plugin.cohort_facts import DAYS_OF_YEAR, number_in, phantom_facts
-from echo_plugin.evaluation_pictures import froc_curves, recall_curves, surest, worst_frames
+from echo_plugin.evaluation_pictures import froc_curves, recall_curves, surest, worst_overlaps
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.io.sector import tissue_region
-from echo_plugin.metrics import Cohort
-from echo_plugin.model_card import Metric
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
-from echo_plugin.preprocess import FrameMapping, to_model_input
+from echo_plugin.preprocess import FrameMapping, map_region, to_model_input
 from echo_plugin.report import Picture, draw_curves, draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, detection_frames
 
@@ -41,15 +40,16 @@ FRAMES_PER_CINE = 8
 
 @dataclass(frozen=True)
 class MeasuredCine:
-    """The measured frames of one cine: ``single`` and ``linked`` boxes beside the true ones, what to show, and facts.
+    """The measured frames of one cine: ``single`` and ``linked`` boxes beside the true ones, and facts.
 
-    ``facts`` : view, age in years, image quality; None: not known.
+    ``frames`` : 0-based. ``facts`` : view, age in years, image quality; None: not known.
     """
 
+    image_id: str
+    frames: Sequence[int]
     truths: list[FrameBoxes]
     single: list[FrameBoxes]
     linked: list[FrameBoxes]
-    pictures: list[Picture]
     facts: dict[str, str | float | None]
 
 
@@ -88,19 +88,17 @@ def evaluate_detector(
     truths, single, linked = ([frame for c in cines for frame in getattr(c, k)] for k in ("truths", "single", "linked"))
     cohort = chosen.cohort(owners, seed)
     medians = constant_boxes_px(chosen.card)
-    metrics = detection_metrics(cohort, single, truths, medians)
-    metrics |= {
-        f"{name}, linked over time": m
-        for name, m in detection_metrics(cohort, linked, truths, medians).items()
-        if name.startswith(("AP", "mean IoU", "false alarms"))
-    }
-    metrics |= _gain_by_linking(cohort, single, linked, truths)
+    alone = average_precisions(cohort, single, truths)
+    over_time = average_precisions(cohort, linked, truths)
+    metrics = detection_metrics(cohort, single, truths, medians, precisions=alone)
+    metrics |= {f"{name}, linked over time": m for name, m in over_time.metrics(None).items()}
+    metrics |= {f"{name} gained by linking over time": m for name, m in over_time.gains(alone).items()}
     known = [c.facts for c in cines for _ in c.truths]
     tables = tables_of_groups(MeasuredFrames(cohort, tuple(single), tuple(truths), medians), known)
     figures = {
         "Precision and recall": draw_curves(recall_curves(single, truths), "recall", "precision at IoU 0.5"),
         "FROC": draw_curves(froc_curves(single, truths), "false boxes per frame", "sensitivity at IoU 0.5"),
-        "Worst frames": draw_pictures(worst_frames([p for c in cines for p in c.pictures], single, truths)),
+        "Worst frames": draw_pictures(_worst_frames(chosen, cines)),
     }
     report = chosen.report("detector", cohort, metrics, {"frames": len(truths), "tables": tables})
     return write_report(out, report, figures, title="Septal boxes")
@@ -109,47 +107,38 @@ def evaluate_detector(
 def _measure(chosen: HeldOut, labels: LabelledCine, pipeline: EchoPipeline, facts: Mapping[str, str]) -> MeasuredCine:
     cine = chosen.labelled.folder.read_cine(labels.image_id)
     frames = detection_frames(labels, FRAMES_PER_CINE)
-    pixels, mapping = to_model_input(cine, frames, chosen.card.input_size_px)
+    mapping = map_region(tissue_region(cine), cine.height, cine.width, chosen.card.input_size_px)
     everything = list(range(cine.frame_count))  # boxes are linked over all frames, as viewers see them
     candidates = pipeline.detect_septa(cine, everything)
-    tracks = link_boxes(candidates, everything, TrackOptions().for_detector(chosen.card))
+    weighed = weigh_boxes(candidates, everything)
     spacing = _mm_per_model_px(cine, mapping)
     truths = [_frame_boxes(labels.annotation.boxes_on(f), mapping, spacing) for f in frames]
     single, linked = (
         [_frame_boxes([box for box in boxes if box.frame_index == f], mapping, spacing) for f in frames]
-        for boxes in (candidates, tracks)
+        for boxes in (candidates, weighed)
     )
-    pictures = [
-        Picture(picture, truth, surest(answer), f"{labels.image_id[-16:]} frame {frame}")
-        for frame, picture, truth, answer in zip(frames, pixels.numpy(), truths, single, strict=True)
-    ]
     view, age = labels.annotation.view, number_in(facts, "age_days")
     age = cine.patient_age_days if age is None else age
-    return MeasuredCine(
-        truths,
-        single,
-        linked,
-        pictures,
-        {
-            "view": None if view is None else view.value,
-            "age_years": None if age is None else age / DAYS_OF_YEAR,
-            "image_quality": number_in(facts, "image_quality"),
-        },
-    )
+    known: dict[str, str | float | None] = {
+        "view": None if view is None else view.value,
+        "age_years": None if age is None else age / DAYS_OF_YEAR,
+        "image_quality": number_in(facts, "image_quality"),
+    }
+    return MeasuredCine(labels.image_id, frames, truths, single, linked, known)
 
 
-def _gain_by_linking(
-    cohort: Cohort, single: Sequence[FrameBoxes], linked: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> dict[str, Metric]:
-    """Return by how much linking over time raises the average precision, resampled in pairs."""
-    present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
-    gains = {}
-    for words, iou in (("AP50", 0.5), ("AP75", 0.75)) if present else ():
-        before, after = (PrecisionOverLabels(given, truths, present, [iou]) for given in (single, linked))
-        gains[f"{words} gained by linking over time"] = cohort.metric(
-            lambda w, b=before, a=after: a(w[:, cohort.index]) - b(w[:, cohort.index])  # type: ignore[misc]
-        )
-    return gains
+def _worst_frames(chosen: HeldOut, cines: Sequence[MeasuredCine]) -> list[Picture]:
+    """Return the frames whose surest boxes lie worst, read for this only."""
+    truths, single = ([frame for c in cines for frame in getattr(c, k)] for k in ("truths", "single"))
+    places = [(c, i) for c in cines for i in range(len(c.frames))]
+    pictures = []
+    for place, overlap in worst_overlaps(single, truths):
+        measured, i = places[place]
+        cine, frame = chosen.labelled.folder.read_cine(measured.image_id), measured.frames[i]
+        pixels, _ = to_model_input(cine, [frame], chosen.card.input_size_px)
+        title = f"{measured.image_id[-16:]} frame {frame}\nIoU {overlap:.2f}"
+        pictures.append(Picture(pixels[0].numpy(), measured.truths[i], surest(measured.single[i]), title))
+    return pictures
 
 
 def _mm_per_model_px(cine: Cine, mapping: FrameMapping) -> float | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.matching import COCO_IOUS, MatchedDetections, average_precision, match_detections, sensitivity_at
 from echo_plugin.geometry import FloatArray, box_iou
-from echo_plugin.metrics import Cohort, ratio_or_nan
+from echo_plugin.metrics import RESAMPLES, Cohort, ratio_or_nan
 from echo_plugin.model_card import Metric, ModelCard
 
 
@@ -71,16 +71,23 @@ def best_overlaps(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], l
 
 
 def detection_metrics(
-    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], medians: FloatArray | None
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    medians: FloatArray | None,
+    *,
+    precisions: AveragePrecisions | None = None,
 ) -> dict[str, Metric]:
     """Return how good boxes are, over the septa and for each: AP of COCO, AP50, AP75, FROC, mean IoU, distances.
 
     Besides how often empty frames are answered. The items of ``cohort`` are the frames. ``medians`` : of
-    `constant_boxes`, the baseline; None: not known.
+    `constant_boxes`, the baseline; None: not known. ``precisions`` : of these answers, where they were measured before.
     """
     constants = None if medians is None else [constant_answer(medians)] * len(truths)
     present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
-    metrics = _precision_metrics(cohort, answers, truths, constants, present) if present else {}
+    precisions = precisions or average_precisions(cohort, answers, truths)
+    plain = None if constants is None else average_precisions(cohort, constants, truths, resamples=0)
+    metrics = precisions.metrics(plain) if present else {}
     for label in present:
         metrics |= _metrics_of_septum(cohort, answers, truths, constants, label)
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
@@ -92,34 +99,52 @@ def detection_metrics(
     return metrics
 
 
-def _precision_metrics(
-    cohort: Cohort,
-    answers: Sequence[FrameBoxes],
-    truths: Sequence[FrameBoxes],
-    constants: Sequence[FrameBoxes] | None,
-    present: Sequence[int],
-) -> dict[str, Metric]:
-    """Return AP, AP50 and AP75 over the septa and of each; each septum is matched and resampled once an overlap."""
-    weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws()])[:, cohort.index]
+@dataclass(frozen=True)
+class AveragePrecisions:
+    """The average precision of every septum that is shown at every overlap of COCO, with resamples of patients.
 
-    def of_each(given: Sequence[FrameBoxes], item_weights: FloatArray) -> dict[tuple[int, float], FloatArray]:
-        return {
-            (label, iou): average_precision(_matched(given, truths, label, iou), item_weights)
-            for label in present
-            for iou in COCO_IOUS
-        }
+    ``cells`` : by class id and IoU (1 + B,) values, of all patients and of each resample; NaN: it shows nothing.
+    """
 
-    measured = of_each(answers, weights)
-    baselines = None if constants is None else of_each(constants, weights[:1])
-    metrics = {}
-    groups = [("", present), *((f" {DETECTED_SEPTA[label].value}", [label]) for label in present)]
-    for name, labels in groups:
-        for words, ious in (("AP", COCO_IOUS), ("AP50", (0.5,)), ("AP75", (0.75,))):
-            cells = [(label, iou) for label in labels for iou in ious]
-            values = _mean_of_shown([measured[cell] for cell in cells])
-            baseline = None if baselines is None else float(_mean_of_shown([baselines[cell] for cell in cells])[0])
-            metrics[words + name] = cohort.from_samples(float(values[0]), values[1:], baseline)
-    return metrics
+    cohort: Cohort
+    cells: Mapping[tuple[int, float], FloatArray]
+
+    def of(self, label: int | None, ious: Sequence[float]) -> FloatArray:
+        """Return (1 + B,) the means over overlaps, of one class or over those shown (None)."""
+        return _mean_of_shown([v for (k, iou), v in self.cells.items() if label in (None, k) and iou in ious])
+
+    def metrics(self, constants: AveragePrecisions | None) -> dict[str, Metric]:
+        """Return AP, AP50 and AP75 over the septa and of each, beside the constant answer's where it is known."""
+        metrics = {}
+        for label in (None, *sorted({k for k, _ in self.cells})):
+            name = "" if label is None else f" {DETECTED_SEPTA[label].value}"
+            for words, ious in PRECISIONS.items():
+                values = self.of(label, ious)
+                baseline = None if constants is None else float(constants.of(label, ious)[0])
+                metrics[words + name] = self.cohort.from_samples(float(values[0]), values[1:], baseline)
+        return metrics
+
+    def gains(self, before: AveragePrecisions) -> dict[str, Metric]:
+        """Return by how much AP50 and AP75 over the septa are above those before, resampled in pairs."""
+        gains = {}
+        for words in ("AP50", "AP75") if self.cells else ():
+            values = self.of(None, PRECISIONS[words]) - before.of(None, PRECISIONS[words])
+            gains[words] = self.cohort.from_samples(float(values[0]), values[1:])
+        return gains
+
+
+def average_precisions(
+    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], *, resamples: int = RESAMPLES
+) -> AveragePrecisions:
+    """Return the average precisions of N frames, the items of ``cohort``; each septum is matched once an overlap."""
+    weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws(resamples)])[:, cohort.index]
+    cells = {
+        (label, iou): average_precision(_matched(answers, truths, label, iou), weights)
+        for label in range(len(DETECTED_SEPTA))
+        if any(len(truth.of(label)[0]) for truth in truths)
+        for iou in COCO_IOUS
+    }
+    return AveragePrecisions(cohort, cells)
 
 
 def _matched(
@@ -187,6 +212,8 @@ class PrecisionOverLabels:
         return float(self(np.ones((1, self._frames)))[0])
 
 
+PRECISIONS = {"AP": COCO_IOUS, "AP50": (0.5,), "AP75": (0.75,)}
+"""The overlaps of each average precision."""
 FROC_RATES = (0.1, 0.5)
 """False boxes of a septum per frame at which sensitivity is reported."""
 SURE = 0.5

@@ -1,41 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Septal boxes over time: the one course of each septum through a cine that its detections support best.
+"""Septal boxes over time: what the frames beside it say of every box, and the one course of each septum that is shown.
 
-A wall moves a little from frame to frame and does not jump, so a strong detection elsewhere on a single frame is
-refused, a short gap is bridged, and corners are averaged with those of the neighbouring frames.
+A wall moves a little from frame to frame and does not jump. So boxes of neighbouring frames that overlap are joined to
+courses; along a course scores and corners are averaged, which raises a box that its neighbours confirm and lowers one
+that stands alone (as tubelet rescoring does: Han et al. 2016, Seq-NMS, arXiv 1602.08465), and short gaps are bridged.
+A picture shows each wall once, so where one course is sure the others are not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.geometry import box_iou
+from echo_plugin.geometry import FloatArray, box_iou
 from echo_plugin.model_card import ModelCard
 
-FREE_IOU = 0.5
-"""Steps between boxes that overlap so much cost nothing: that is how far a wall moves between frames."""
+FADING = 0.85
+"""The weight of a neighbour falls by this with every frame of distance."""
+
+SCORE_REACH, CORNER_REACH = 4, 2
+"""So many frames to either side are averaged: corners over fewer, since a wall moves."""
+
+SHOWN_PART = 0.92
+"""Averaged scores are a little lower than the single ones in which a detector's operating score was found."""
 
 
 @dataclass(frozen=True)
 class TrackOptions:
     """How boxes of one septum are joined.
 
-    ``operating_score`` : a stretch of boxes is kept when its mean score reaches it; boxes below a quarter of it are
-    not looked at. ``jump_cost`` : in scores, of a step between boxes that do not overlap.
+    ``operating_score`` : of single boxes; a course is shown when its mean averaged score reaches SHOWN_PART of it.
+    ``least_overlap`` : the IoU from which a box goes on with a course.
     ``longest_gap`` : frames without a box that a bridge may span; beyond it the septum may be anywhere.
     ``bridge_weight`` : a bridged box has this part of its weaker neighbour's score.
     """
 
     operating_score: float = 0.3
-    jump_cost: float = 1.5
+    least_overlap: float = 0.4
     longest_gap: int = 4
     bridge_weight: float = 0.5
 
@@ -43,6 +50,23 @@ class TrackOptions:
         """Return the options with the operating score that a detector's card found best on validation patients."""
         score = card.config.get("operating_score")
         return dataclasses.replace(self, operating_score=score) if isinstance(score, float) else self
+
+
+@dataclass(frozen=True)
+class Course:
+    """One possible septum through a cine: (N,) ``frames`` 0-based ascending, (N, 4) ``corners`` px, (N,) ``scores``."""
+
+    septum: Septum
+    frames: NDArray[np.int_]
+    corners: FloatArray
+    scores: FloatArray
+
+    def boxes(self) -> list[SeptalBox]:
+        """Return it frame by frame."""
+        rows = zip(self.frames.tolist(), self.corners.tolist(), self.scores.tolist(), strict=True)
+        return [
+            SeptalBox(frame, x1, y1, x2, y2, self.septum, min(score, 1.0)) for frame, (x1, y1, x2, y2), score in rows
+        ]
 
 
 def link_boxes(
@@ -58,13 +82,31 @@ def link_boxes(
         The frames looked at, 0-based ascending: bridges are built on these only.
     """
     options = options or TrackOptions()
-    septa = list(Septum)
-    linked = [
-        box
-        for septum in septa
-        for box in _link_septum([c for c in candidates if c.septum is septum], frame_indices, options)
-    ]
-    return tuple(sorted(linked, key=lambda box: (box.frame_index, septa.index(box.septum))))
+    shown: dict[tuple[int, Septum], SeptalBox] = {}
+    for course in sorted(_all_courses(candidates, frame_indices, options), key=lambda c: -float(c.scores.sum())):
+        if course.scores.mean() >= SHOWN_PART * options.operating_score:
+            for box in course.boxes():
+                shown.setdefault((box.frame_index, box.septum), box)
+    return _in_order(shown.values())
+
+
+def weigh_boxes(
+    candidates: Sequence[SeptalBox], frame_indices: Sequence[int], options: TrackOptions | None = None
+) -> tuple[SeptalBox, ...]:
+    """Return every box with the score and the corners that the frames beside it give it, and the bridges.
+
+    What `link_boxes` shows is chosen from these; a precision-recall curve needs the weak ones too. On each frame the
+    boxes of a septum beside its best one lose as much of their score as that one has.
+    """
+    groups: dict[tuple[int, Septum], list[SeptalBox]] = {}
+    for course in _all_courses(candidates, frame_indices, options or TrackOptions()):
+        for box in course.boxes():
+            groups.setdefault((box.frame_index, box.septum), []).append(box)
+    weighed = []
+    for boxes in groups.values():
+        best, *others = sorted(boxes, key=_score, reverse=True)
+        weighed += [best, *(dataclasses.replace(o, score=_score(o) * (1.0 - _score(best))) for o in others)]
+    return _in_order(weighed)
 
 
 def choose_frames(
@@ -82,83 +124,78 @@ def choose_frames(
     return {frame_index: boxes[frame_index] for frame_index in best}
 
 
-def _link_septum(candidates: list[SeptalBox], frame_indices: Sequence[int], options: TrackOptions) -> list[SeptalBox]:
-    seen = [box for box in candidates if _score(box) >= options.operating_score / 4]
-    kept: list[SeptalBox] = []
-    for stretch in _stretches(_best_course(seen, options), options.longest_gap):
-        if np.mean([_score(box) for box in stretch]) >= options.operating_score:
-            kept += _bridge(_smooth(stretch), frame_indices, options)
-    return kept
+def _all_courses(candidates: Sequence[SeptalBox], frame_indices: Sequence[int], options: TrackOptions) -> list[Course]:
+    looked_at = np.asarray(sorted(frame_indices), dtype=int)
+    found = []
+    for septum in Septum:
+        of_septum = [box for box in candidates if box.septum is septum]
+        if of_septum:
+            found += [_bridged(_averaged(c, looked_at), looked_at, options) for c in _courses(of_septum, options)]
+    return found
 
 
-def _best_course(candidates: list[SeptalBox], options: TrackOptions) -> list[SeptalBox]:
-    """Return the boxes, at most one per frame, whose scores less the costs of their jumps sum to the most."""
-    boxes = sorted(candidates, key=lambda box: box.frame_index)
-    if not boxes:
-        return []
+def _courses(boxes: Sequence[SeptalBox], options: TrackOptions) -> list[Course]:
+    """Return the boxes of one septum as courses; frame by frame the best box goes on first, where it overlaps most."""
+    boxes = sorted(boxes, key=lambda box: (box.frame_index, -_score(box), *box.xyxy))
     frames = np.array([box.frame_index for box in boxes])
-    scores = np.array([_score(box) for box in boxes])
-    corners = np.stack([box.xyxy for box in boxes])
-    gain, previous = scores.copy(), np.full(len(boxes), -1)
-    for i in range(1, len(boxes)):
-        before = np.flatnonzero(frames[:i] < frames[i])
-        if len(before):
-            is_near = frames[i] - frames[before] <= options.longest_gap + 1
-            iou = box_iou(corners[i], corners[before[is_near]])[0]
-            through = gain[before]
-            through[is_near] -= options.jump_cost * np.clip(1.0 - iou / FREE_IOU, 0.0, None)
-            best = int(np.argmax(through))
-            if through[best] > 0:
-                gain[i], previous[i] = scores[i] + through[best], before[best]
-    course, i = [], int(np.argmax(gain))
-    while i >= 0:
-        course.append(boxes[i])
-        i = int(previous[i])
-    return course[::-1]
+    scores, corners = np.array([_score(box) for box in boxes]), np.stack([box.xyxy for box in boxes])
+    courses: list[list[int]] = []
+    for frame in np.unique(frames):
+        here = np.flatnonzero(frames == frame)
+        open_courses = [c for c in courses if frame - frames[c[-1]] <= options.longest_gap + 1]
+        ends = [c[-1] for c in open_courses]
+        overlaps = box_iou(corners[here], corners[ends])
+        fit = np.where(overlaps >= options.least_overlap, overlaps * scores[ends], 0.0)
+        for row, box in enumerate(here.tolist()):
+            place = int(fit[row].argmax()) if ends else -1
+            if place >= 0 and fit[row, place] > 0:
+                open_courses[place].append(box)
+                fit[:, place] = 0.0
+            else:
+                courses.append([box])
+    return [Course(boxes[0].septum, frames[c], corners[c], scores[c]) for c in courses]
 
 
-def _stretches(course: list[SeptalBox], longest_gap: int) -> list[list[SeptalBox]]:
-    """Return the course cut where it misses more than ``longest_gap`` frames."""
-    stretches: list[list[SeptalBox]] = []
-    for box in course:
-        if stretches and box.frame_index - stretches[-1][-1].frame_index <= longest_gap + 1:
-            stretches[-1].append(box)
-        else:
-            stretches.append([box])
-    return stretches
+def _averaged(course: Course, looked_at: NDArray[np.int_]) -> Course:
+    """Return the course with scores and corners averaged over neighbouring frames.
+
+    A frame that was looked at and has no box counts as a score of 0; corners are weighted by the scores.
+    """
+    apart = np.abs(course.frames[:, None] - course.frames[None, :])
+    among = np.abs(course.frames[:, None] - looked_at[None, :])
+    scores = (_fading(apart, SCORE_REACH) @ course.scores) / _fading(among, SCORE_REACH).sum(axis=1)
+    weights = _fading(apart, CORNER_REACH) * np.maximum(course.scores, 1e-6)
+    corners = (weights @ course.corners) / weights.sum(axis=1, keepdims=True)
+    return dataclasses.replace(course, corners=corners, scores=scores)
 
 
-def _smooth(stretch: list[SeptalBox]) -> list[SeptalBox]:
-    """Return the boxes with corners averaged over the frame before and after, by score, itself counting twice."""
-    corners = np.stack([box.xyxy for box in stretch])
-    weights = np.maximum([_score(box) for box in stretch], 1e-6)
-    frames = np.array([box.frame_index for box in stretch])
-    smooth = []
-    for i, box in enumerate(stretch):
-        near = np.flatnonzero(np.abs(frames - frames[i]) <= 1)
-        weight = weights[near] * np.where(near == i, 2.0, 1.0)
-        smooth.append(_moved(box, np.average(corners[near], axis=0, weights=weight)))
-    return smooth
+def _fading(distance: NDArray[np.int_], reach: int) -> FloatArray:
+    weights: FloatArray = np.where(distance <= reach, FADING**distance, 0.0)
+    return weights
 
 
-def _bridge(stretch: list[SeptalBox], frame_indices: Sequence[int], options: TrackOptions) -> list[SeptalBox]:
-    """Return the stretch with boxes in between, on the missing ones of ``frame_indices``."""
-    bridged = [stretch[0]]
-    for before, after in pairwise(stretch):
-        span = after.frame_index - before.frame_index
-        for frame_index in frame_indices:
-            if before.frame_index < frame_index < after.frame_index:
-                part = (frame_index - before.frame_index) / span
-                score = options.bridge_weight * min(_score(before), _score(after))
-                box = _moved(before, (1 - part) * before.xyxy + part * after.xyxy)
-                bridged.append(dataclasses.replace(box, frame_index=frame_index, score=score))
-        bridged.append(after)
-    return bridged
+def _bridged(course: Course, looked_at: NDArray[np.int_], options: TrackOptions) -> Course:
+    """Return the course with a box on every frame looked at between its first and its last."""
+    inside = (looked_at > course.frames[0]) & (looked_at < course.frames[-1])
+    missing = np.setdiff1d(looked_at[inside], course.frames)
+    if not len(missing):
+        return course
+    after = np.searchsorted(course.frames, missing)
+    corners = [np.interp(missing, course.frames, course.corners[:, side]) for side in range(4)]
+    weaker = np.minimum(course.scores[after - 1], course.scores[after])
+    frames = np.concatenate([course.frames, missing])
+    order = np.argsort(frames, kind="stable")
+    return Course(
+        course.septum,
+        frames[order],
+        np.concatenate([course.corners, np.stack(corners, axis=1)])[order],
+        np.concatenate([course.scores, options.bridge_weight * weaker])[order],
+    )
 
 
-def _moved(box: SeptalBox, corners: NDArray[np.float64]) -> SeptalBox:
-    x1, y1, x2, y2 = (float(corner) for corner in corners)
-    return dataclasses.replace(box, x1=x1, y1=y1, x2=x2, y2=y2)
+def _in_order(boxes: Iterable[SeptalBox]) -> tuple[SeptalBox, ...]:
+    septa = list(Septum)
+    return tuple(sorted(boxes, key=lambda b: (b.frame_index, septa.index(b.septum), -_score(b))))
 
 
 def _score(box: SeptalBox) -> float:

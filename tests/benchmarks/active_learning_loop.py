@@ -112,6 +112,21 @@ class HeldOut:
         return detector.float()
 
 
+def keep_pictures() -> None:
+    """Prepare the frames that are scored once; the server does so again for every new model, to the same pixels."""
+    from echo_plugin.acquisition import probe
+
+    kept, prepare = {}, probe.to_model_input
+
+    def prepared(cine, frame_indices, size_px, **options):
+        key = (cine.image_id, tuple(frame_indices), size_px)
+        if key not in kept:
+            kept[key] = prepare(cine, frame_indices, size_px, **options)
+        return kept[key]
+
+    probe.to_model_input = prepared
+
+
 class Site:
     """One hospital: a copy of the pool without labels, served, with the weak detector published."""
 
@@ -317,6 +332,7 @@ def main() -> int:
     out = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     places = make_folders(out, asked)
+    keep_pictures()
     held_out = HeldOut(places.held_out, asked.size)
     settings = {key: str(value) for key, value in vars(asked).items() if key not in ("out", "seeds", "strategies")}
     client = None
