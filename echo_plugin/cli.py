@@ -7,12 +7,11 @@ errors to stderr; exit code 0 done, 1 failed, 2 bad usage.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +19,8 @@ from echo_plugin.cli_evidence import explain, gallery, verify
 from echo_plugin.cli_export import export
 from echo_plugin.cli_import import import_data_set
 from echo_plugin.cli_labels import labels
-from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
+from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable, write_json
+from echo_plugin.cli_predict import predict
 from echo_plugin.cli_reproduce_defects import reproduce_defects_command
 from echo_plugin.cli_reproduce_views import reproduce_views_command
 from echo_plugin.cli_review import review
@@ -36,14 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --debug to any command for tracebacks and the log.",
 )
-
-
-def _write_json(result: Any, target: str | None) -> None:
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    if target is None or target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
 
 
 @app.command()
@@ -76,48 +68,7 @@ def serve(
     )
 
 
-@app.command()
-def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="Cines, or folders of them.")],
-    tasks: Annotated[str, typer.Option(help="Comma-separated: view, boxes, defect.")] = "view,boxes,defect",
-    frames: Annotated[str, typer.Option(help="all, or 0-based indices such as 0,5,9, for the boxes.")] = "all",
-    models: Models = DEFAULT_MODELS,
-    device: Device = "auto",
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: by many processes (extra ray).")] = "local",
-    json_target: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout. Resumed if repeated."),
-    ] = None,
-) -> None:
-    """Predict view, septal boxes and defect of cines.
-
-    Example: monailabel-echo predict sample_studies --tasks view,boxes --json -
-    """
-    from echo_plugin.archive import predict_archive
-    from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks
-
-    try:
-        chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
-    files = find_cine_files(paths)
-    journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
-    asked: dict[str, Any] = {"tasks": chosen, "frame_indices": frame_indices, "device": device}
-    with progress_bar("Predicting") as bar:
-        results = predict_archive(files, models, engine=engine, journal=journal, progress=bar, **asked)
-    if json_target is not None:
-        _write_json(results, json_target)
-        if journal is not None:
-            journal.unlink(missing_ok=True)
-    else:
-        sys.stdout.write(describe_results(results))
-    failed = [result for result in results if "error" in result]
-    for result in failed:
-        typer.echo(f"{result['path']}: {result['error']}", err=True)
-    if failed:
-        raise typer.Exit(1)
-
-
+app.command()(predict)
 app.command()(train)
 app.command()(review)
 for verb in (gallery, verify, explain, labels):
@@ -158,7 +109,7 @@ def evaluate(
 
         options = TrainOptions(epochs=epochs, device=device)
         with progress_bar("Evaluating views by folds") as bar:
-            _write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
+            write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
         return
     measure = {
         Trainable.DETECTOR: evaluate_detector,
@@ -166,7 +117,7 @@ def evaluate(
         Trainable.VIEWS: evaluate_views,
     }[what]
     with progress_bar(f"Evaluating {what}") as bar:
-        _write_json(measure(studies, models, out, device=device, progress=bar), None)
+        write_json(measure(studies, models, out, device=device, progress=bar), None)
 
 
 @app.command()
@@ -212,7 +163,7 @@ def info(
 
     facts = describe_installation(models)
     if json_target is not None:
-        _write_json(facts, json_target)
+        write_json(facts, json_target)
     else:
         sys.stdout.write(format_installation(facts))
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words that several verbs of the command line share: folders, device, seed, which model."""
+"""What several verbs of the command line share: folders, device, seed, which model, and how JSON is written."""
 
 from __future__ import annotations
 
+import json
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,3 +27,12 @@ Models = Annotated[Path, typer.Option("--models", help="Folder of published mode
 Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+
+
+def write_json(result: Any, target: str | None) -> None:
+    """Write ``result`` as JSON to the file ``target``; None and - are stdout."""
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if target is None or target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")

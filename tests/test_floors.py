@@ -18,7 +18,7 @@ FLOORS = {
         "metrics", "cohort_facts", "report", "held_out", "evaluation_pictures", "transfer",
     },
     3: {"host", "viewers"},
-    4: {"cli", "cli_import", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
+    4: {"cli", "cli_import", "cli_predict", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
         "cli_labels", "cli_options", "cli_review", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb ``predict`` of the command line: what the models say of many files, as text, JSON, a table or a tree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, write_json
+from echo_plugin.progress_bar import progress_bar
+
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
+Sort = Annotated[
+    Path | None, typer.Option("--sort", metavar="DIR", help="Make DIR/<study>/<view> with links to the cines.")
+]
+
+
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="Cines, or folders of them.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated: view, boxes, defect.")] = "view,boxes,defect",
+    frames: Annotated[str, typer.Option(help="all, or 0-based indices such as 0,5,9, for the boxes.")] = "all",
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: by many processes (extra ray).")] = "local",
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout. Resumed if repeated."),
+    ] = None,
+    table: Csv = None,
+    sort: Sort = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --sort: copies instead of links.")] = False,
+) -> None:
+    """Predict view, septal boxes and defect of cines.
+
+    Example: monailabel-echo predict sample_studies --tasks view --csv views.csv --sort sorted
+    """
+    from echo_plugin.archive import predict_archive
+    from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks
+
+    try:
+        chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    _require_views(chosen, paths, table, sort, is_copy=copy)
+    files = find_cine_files(paths)
+    journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
+    asked: dict[str, Any] = {"tasks": chosen, "frame_indices": frame_indices, "device": device}
+    with progress_bar("Predicting") as bar:
+        results = predict_archive(files, models, engine=engine, journal=journal, progress=bar, **asked)
+    if json_target is not None:
+        write_json(results, json_target)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
+    else:
+        sys.stdout.write(describe_results(results))
+    _keep_views(results, table, sort, is_copy=copy)
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        typer.echo(f"{result['path']}: {result['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _require_views(
+    tasks: Sequence[str], paths: Sequence[Path], table: Path | None, sort: Path | None, *, is_copy: bool
+) -> None:
+    """Refuse, before anything is predicted, what could not be done with the views afterwards."""
+    if (table or sort) and "view" not in tasks:
+        msg = "--csv and --sort are of the views; --tasks view asks for them."
+        raise typer.BadParameter(msg)
+    if is_copy and sort is None:
+        msg = "--copy copies what --sort sorts; name a folder with --sort."
+        raise typer.BadParameter(msg)
+    if table is not None and not table.absolute().parent.is_dir():
+        msg = f"Folder {table.parent} of the table does not exist; one that does is accepted."
+        raise FileNotFoundError(msg)
+    if sort is not None:
+        from echo_plugin.views.sorted_files import require_sortable
+
+        require_sortable(sort, paths)
+
+
+def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:
+    if table is not None:
+        from echo_plugin.views.table import write_view_table
+
+        write_view_table(results, table)
+    if sort is not None:
+        from echo_plugin.views.sorted_files import sort_by_view
+
+        counts = sort_by_view(results, sort, is_copy=is_copy)
+        words = ", ".join(f"{view} {count}" for view, count in sorted(counts.items())) or "none"
+        typer.echo(f"Sorted into {sort}: {words}.", err=True)
