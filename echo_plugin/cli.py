@@ -126,7 +126,8 @@ def phantom(
     patients: Annotated[int, typer.Option("--patients", help="Number of synthetic children.", min=1)],
     seed: Seed = 0,
     views: Annotated[str | None, typer.Option(help="Comma-separated views; all by default, drawn per patient.")] = None,
-    frames: Annotated[int, typer.Option(help="Frames of each cine.", min=1)] = 32,
+    frames: Annotated[int, typer.Option(help="Frames of each cine; with --fetal: stills of each view.", min=1)] = 32,
+    fetal: Annotated[bool, typer.Option("--fetal", help="First-trimester stills of the views fetal-5.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = 1,
     sheet: Annotated[Path | None, typer.Option(help="Also draw a contact sheet (PNG) there.")] = None,
 ) -> None:
@@ -138,6 +139,11 @@ def phantom(
     from echo_plugin.phantom.contact_sheet import write_contact_sheet
     from echo_plugin.phantom.study import write_phantom_study_folder
 
+    if fetal:
+        from echo_plugin.cli_mae import fetal_phantom
+
+        fetal_phantom(out, patients, seed, frames, sheet=sheet, is_plain=views is None and jobs == 1)
+        return
     try:
         chosen = parse_views(views) if views else None
     except ValueError as exc:

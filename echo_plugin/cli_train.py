@@ -11,20 +11,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable
+from echo_plugin.cli_mae import Images, MaskRatio, PatchNorm, mae_trainer
+from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Trainable
 from echo_plugin.progress_bar import progress_bar
 
 Start = Annotated[
     str,
     typer.Option(
         "--from",
-        metavar="starter|views|scratch|imagenet|face|FILE",
-        help="Weights to go on from: its own, the view encoder, none, torchvision's, face recognition's (defects),"
-        " or a .safetensors or .pth file.",
+        metavar="starter|views|mae|scratch|imagenet|face|FILE",
+        help="Weights to go on from: its own, the view encoder, the masked autoencoder's, none, torchvision's, face"
+        " recognition's (defects), or a .safetensors or .pth file.",
     ),
 ]
 Recipe = Annotated[
-    Literal["ours", "paper"], typer.Option(help="Of detector and defects; paper: that of the ASD/VSD paper.")
+    Literal["ours", "paper", "usf-mae"],
+    typer.Option(help="paper: of detector and defects, the ASD/VSD paper's; usf-mae: of views, the fetal paper's."),
 ]
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
@@ -57,11 +59,13 @@ Vocabulary = Annotated[
 
 
 def train(
-    what: Annotated[Trainable, typer.Argument(help="Which model.")],
-    studies: Studies,
+    what: Annotated[Literal["detector", "defects", "views", "mae"], typer.Argument(help="Which model.")],
+    studies: Annotated[Path | None, typer.Option("--studies", help="Study folder: images and annotations/.")] = None,
+    images: Images = None,
     models: Models = DEFAULT_MODELS,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training frames.", min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network body; the starter's by default.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of what the network sees, px.", min=32)] = None,
     recipe: Recipe = "ours",
     head: Head = None,
     crops: Crops = None,
@@ -70,6 +74,8 @@ def train(
     pooling: Pooling = None,
     sampling: Sampling = None,
     vocabulary: Vocabulary = None,
+    mask_ratio: MaskRatio = None,
+    patch_norm: PatchNorm = False,
     start: Start = "starter",
     max_minutes: Annotated[float | None, typer.Option(help="End the epochs after this wall time.", min=0.01)] = None,
     patience: Patience = None,
@@ -77,28 +83,39 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a model on the annotations of a study folder and publish it.
+    """Train a model on the annotations of a study folder, or mae on pictures without any, and publish it.
 
     A training that was interrupted goes on when the same command is given again. Curves for TensorBoard are in the
     folder logs beside the models. With several GPUs: torchrun --nproc-per-node 2 -m echo_plugin train ...
 
     Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
+    Example: monailabel-echo train mae --images archive --images videos --models my_models
     """
     from echo_plugin.training.options import TrainOptions
 
-    if recipe != "ours" and what is Trainable.VIEWS:
-        msg = f"--recipe {recipe} is a recipe of detector and defects; {what} has one recipe only."
+    kind = None if what == "mae" else Trainable(what)
+    is_fetal = recipe == "usf-mae"
+    if recipe != "ours" and (what == "mae" or is_fetal != (what == "views")):
+        msg = f"--recipe {recipe} is a recipe of {'views' if is_fetal else 'detector and defects'}, not of {what}."
         raise typer.BadParameter(msg)
-    if what is not Trainable.DEFECTS and (head or crops or scale is not None or margin is not None or start == "face"):
+    folders = [folder for folder in (studies, *(images or ())) if folder is not None]
+    if (studies is None) == (images is None) or (images and kind is not None):
+        msg = "Name one --studies DIR to learn from, or, for mae, --images DIR, which may be repeated."
+        raise typer.BadParameter(msg)
+    if what != "mae" and (mask_ratio is not None or patch_norm):
+        msg = f"--mask-ratio and --patch-norm are of mae; {what} has none of them."
+        raise typer.BadParameter(msg)
+    if kind is not Trainable.DEFECTS and (head or crops or scale is not None or margin is not None or start == "face"):
         msg = f"--head, --crops, --scale, --margin and --from face are of the defects; {what} has none of them."
         raise typer.BadParameter(msg)
-    if what is not Trainable.VIEWS and (pooling or sampling or vocabulary):
+    if kind is not Trainable.VIEWS and (pooling or sampling or vocabulary):
         msg = f"--pooling, --sampling and --vocabulary are of the views; {what} has none of them."
         raise typer.BadParameter(msg)
     try:
         options = TrainOptions(
             epochs=epochs,
             backbone=backbone,
+            image_size=image_size,
             recipe=recipe,
             head=head,
             cropping=crops,
@@ -116,13 +133,14 @@ def train(
             log_dir=models / "logs",
             command=shlex.join(["monailabel-echo", *sys.argv[1:]]),
         )
+        run = mae_trainer(mask_ratio, patch_norm) if kind is None else _trainer(kind)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    run = _trainer(what)
     from echo_plugin.training.processes import is_first, joined_processes
 
     with joined_processes(device), progress_bar(f"Training {what}") as bar:
-        card = run(studies, models, options, on_epoch=_shown_on(bar), progress=bar)
+        learned_from = folders if kind is None else studies
+        card = run(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
         if is_first():
             typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
 

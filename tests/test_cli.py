@@ -34,6 +34,11 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
         (("serve", "--port", "0"), "port"),
         (("predict", "x.dcm", "--device", "tpu"), "tpu"),
         (("train", "views", "--studies", "x", "--from", "nowhere"), "nowhere"),
+        (("phantom", "out", "--patients", "1", "--fetal", "--views", "A4C"), "--fetal"),
+        (("train", "mae"), "--images"),
+        (("train", "views", "--images", "x"), "--images"),
+        (("train", "views", "--studies", "x", "--mask-ratio", "0.5"), "--mask-ratio"),
+        (("train", "mae", "--images", "x", "--recipe", "usf-mae"), "usf-mae"),
         (("nonsense",), "nonsense"),
     ],
 )

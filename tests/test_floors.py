@@ -19,13 +19,13 @@ FLOORS = {
     },
     3: {"host", "viewers"},
     4: {"cli", "cli_import", "cli_predict", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
-        "cli_labels", "cli_options", "cli_review", "cli_train", "cli_evidence", "progress_bar", "__main__"},
+        "cli_labels", "cli_mae", "cli_options", "cli_review", "cli_train", "cli_evidence", "progress_bar", "__main__"},
 }  # fmt: skip
 SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
     "defect_crops", "defect_calibration", "defect_recipes", "defect_figures",
     "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
-    "start_weights",
+    "start_weights", "view_recipes", "mae_frames", "mae_pictures", "linear_probe",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

@@ -38,6 +38,7 @@ Config = TypeVar("Config")
 SEPTAL_DETECTOR = "septal_detector"
 DEFECT_EMBEDDER = "defect_embedder"
 VIEW_CLASSIFIER = "view_classifier"
+MASKED_AUTOENCODER = "masked_autoencoder"
 
 READ_ATTEMPTS = 20
 READ_PAUSE_S = 0.05

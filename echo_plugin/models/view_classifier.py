@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from echo_plugin.models.lean_torchvision import resnet18, resnet50
 from echo_plugin.models.standardise import standardise
+from echo_plugin.models.vit import VITS, build_vit, require_vit
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 TEMPORAL_HEADS = ("weave", "gru", "mean", "attention")
@@ -92,6 +94,7 @@ class ViewConfig:
 
     classes: int
     backbone: str = "resnet18"
+    """A ResNet, or one of ``vit.VITS``."""
     input_size_px: int = 160
     temporal: str = "weave"
     """weave: woven chunks into a GRU; gru: frame after frame into a GRU; attention: the chunks of all frames attend to
@@ -110,13 +113,21 @@ class ViewConfig:
     head_dropout: float = 0.6
     is_standardised: bool = field(default=False, metadata={"may_be_absent": True})
     """Whether every frame is first brought to the same contrast."""
+    border: float = field(default=0.0, metadata={"may_be_absent": True})
+    """Part of the side that is cut off all round before the network looks."""
 
     def __post_init__(self) -> None:
-        if self.backbone not in RESNETS or self.temporal not in TEMPORAL_HEADS:
+        bodies = sorted({*RESNETS, *VITS})
+        if self.backbone not in bodies or self.temporal not in TEMPORAL_HEADS:
             msg = (
                 f"View classifier has backbone {self.backbone!r} and temporal head {self.temporal!r};"
-                f" {sorted(RESNETS)} and {list(TEMPORAL_HEADS)} are accepted."
+                f" {bodies} and {list(TEMPORAL_HEADS)} are accepted."
             )
+            raise ValueError(msg)
+        if self.backbone in VITS:
+            require_vit(self.backbone, self.input_size_px)
+        if not 0 <= self.border < 0.4:
+            msg = f"View classifier cuts off a border of {self.border}; 0 to 0.4 of the side is accepted."
             raise ValueError(msg)
         if self.sampling not in SAMPLINGS:
             msg = f"View classifier has sampling {self.sampling!r}; {list(SAMPLINGS)} are accepted."
@@ -151,21 +162,39 @@ class ChunkAttention(nn.Module):
         return logits
 
 
+def _grey_resnet(config: ViewConfig) -> tuple[nn.Module, int]:
+    """Return the paper's encoder of grey frames, and the width D of its embeddings."""
+    resnet = RESNETS[config.backbone](weights=None)
+    resnet.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    D = resnet.fc.in_features
+    resnet.maxpool = nn.Sequential(resnet.maxpool, nn.Dropout(config.stem_dropout))
+    resnet.fc = nn.Linear(D, D)  # no activation after it
+    return resnet, D
+
+
+def _without_border(frames: Tensor, border: float) -> Tensor:
+    """Return (N, 1, S, S) frames of which the part ``border`` of the side is cut off all round, at their old size."""
+    S = frames.shape[-1]
+    cut = round(S * border)
+    middle = frames[..., cut : S - cut, cut : S - cut]
+    return interpolate(middle, (S, S), mode="bilinear", align_corners=False)
+
+
 class ViewClassifier(nn.Module):
     """View logits of (B, T, 1, S, S) clips, T = ``frames_per_clip``, from ``preprocess.normalise``."""
 
     def __init__(self, config: ViewConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = RESNETS[config.backbone](weights=None)
-        self.backbone.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        D = self.backbone.fc.in_features
+        self.backbone: nn.Module
+        if config.backbone in VITS:
+            self.backbone, D = build_vit(config.backbone, config.input_size_px), VITS[config.backbone].width
+        else:
+            self.backbone, D = _grey_resnet(config)
         if config.temporal in ("weave", "attention") and D % config.chunks:
             msg = f"Embeddings of {D} values cannot be cut in {config.chunks} chunks; a divisor of {D} is accepted."
             raise ValueError(msg)
-        self.backbone.maxpool = nn.Sequential(self.backbone.maxpool, nn.Dropout(config.stem_dropout))
-        self.backbone.fc = nn.Linear(D, D)  # no activation after it
         self.frame_head = nn.Linear(D, config.classes)
         if config.temporal == "attention":
             self.attention = ChunkAttention(D, config)
@@ -182,6 +211,8 @@ class ViewClassifier(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """Return the (N, D) embeddings of single frames (N, 1, S, S)."""
+        if self.config.border:
+            frames = _without_border(frames, self.config.border)
         embeddings: Tensor = self.backbone(standardise(frames) if self.config.is_standardised else frames)
         return embeddings
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES
 
-STARTS = ("starter", "views", "scratch", "imagenet", "face")
+STARTS = ("starter", "views", "scratch", "imagenet", "face", "mae")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
-RECIPES = ("ours", "paper")
+RECIPES = ("ours", "paper", "usf-mae")
 POOLINGS = ("weave", "gru", "attention", "mean", "image")
 SAMPLINGS = ("consecutive", "spaced")
 
@@ -43,8 +43,9 @@ class TrainOptions:
     ``start`` : "starter" goes on from the model of that name in ``starter`` (None: the folder that is published to),
     if there is one of the same architecture; "views" takes the frame encoder of the published view classifier, which
     has seen more pictures than any other; "scratch" begins with random weights; "imagenet" takes the body that
-    torchvision publishes; a file is a published model's weights or a torchvision network's.
-    ``recipe`` : of the detector; "paper": that of the ASD/VSD paper.
+    torchvision publishes; "mae" takes the encoder of the published masked autoencoder; a file is
+    a published model's weights, a torchvision network's, or a masked autoencoder's.
+    ``recipe`` : "paper": of detector and defects, that of the ASD/VSD paper; "usf-mae": of views, the fetal paper's.
     ``patience`` : end after so many epochs without a better measure; 0: never.
     ``log_dir`` : TensorBoard curves are written there; None: nowhere.
     ``should_stop`` : asked after every epoch; what is best so far is then published.

@@ -23,6 +23,8 @@ def phantom_command(studies: Path) -> str | None:
         made = json.loads((studies / "phantom.json").read_text(encoding="utf-8"))
         command = f"monailabel-echo phantom DIR --patients {made['patients']} --seed {made['seed']}"
         command += f" --frames {made['frames']}"
+        if made.get("kind") == "fetal":
+            return f"{command} --fetal"
         return command + (f" --views {','.join(made['views'])}" if made["views"] else "")
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -75,6 +75,8 @@ def file_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as exc:
         msg = f"Weights file {path.name} cannot be read: it must hold weights by name and nothing else."
         raise ModelMismatchError(msg) from exc
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # a masked autoencoder's wrapper
+        state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         msg = f"Weights file {path.name} does not hold weights by name; a torchvision network's state is accepted."
         raise ModelMismatchError(msg)
@@ -90,7 +92,7 @@ def load_body(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
         Naming the first weight that is missing, unknown or of another shape.
     """
     own = model.state_dict()
-    prefix = next(beginning for beginning in BODIES if any(key.startswith(beginning) for key in own))
+    prefix = next((beginning for beginning in BODIES if any(key.startswith(beginning) for key in own)), "encoder.")
     given = {key.removeprefix("features."): value for key, value in state.items() if not LEFT_OUT.match(key)}
     loaded = {}
     for key, value in own.items():

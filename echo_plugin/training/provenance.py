@@ -19,7 +19,7 @@ from echo_plugin.anatomy import Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
 from echo_plugin.training.loop import Learned
@@ -55,20 +55,26 @@ def split_for(
     ``fixed`` : the part in which a data set has a patient; nobody whom a model has learned from is moved for it.
     """
     patients = {cine.patient_id for cine in cines}
+    known = dict(fixed or {}) | known_parts(sorted(patients), start, models)
+    return split_by_patient(
+        {p: defects.get(p) for p in patients}, seed=seed, known=known, may_be_unmeasured=may_be_unmeasured
+    )
+
+
+def known_parts(patients: Sequence[str], start: Start, models: Path) -> dict[str, str]:
+    """Return, by patient, the part in which the start has it, or else a model beside it; strangers are left out."""
     cards = [start.card] if start.card else []
-    for name in TRAIN_COMMANDS:
+    for name in (*TRAIN_COMMANDS, MASKED_AUTOENCODER):
         try:
             card = load_card(models, name)
         except (ModelNotFoundError, ModelMismatchError):
             continue
         if start.card is None or card.name != start.card.name:
             cards.append(card)
-    known: dict[str, str] = dict(fixed or {})
+    known: dict[str, str] = {}
     for card in reversed(cards):
-        known |= known_patients(card, sorted(patients))
-    return split_by_patient(
-        {p: defects.get(p) for p in patients}, seed=seed, known=known, may_be_unmeasured=may_be_unmeasured
-    )
+        known |= known_patients(card, patients)
+    return known
 
 
 def names_its_patients(card: ModelCard) -> bool:
@@ -122,14 +128,14 @@ def build_card(
     size = config["input_size_px"]
     return ModelCard(
         name=name,
-        version=_next_version(start, name),
+        version=next_version(start, name),
         task=task,
         architecture=architecture,
         classes=classes,
         input_size_px=int(size) if isinstance(size, int | float) else 0,
         config={
             **{k: v for k, v in config.items() if v == v},
-            **_fingerprints(split, start, data.digest),
+            **fingerprints(split, start, data.digest),
             "split_digest": split.digest,
         },
         training_data=data,
@@ -137,11 +143,12 @@ def build_card(
         command=_commands(name, labelled, options, learned),
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
+        licence=start.licence,
         limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS) + ("" if metrics else UNMEASURED_LIMITS),
     )
 
 
-def _fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
+def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
     """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen."""
     before = start.card.config if start.card else {}
     salt = before.get("patient_salt")
@@ -166,7 +173,8 @@ def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learne
     return f"{made} && {train}" if made else train
 
 
-def _next_version(start: Start, name: str) -> str:
+def next_version(start: Start, name: str) -> str:
+    """Return the version of a model that went on from ``start``."""
     if start.card is None or start.card.name != name:
         return "1"
     return str(int(start.card.version) + 1) if start.card.version.isdecimal() else f"{start.card.version}+1"

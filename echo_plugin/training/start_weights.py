@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, load_published, load_state
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, VIEW_CLASSIFIER, load_published, load_state
 from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.models.vit_checkpoint import LICENCE, load_vit, say_licence
+from echo_plugin.preprocess import GREY_MEAN, GREY_STD
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.pretrained import file_weights, imagenet_weights, load_body, load_encoder
 
 logger = logging.getLogger(__name__)
+
+GREY = (GREY_MEAN, GREY_STD)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class Start:
     card: ModelCard | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     body: str = ""
+    body_licence: str = ModelCard.licence
+
+    @property
+    def licence(self) -> str:
+        """The licence of what is trained from here."""
+        return self.card.licence if self.card is not None else self.body_licence
 
     @property
     def words(self) -> str:
@@ -62,7 +72,9 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
     folder = options.starter or models
     if options.start == "views" and name != VIEW_CLASSIFIER:
         return _start_from(folder / VIEW_CLASSIFIER, model, name)
-    if options.start not in ("starter", "views"):
+    if options.start == "mae" and name != MASKED_AUTOENCODER:
+        return _start_from(folder / MASKED_AUTOENCODER, model, name)
+    if options.start not in ("starter", "views", "mae"):
         return _start_from_file(Path(options.start), model, name)
     try:
         return _start_from(folder / name, model, name)
@@ -76,7 +88,10 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
 def _start_from(published: Path, model: nn.Module, name: str) -> Start:
     """Load a published model, or the encoder of a view classifier into a network of another name."""
     card, state = load_published(published.parent, published.name)
-    if card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
+    if card.name == MASKED_AUTOENCODER and name != MASKED_AUTOENCODER:
+        load_vit(_vit_of(model, f"Model {card.name}"), state, f"Model {card.name}", GREY)
+        _see_as(model, card)
+    elif card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
         load_encoder(model, state, card)
     else:
         load_state(model, state, card)
@@ -108,5 +123,20 @@ def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
     if path.suffix == ".safetensors":  # published: its card, beside it, says whom it learned from
         return _start_from(path.with_suffix(""), model, name)
     state, source = file_weights(path)
-    load_body(model, state, source)
-    return Start(body=source)
+    if "cls_token" not in state:
+        load_body(model, state, source)
+        return Start(body=source)
+    load_vit(_vit_of(model, source), state, source, GREY)
+    say_licence(source)
+    model.config = dataclasses.replace(model.config, is_standardised=False)  # type: ignore[type-var]
+    return Start(body=source, body_licence=LICENCE)
+
+
+def _vit_of(model: nn.Module, source: str) -> nn.Module:
+    """Return the vision transformer in ``model``, or refuse the weights of one."""
+    for name in ("encoder", "backbone"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module) and hasattr(part, "patch_embed"):
+            return part
+    msg = f"{source} is of a vision transformer; train with the --backbone vit_... that it was made for."
+    raise ModelMismatchError(msg)

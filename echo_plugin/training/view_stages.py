@@ -2,7 +2,7 @@
 """What the view classifier learns in its two stages: single frames first, then clips. Which data, whose, is elsewhere.
 
 What is random about a picture is drawn once for a clip: its frames are turned by one angle, moved and changed alike,
-for a view that shook from frame to frame would have no motion of its own. Left and right are never exchanged.
+for a view that shook from frame to frame would have no motion of its own. How, is in ``view_recipes``.
 """
 
 from __future__ import annotations
@@ -19,55 +19,52 @@ from torch.nn.functional import cross_entropy
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.preprocess import normalise
-from echo_plugin.training.appearance import change_appearance
-from echo_plugin.training.augment import VIEW_MOTION, random_affines, warp
 from echo_plugin.training.clips import ClipTable, cine_probabilities
 from echo_plugin.training.loop import Learned, lower_precision, run_epochs
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
 from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.view_recipes import ViewRecipe, view_recipe
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 32, 1e-3
 FRAME_STAGE = 0.6
 """Part of the epochs, and of the time, given to the first stage."""
-SMOOTHING = 0.05
-"""Of the labels: neighbouring views shade into one another."""
-PLAIN = 0.1
-"""Part of the training clips whose look is left as it is."""
 
 
-def _augmented(table: ClipTable, rows: Tensor, generator: torch.Generator, device: torch.device) -> Tensor:
+def _varied(
+    table: ClipTable, rows: Tensor, generator: torch.Generator, device: torch.device, recipe: ViewRecipe
+) -> Tensor:
     """Return (B, T, 1, S, S) inputs of the frames ``rows`` (B, T); the frames of a clip are changed alike."""
-    pixels = table.pixels[rows].to(device).float().div_(255)
-    is_plain = (torch.rand(len(rows), generator=generator) < PLAIN).to(device)[:, None, None, None]
-    pixels = torch.where(is_plain, pixels, change_appearance(pixels, generator))
-    size = pixels.shape[-1]
-    return normalise(warp(pixels, random_affines(len(rows), size, VIEW_MOTION, generator), size) * 255)
+    return normalise(recipe.vary(table.pixels[rows].to(device).float().div_(255), generator) * 255)
 
 
-def _frame_loss(model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator) -> Tensor:
+def _frame_loss(
+    model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
+) -> Tensor:
     """Return the loss of one random frame of each clip."""
     assert isinstance(model, ViewClassifier)
     device = model.frame_head.weight.device
     place = torch.randint(table.frames.shape[1], (len(chosen), 1), generator=generator)
-    inputs = _augmented(table, table.frames[chosen].gather(1, place), generator, device)[:, 0]
+    inputs = _varied(table, table.frames[chosen].gather(1, place), generator, device, recipe)[:, 0]
     with lower_precision(device):
         logits = model.frame_logits(inputs.contiguous(memory_format=torch.channels_last))
-    return cross_entropy(logits.float(), table.labels[chosen].to(device), label_smoothing=SMOOTHING)
+    return cross_entropy(logits.float(), table.labels[chosen].to(device), label_smoothing=recipe.smoothing)
 
 
-def _clip_loss(model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator) -> Tensor:
+def _clip_loss(
+    model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
+) -> Tensor:
     """Return the loss of whole clips."""
     assert isinstance(model, ViewClassifier)
     device = model.frame_head.weight.device
-    inputs = _augmented(table, table.frames[chosen], generator, device)
+    inputs = _varied(table, table.frames[chosen], generator, device, recipe)
     truth = table.labels[chosen].to(device)
     with lower_precision(device):
         features = model.clip_features(inputs)
         logits = model.clip_logits(features)
         # keeps the classifier of single frames, which answers for stills, in step with the encoder, and not vice versa
         frame_logits = model.frame_head(features.detach()).flatten(0, 1)
-    of_frames = cross_entropy(frame_logits.float(), truth.repeat_interleave(inputs.shape[1]), label_smoothing=SMOOTHING)
-    return cross_entropy(logits.float(), truth, label_smoothing=SMOOTHING) + of_frames
+    every_truth = truth.repeat_interleave(inputs.shape[1])
+    of_frames = cross_entropy(frame_logits.float(), every_truth, label_smoothing=recipe.smoothing)
+    return cross_entropy(logits.float(), truth, label_smoothing=recipe.smoothing) + of_frames
 
 
 def _validate(model: nn.Module, table: ClipTable, stage: str) -> float:
@@ -96,16 +93,17 @@ def stages_of(options: TrainOptions, temporal: str, *, is_going_on: bool) -> tup
 
     Means over frames have nothing to learn from clips.
     """
-    epochs = max(options.epochs or EPOCHS, 2)
-    rate = options.learning_rate or LEARNING_RATE
+    recipe = view_recipe(options)
+    epochs = max(options.epochs or recipe.epochs, 2)
+    rate = options.learning_rate or recipe.learning_rate
     if temporal == "mean":
         return (Stage("frames", epochs, rate, 0, epochs),)
     if is_going_on:
-        return (Stage("clips", epochs, rate / 3, 0, epochs),)
+        return (Stage("clips", epochs, rate * recipe.clip_rate, 0, epochs),)
     first = min(max(round(epochs * FRAME_STAGE), 1), epochs - 1)
     return (
         Stage("frames", first, rate, 0, epochs),
-        Stage("clips", epochs - first, rate / 3, first, epochs),
+        Stage("clips", epochs - first, rate * recipe.clip_rate, first, epochs),
     )
 
 
@@ -123,18 +121,21 @@ def learn_stage(
     ``kept`` : the file of the state, in which a stage puts its own name, and its key; None: none is kept.
     """
     share = stage.epochs / stage.total
+    recipe = view_recipe(options)
     loss = _frame_loss if stage.name == "frames" else _clip_loss
     return run_epochs(
         model,
         Recipe(
             epochs=stage.epochs,
             learning_rate=stage.learning_rate,
-            weight_decay=0.05,
+            weight_decay=recipe.weight_decay,
+            warm_up=recipe.warm_up,
+            clip_norm=recipe.clip_norm,
             max_minutes=None if options.max_minutes is None else options.max_minutes * share,
             patience=options.patience or None,
         ),
-        batches=lambda g: table.draw(stage.name, options.batch_size or BATCH_SIZE, g),
-        loss=lambda m, chosen, g: loss(m, table, chosen, g),
+        batches=lambda g: table.draw(stage.name, options.batch_size or recipe.batch_size, g),
+        loss=lambda m, chosen, g: loss(m, table, chosen, g, recipe),
         validate=lambda m: _validate(m, table, stage.name),
         seed=options.seed + stage.done,
         on_epoch=_counted(on_epoch, stage),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.start_weights import load_start
 from echo_plugin.training.state import state_path
+from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
 from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
 from echo_plugin.views.sampling import SPAN_KEY, STEP_KEY
@@ -53,7 +55,8 @@ def train_views(
     """
     torch.manual_seed(options.seed)
     labelled = open_labelled_folder(studies)
-    vocabulary = vocabulary or VIEW_VOCABULARIES[options.vocabulary or DEFAULT_VOCABULARY]
+    is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
+    vocabulary = vocabulary or VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
     config = view_config(options, len(vocabulary))
     model = ViewClassifier(config)
@@ -76,7 +79,9 @@ def train_views(
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
     table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
     kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, split, options, config)
-    learned = learn_views(model, table, options, is_going_on=start.card is not None, kept=kept, on_epoch=on_epoch)
+    learned = learn_views(
+        model, table, options, is_going_on=start.rate_for(VIEW_CLASSIFIER) < 1, kept=kept, on_epoch=on_epoch
+    )
     classes = tuple(view.value for view in vocabulary)
     metrics = _measure(model, table, cines, classes, words_for_test(labelled), options.seed)
     card = build_card(
@@ -107,15 +112,18 @@ def train_views(
 def view_config(options: TrainOptions, classes: int) -> ViewConfig:
     """Return the network that the options ask for: the image classifier is the mean over clips of one frame."""
     defaults = ViewConfig(classes=classes)
-    is_image = options.temporal == "image"
-    return dataclasses.replace(
+    is_of_paper = options.recipe == "usf-mae"  # the fetal paper's classifier of single frames
+    if is_of_paper:
+        defaults = replace(defaults, backbone="vit_base_patch16", input_size_px=224, border=view_recipe(options).border)
+    is_image = options.temporal == "image" or (is_of_paper and options.temporal is None)
+    return replace(
         defaults,
         backbone=options.backbone or defaults.backbone,
         input_size_px=options.image_size or defaults.input_size_px,
         temporal="mean" if is_image else options.temporal or defaults.temporal,
         frames_per_clip=1 if is_image else defaults.frames_per_clip,
         sampling=options.sampling or defaults.sampling,
-        is_standardised=True,
+        is_standardised=not is_of_paper,
         stem_dropout=0.1,  # the paper's 0.5 is for its 60 epochs of 800 clips and hundreds of epochs' worth of rotation
     )
 

@@ -34,6 +34,12 @@ def test_the_command_of_a_phantom_folder_makes_it_again(tmp_path):
     )
 
 
+def test_the_command_of_fetal_stills_says_so(tmp_path):
+    (tmp_path / "phantom.json").write_text(json.dumps({"kind": "fetal", "patients": 4, "seed": 5, "frames": 2}))
+
+    assert phantom_command(tmp_path) == "monailabel-echo phantom DIR --patients 4 --seed 5 --frames 2 --fetal"
+
+
 def test_a_folder_of_others_has_no_phantoms(tmp_path):
     assert phantom_ids(tmp_path) == frozenset()
     assert phantom_command(tmp_path) is None

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training the masked autoencoder on ultrasound without labels; its encoder is where other trainings may begin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.model_card import Metric, ModelCard, TrainingData
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
+from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
+from echo_plugin.preprocess import normalise
+from echo_plugin.runtime import choose_device
+from echo_plugin.training.augment import Motion, random_affines, warp
+from echo_plugin.training.datasets import Progress, digest_of
+from echo_plugin.training.loop import Learned, lower_precision, run_epochs, shuffled_batches
+from echo_plugin.training.mae_frames import UnlabelledFrames, cines_key, decode_frames, find_unlabelled, parts_of
+from echo_plugin.training.mae_pictures import write_reconstructions
+from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
+from echo_plugin.training.processes import first_goes_ahead, is_first
+from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
+from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.splits import Split, split_by_patient
+from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.state import FOLDER, state_path
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
+FRAMES_PER_CINE = 16
+DEFAULT_BACKBONE, DEFAULT_SIZE_PX = "vit_tiny_patch16", 224
+MOTION = Motion(rotation_deg=45.0, scale=0.35, stretch=0.1, shift=0.12, mirror=0.5)
+"""Of every frame in every epoch: nothing here depends on the side."""
+MOST_VALIDATION_FRAMES = 256
+PICTURES = 8
+DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 2, 4)}
+"""Width, depth and heads of the decoder by encoder; the first is the authors'."""
+LIGHT_DECODER = (128, 2, 4)
+"""Of the other encoders."""
+LIMITS = (
+    "Draws hidden patches of frames; it answers no question about a heart. Its encoder is a beginning for other"
+    " trainings and is to be measured there."
+)
+
+
+@dataclass(frozen=True)
+class MaeOptions:
+    """What a person may choose about the task; ``pictures_every`` : epochs between pictures of it."""
+
+    mask_ratio: float = 0.75
+    is_patch_normalised: bool = False
+    pictures_every: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            msg = f"Part of the patches to hide is {self.mask_ratio}; a number between 0 and 1 is accepted."
+            raise ValueError(msg)
+        if self.pictures_every < 1:
+            msg = f"Pictures are asked for every {self.pictures_every} epochs; 1 or more is accepted."
+            raise ValueError(msg)
+
+
+def train_mae(
+    images: Sequence[Path],
+    models: Path,
+    options: TrainOptions,
+    task: MaeOptions | None = None,
+    on_epoch: OnEpoch | None = None,
+    progress: Progress | None = None,
+) -> ModelCard:
+    """Train on every frame below ``images`` and publish; pictures of what it draws go to ``models``/reconstructions.
+
+    Raises
+    ------
+    TrainingDataError, FileNotFoundError
+        If there is nothing to learn from.
+    """
+    torch.manual_seed(options.seed)
+    task = task or MaeOptions()
+    cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
+    config = mae_config(options, task)
+    model = MaskedAutoencoder(config)
+    start = load_start(model, MASKED_AUTOENCODER, models, options)
+    patients = sorted({cine.patient_id for cine in cines if cine.patient_id is not None})
+    split = _split(patients, start, models, options.seed)
+    kept = options.cache_dir or models / FOLDER
+    with first_goes_ahead():
+        frames = decode_frames(cines, config.input_size_px, kept, MASKED_AUTOENCODER, progress)
+    parts = {part: frames.of(members) for part, members in parts_of(cines, split).items()}
+    if not len(parts["train"]):
+        msg = f"None of the {len(cines)} cines is there to learn from; the others' patients are kept for measuring."
+        raise TrainingDataError(msg)
+    model.to(choose_device(options.device))
+    learned = learn_mae(
+        model,
+        frames,
+        parts,
+        options,
+        state_key=digest_of([cines_key(cines), split.digest, options.batch_size, repr(config)]),
+        models=models,
+        pictures_every=task.pictures_every,
+        on_epoch=on_epoch,
+    )
+    metrics = {}
+    if len(parts["validation"]):
+        count = len({cines[i].patient_id for i in frames.cine[parts["validation"]].tolist()} - {None})
+        metrics["reconstruction_error"] = Metric(-learned.best_metric, None, None, count, "validation frames")
+    card = ModelCard(
+        name=MASKED_AUTOENCODER,
+        version=next_version(start, MASKED_AUTOENCODER),
+        task="pretraining",
+        architecture=f"masked autoencoder, {config.backbone}",
+        classes=("pixels",),
+        input_size_px=config.input_size_px,
+        config=dataclasses.asdict(model.config)
+        | {"epochs": learned.epochs, "split_digest": split.digest}
+        | fingerprints(split, start, cines_key(cines)),
+        training_data=TrainingData(
+            "frames without labels" + start.words, len(patients), len(cines), cines_key(cines), split.sizes
+        ),
+        metrics=metrics,
+        command=options.command,
+        wall_time_s=round(learned.wall_time_s, 1),
+        seed=options.seed,
+        licence=start.licence,
+        limits=LIMITS,
+    )
+    return publish_learned(models, learned, card)
+
+
+def mae_config(options: TrainOptions, task: MaeOptions) -> MaeConfig:
+    """Return the network that the options ask for, with a decoder as light as its encoder."""
+    backbone = options.backbone or DEFAULT_BACKBONE
+    width, depth, heads = DECODERS.get(backbone, LIGHT_DECODER)
+    return MaeConfig(
+        backbone=backbone,
+        input_size_px=options.image_size or DEFAULT_SIZE_PX,
+        mask_ratio=task.mask_ratio,
+        is_patch_normalised=task.is_patch_normalised,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=heads,
+    )
+
+
+def learn_mae(
+    model: MaskedAutoencoder,
+    frames: UnlabelledFrames,
+    parts: dict[str, Tensor],
+    options: TrainOptions,
+    *,
+    state_key: str,
+    models: Path,
+    pictures_every: int,
+    on_epoch: OnEpoch | None,
+) -> Learned:
+    """Train ``model`` in place; what is measured is the error of hidden patches of validation frames, negative."""
+    generator = torch.Generator().manual_seed(options.seed)
+    chosen = parts["validation"][torch.randperm(len(parts["validation"]), generator=generator)][:MOST_VALIDATION_FRAMES]
+    shown = (chosen if len(chosen) else parts["train"])[:PICTURES]
+    noise = torch.rand(max(len(chosen), len(shown)), model.decoder_pos_embed.shape[1] - 1, generator=generator)
+
+    def validate(averaged: nn.Module) -> float:
+        assert isinstance(averaged, MaskedAutoencoder)
+        return -_error(averaged, frames, chosen, noise, options.batch_size or BATCH_SIZE)
+
+    def report(status: EpochStatus) -> None:
+        is_due = status.epoch % pictures_every == 0 or status.epoch == status.total_epochs
+        if is_first() and is_due and not status.is_resumed:
+            inputs = normalise(frames.pixels[shown].to(model.mask_token.device))
+            png = models / "reconstructions" / f"epoch_{status.epoch:04d}.png"
+            write_reconstructions(model, inputs, noise[: len(shown)].to(inputs.device), png)
+        if on_epoch is not None:
+            on_epoch(status)
+
+    return run_epochs(
+        model,
+        Recipe(
+            epochs=options.epochs or EPOCHS,
+            learning_rate=options.learning_rate or LEARNING_RATE,
+            weight_decay=0.05,
+            warm_up=0.1,
+            clip_norm=1.0,
+            max_minutes=options.max_minutes,
+            patience=options.patience or None,
+        ),
+        batches=lambda g: shuffled_batches(parts["train"], options.batch_size or BATCH_SIZE, g),
+        loss=lambda m, items, g: _loss(m, frames, items, g),
+        validate=validate if len(chosen) else None,
+        seed=options.seed,
+        on_epoch=report,
+        should_stop=options.should_stop,
+        state_path=state_path(models, MASKED_AUTOENCODER),
+        state_key=state_key,
+        log_dir=options.log_dir and options.log_dir / MASKED_AUTOENCODER,
+    )
+
+
+def _loss(model: nn.Module, frames: UnlabelledFrames, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    assert isinstance(model, MaskedAutoencoder)
+    device = model.mask_token.device
+    pixels = frames.pixels[chosen].to(device).float()[:, None]
+    size = pixels.shape[-1]
+    inputs = normalise(warp(pixels, random_affines(len(chosen), size, MOTION, generator), size)[:, 0])
+    noise = torch.rand(len(chosen), model.decoder_pos_embed.shape[1] - 1, generator=generator).to(device)
+    with lower_precision(device):
+        drawn = model(inputs, noise)
+    return model.loss(inputs, drawn)
+
+
+@torch.no_grad()
+def _error(model: MaskedAutoencoder, frames: UnlabelledFrames, chosen: Tensor, noise: Tensor, batch_size: int) -> float:
+    device, total = model.mask_token.device, 0.0
+    batches = zip(torch.split(chosen, batch_size), torch.split(noise[: len(chosen)], batch_size), strict=True)
+    for items, drawn_noise in batches:
+        inputs = normalise(frames.pixels[items].to(device))
+        with lower_precision(device):
+            drawn = model(inputs, drawn_noise.to(device))
+        total += float(model.loss(inputs, drawn)) * len(items)
+    return total / len(chosen)
+
+
+def _split(patients: Sequence[str], start: Start, models: Path, seed: int) -> Split:
+    """Return the split of the patients that are known by name; those whom a model has seen keep their part."""
+    if not patients:
+        return Split((), (), (), seed)
+    known = known_parts(patients, start, models)
+    return split_by_patient(dict.fromkeys(patients), seed=seed, known=known, may_be_unmeasured=True)

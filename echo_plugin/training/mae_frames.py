@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames without labels: whatever can be read below some folders, decoded once into a memory-mapped file.
+
+Patients are split as in every training, so that those who will measure a later model are not learned from here either.
+A file that names no patient is learned from, every twentieth excepted, which validates; nobody can measure on it later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echo_plugin.batch import find_cine_files
+from echo_plugin.errors import TrainingDataError, UnreadableCineError
+from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.image_id import escape_path
+from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
+from echo_plugin.preprocess import to_model_input
+from echo_plugin.training.datasets import Progress, digest_of, evenly_chosen
+from echo_plugin.training.prepared_frames import PREPARATION
+from echo_plugin.training.splits import Split
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_EVERY = 20
+
+
+@dataclass(frozen=True)
+class UnlabelledCine:
+    """A file to learn from; ``patient_id`` None: the file and its folder name nobody."""
+
+    path: Path = field(repr=False)
+    image_id: str
+    patient_id: str | None = field(repr=False)
+    frame_indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UnlabelledFrames:
+    """``pixels`` (N, S, S) uint8, memory-mapped; ``cine`` (N,) index into the cines they were made of."""
+
+    pixels: Tensor
+    cine: Tensor
+
+    def of(self, cines: Sequence[bool]) -> Tensor:
+        """Return the indices of the frames of the cines that are True."""
+        return torch.where(torch.tensor(cines, dtype=torch.bool)[self.cine])[0]
+
+
+def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path) -> tuple[UnlabelledCine, ...]:
+    """Return every cine below the folders, with at most ``most_frames`` of its frames, evenly spread.
+
+    Headers are read, pixels are not. A file that cannot be read is named in a warning and left out; what lies below
+    ``without``, where the training writes pictures, is passed over.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist or holds nothing that can be a cine.
+    TrainingDataError
+        If no file can be read.
+    """
+    cines: dict[Path, UnlabelledCine] = {}
+    for folder in folders:
+        patients = read_patients(folder / PATIENTS_FILE) if folder.is_dir() else {}
+        for path in find_cine_files([folder]):
+            if without.resolve() in path.resolve().parents:
+                continue
+            relative = path.relative_to(folder) if folder.is_dir() else Path(path.name)
+            own_id = escape_path(PurePosixPath(relative.as_posix()))
+            try:
+                cine = read_cine(path)
+            except (UnreadableCineError, OSError) as exc:
+                logger.warning("File %s is left out: %s", path.name, exc)
+                continue
+            image_id = cine.sop_instance_uid or own_id
+            patient = patients.get(image_id) or (cine.patient_id or "").strip() or None
+            frames = evenly_chosen(range(cine.frame_count), most_frames)
+            cines[path.resolve()] = UnlabelledCine(path, image_id, patient, frames)
+    if not cines:
+        msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
+        raise TrainingDataError(msg)
+    return tuple(cines[path] for path in sorted(cines))
+
+
+def parts_of(cines: Sequence[UnlabelledCine], split: Split) -> Mapping[str, list[bool]]:
+    """Return, for train and validation, whether each cine is in it; those of test patients are in neither."""
+    nameless = [index for index, cine in enumerate(cines) if cine.patient_id is None]
+    validating = set(nameless[VALIDATION_EVERY - 1 :: VALIDATION_EVERY])
+    named = {"train": frozenset(split.train), "validation": frozenset(split.validation)}
+    parts = {part: [cine.patient_id in patients for cine in cines] for part, patients in named.items()}
+    for index in nameless:
+        parts["validation" if index in validating else "train"][index] = True
+    return parts
+
+
+def cines_key(cines: Sequence[UnlabelledCine]) -> str:
+    """Return the SHA-256 over the sorted image ids."""
+    return digest_of(sorted(cine.image_id for cine in cines))
+
+
+def decode_frames(
+    cines: Sequence[UnlabelledCine], size_px: int, directory: Path, name: str, progress: Progress | None = None
+) -> UnlabelledFrames:
+    """Return the frames of all cines as ``size_px`` squares, from ``directory`` if the same are there already.
+
+    They are patients' pictures: the files are the user's alone to read. A cine that cannot be decoded is named in a
+    warning and left out.
+
+    Raises
+    ------
+    TrainingDataError
+        If no frame can be decoded.
+    """
+    stamps = [[str(c.path), c.path.stat().st_mtime_ns, c.path.stat().st_size, list(c.frame_indices)] for c in cines]
+    key = digest_of([PREPARATION, size_px, stamps])[:24]
+    pixels_path, cine_path = (directory / f"{name}-frames-{key}.{part}.npy" for part in ("pixels", "cine"))
+    if not cine_path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        owners = _decode_all(cines, size_px, pixels_path, progress)
+        partial = cine_path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, owners)
+        partial.replace(cine_path)  # last: what names the pixels complete
+    owners = np.load(cine_path)
+    if not len(owners):
+        msg = f"None of the {len(cines)} cines could be decoded; see the log for each."
+        raise TrainingDataError(msg)
+    pixels = np.load(pixels_path, mmap_mode="c")[: len(owners)]
+    return UnlabelledFrames(torch.from_numpy(np.asarray(pixels)), torch.from_numpy(owners))
+
+
+def _decode_all(
+    cines: Sequence[UnlabelledCine], size_px: int, path: Path, progress: Progress | None
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Write the squares of all cines to ``path``; return which cine each is of."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    count = sum(len(cine.frame_indices) for cine in cines)
+    shape = (count, size_px, size_px)
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+    owners: list[int] = []
+    for index, cine in enumerate(cines):
+        try:
+            squares, _ = to_model_input(read_cine(cine.path), cine.frame_indices, size_px)
+        except (UnreadableCineError, OSError) as exc:
+            logger.warning("Cine %s is left out: %s", cine.image_id, exc)
+            continue
+        pixels[len(owners) : len(owners) + len(squares)] = squares.numpy()
+        owners += [index] * len(squares)
+        if progress is not None:
+            progress(index + 1, len(cines), "reading frames")
+    pixels.flush()
+    return np.array(owners, dtype=np.int64)

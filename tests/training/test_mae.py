@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from echo_plugin.anatomy import View
+from echo_plugin.errors import ModelMismatchError, TrainingDataError
+from echo_plugin.io.cine_file import read_cine
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, load_published, publish
+from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.mae import MaeOptions, mae_config, train_mae
+from echo_plugin.training.mae_frames import find_unlabelled, parts_of
+from echo_plugin.training.mae_pictures import reconstruction_panels
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.splits import Split
+from echo_plugin.training.start_weights import load_start
+from echo_plugin.training.state import FOLDER
+from echo_plugin.training.views import train_views
+
+torch.set_num_threads(1)
+NAME = "vit_micro_patch8"
+OPTIONS = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
+TWO = (View.A4C, View.PSAX_AV)
+
+
+@pytest.fixture(scope="module")
+def pretrained(easy_studies, tmp_path_factory):
+    """A models folder with an autoencoder of the easy studies."""
+    models = tmp_path_factory.mktemp("mae")
+    train_mae([easy_studies], models, OPTIONS, MaeOptions(pictures_every=1))
+    return models
+
+
+def test_what_is_learned_is_published_with_pictures_and_nothing_else_is_left(pretrained):
+    card, state = load_published(pretrained, MASKED_AUTOENCODER)
+    network = MaskedAutoencoder(MaeConfig(**{k: v for k, v in card.config.items() if k in MaeConfig.__annotations__}))
+    network.load_state_dict(state)
+
+    pictures = sorted(path.name for path in (pretrained / "reconstructions").iterdir())
+    assert pictures == ["epoch_0001.png", "epoch_0002.png"]
+    assert list((pretrained / FOLDER).iterdir()) == []
+    assert card.metrics["reconstruction_error"].value > 0
+    assert card.licence == "Apache-2.0"
+
+
+def test_those_who_will_measure_are_not_learned_from(easy_studies, pretrained):
+    card, _ = load_published(pretrained, MASKED_AUTOENCODER)
+    parts = known_patients(card, list(open_labelled_folder(easy_studies).defects))
+
+    assert len(parts) == 12
+    assert list(parts.values()).count("test") == card.training_data.split["test"] > 0
+
+
+def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_studies, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "models")
+    options = TrainOptions(
+        epochs=2, batch_size=8, image_size=32, frames_per_cine=1, backbone=NAME, start="mae", device="cpu", seed=5
+    )
+
+    card = train_views(easy_studies, tmp_path / "models", options, vocabulary=TWO)
+
+    before, _ = load_published(pretrained, MASKED_AUTOENCODER)
+    everybody = list(open_labelled_folder(easy_studies).defects)
+    assert known_patients(card, everybody) == known_patients(before, everybody)
+    assert "going on from masked_autoencoder 1" in card.training_data.provenance
+    assert (card.version, card.config["is_standardised"]) == ("1", True)
+
+
+def test_the_encoder_begins_as_the_autoencoders(pretrained):
+    model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32))
+    options = TrainOptions(start="mae")
+
+    load_start(model, "view_classifier", pretrained, options)
+
+    _, state = load_published(pretrained, MASKED_AUTOENCODER)
+    assert all(torch.equal(value, state[f"encoder.{key}"]) for key, value in model.backbone.state_dict().items())
+
+
+def test_a_resnet_cannot_begin_as_a_transformer(pretrained):
+    with pytest.raises(ModelMismatchError, match="train with the --backbone vit_"):
+        load_start(ViewClassifier(ViewConfig(5)), "view_classifier", pretrained, TrainOptions(start="mae"))
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_published_checkpoint_is_a_beginning_whose_licence_is_said(tmp_path, caplog, is_wrapped):
+    torch.manual_seed(1)
+    theirs = MaskedAutoencoder(MaeConfig(NAME, 32, channels=3, decoder_width=32, decoder_depth=1, decoder_heads=2))
+    state = {key.removeprefix("encoder."): value for key, value in theirs.state_dict().items()}
+    torch.save({"model": state} if is_wrapped else state, tmp_path / "USF-MAE_fold0.pt")
+    model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32, is_standardised=True))
+
+    with caplog.at_level(logging.WARNING):
+        start = load_start(model, "view_classifier", tmp_path, TrainOptions(start=str(tmp_path / "USF-MAE_fold0.pt")))
+
+    assert torch.equal(model.backbone.blocks[5].mlp.fc1.weight, state["blocks.5.mlp.fc1.weight"])
+    assert start.licence == "CC BY-NC 4.0"
+    assert "may be used commercially" in caplog.text
+    assert not model.config.is_standardised  # it was taught otherwise
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"model": {"cls_token": os.system}}, tmp_path / "evil.pth")
+    model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32))
+
+    with pytest.raises(ModelMismatchError, match=r"evil\.pth cannot be read"):
+        load_start(model, "view_classifier", tmp_path, TrainOptions(start=str(tmp_path / "evil.pth")))
+
+
+def test_the_licence_stays_with_what_goes_on_from_it(easy_studies, pretrained, tmp_path):
+    card, state = load_published(pretrained, MASKED_AUTOENCODER)
+    publish(tmp_path, state, type(card)(**{**vars(card), "licence": "CC BY-NC 4.0"}))
+
+    assert train_mae([easy_studies], tmp_path, OPTIONS).licence == "CC BY-NC 4.0"
+
+
+def test_any_folder_of_ultrasound_is_learned_from(easy_studies, shared_data, tmp_path, caplog):
+    (tmp_path / "mixed").mkdir()
+    shutil.copy(shared_data / "examples_ybr_color.dcm", tmp_path / "mixed")
+    shutil.copy(next(easy_studies.glob("*.png")), tmp_path / "mixed" / "still.png")
+    _write_video(tmp_path / "mixed" / "video.mp4")
+    (tmp_path / "mixed" / "broken.dcm").write_bytes(b"DICM")
+
+    cines = find_unlabelled([tmp_path / "mixed", easy_studies], 4, without=tmp_path / "models")
+
+    counts = {cine.path.name: len(cine.frame_indices) for cine in cines if cine.path.parent.name == "mixed"}
+    assert counts == {"examples_ybr_color.dcm": 4, "still.png": 1, "video.mp4": 4}
+    assert sum(cine.patient_id is not None for cine in cines) >= 36
+    assert "broken.dcm is left out" in caplog.text
+
+
+def _write_video(path):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        for number in range(6):
+            picture = np.full((96, 96, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    assert read_cine(path).frame_count == 6
+
+
+def test_pictures_that_name_nobody_are_learned_from_but_for_every_twentieth(tmp_path):
+    for number in range(40):
+        Image.fromarray(np.full((40, 40), number, np.uint8)).save(tmp_path / f"{number:02d}.png")
+    cines = find_unlabelled([tmp_path], 1, without=tmp_path / "models")
+
+    parts = parts_of(cines, Split((), (), (), 0))
+
+    assert (sum(parts["train"]), sum(parts["validation"])) == (38, 2)
+    assert not any(a and b for a, b in zip(parts["train"], parts["validation"], strict=True))
+
+
+def test_its_own_pictures_are_not_learned_from(easy_studies, tmp_path):
+    shutil.copytree(easy_studies, tmp_path / "studies")
+    own = tmp_path / "studies" / "models" / "reconstructions"
+    own.mkdir(parents=True)
+    shutil.copy(next(easy_studies.glob("*.png")), own / "epoch_0001.png")
+
+    cines = find_unlabelled([tmp_path / "studies"], 1, without=tmp_path / "studies" / "models")
+
+    assert len(cines) == 36
+
+
+def test_a_folder_of_damaged_files_is_refused(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"nothing")
+
+    with pytest.raises(TrainingDataError, match="can be read as ultrasound"):
+        train_mae([tmp_path], tmp_path / "models", OPTIONS)
+
+
+def test_a_picture_shows_what_was_seen_as_it_is():
+    torch.manual_seed(0)
+    config = MaeConfig(NAME, 32, decoder_width=32, decoder_depth=1, decoder_heads=2)
+    frames, noise = torch.rand(3, 1, 32, 32), torch.rand(3, 16)
+
+    panels = reconstruction_panels(MaskedAutoencoder(config), frames, noise)
+
+    true, seen, drawn = (panels[:, :, start : start + 32] for start in (0, 36, 72))
+    shown = seen != 128
+    assert 0.2 < shown.mean() < 0.3
+    assert (true[shown] == drawn[shown]).all() and (true[shown] == seen[shown]).all()
+    assert (true[~shown] != drawn[~shown]).mean() > 0.9
+
+
+def test_the_authors_decoder_comes_with_their_encoder():
+    base = mae_config(TrainOptions(backbone="vit_base_patch16"), MaeOptions())
+
+    assert (base.decoder_width, base.decoder_depth, base.decoder_heads) == (512, 8, 16)
+    assert mae_config(TrainOptions(), MaeOptions(mask_ratio=0.25, is_patch_normalised=True)).mask_ratio == 0.25
+
+
+@pytest.mark.parametrize("wrong", [{"mask_ratio": 0.0}, {"pictures_every": 0}])
+def test_impossible_tasks_are_refused(wrong):
+    with pytest.raises(ValueError, match="is accepted"):
+        MaeOptions(**wrong)
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from echo_plugin.training import mae
+from echo_plugin.training.options import TrainOptions
+loss, calls = mae._loss, []
+def deadly(*arguments):
+    calls.append(1)
+    if len(calls) == 4 + 2:  # four batches in an epoch: in the middle of the second
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(*arguments)
+mae._loss = deadly
+options = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu")
+mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options, mae.MaeOptions(pictures_every=1))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_training_goes_on_to_the_same_weights_without_reading_frames_again(easy_studies, pretrained, tmp_path):
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(easy_studies), str(tmp_path)], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / FOLDER).glob("*.pixels.npy"))
+    told, read = [], []
+
+    train_mae(
+        [easy_studies],
+        tmp_path,
+        OPTIONS,
+        MaeOptions(pictures_every=1),
+        on_epoch=told.append,
+        progress=lambda *done: read.append(done),
+    )
+
+    assert [(status.epoch, status.is_resumed) for status in told] == [(1, True), (2, False)]
+    assert not read
+    (_, resumed), (_, whole) = (load_published(folder, MASKED_AUTOENCODER) for folder in (tmp_path, pretrained))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import RandomResizedCrop
+
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.view_recipes import resized_crops, vary_as_usf_mae, view_recipe
+from echo_plugin.training.views import view_config
+
+
+def test_the_fetal_papers_numbers_are_the_preset():
+    recipe, network = view_recipe(TrainOptions(recipe="usf-mae")), view_config(TrainOptions(recipe="usf-mae"), 5)
+
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (5e-4, 0.01, 64, 120)
+    assert (recipe.clip_norm, recipe.smoothing) == (1.0, 0.0)
+    assert (network.backbone, network.input_size_px) == ("vit_base_patch16", 224)
+    assert (network.temporal, network.frames_per_clip) == ("mean", 1)
+    assert network.border > 0 and not network.is_standardised
+
+
+def test_a_recipe_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="'paper' is none for views; ours, usf-mae are accepted"):
+        view_recipe(TrainOptions(recipe="paper"))
+
+
+@given(st.integers(0, 10_000))
+def test_crops_lie_in_the_picture_and_fill_the_square(seed):
+    side = 64
+    affines = resized_crops(50, side, torch.Generator().manual_seed(seed))
+
+    inverse = torch.linalg.inv(affines[:, :, :2])
+    first = -(inverse @ affines[:, :, 2:])[:, :, 0]
+    last = first + side * inverse.diagonal(dim1=1, dim2=2)
+    assert first.min() > -1e-3 and last.max() < side + 1e-3
+    assert (affines[:, 0, 1] == 0).all() and (affines[:, 1, 0] == 0).all()
+
+
+def test_crops_are_as_large_as_torchvisions():
+    torch.manual_seed(0)
+    scales = torch.linalg.det(resized_crops(4000, 64, torch.Generator().manual_seed(0))[:, :, :2])
+    picture = torch.zeros(1, 64, 64)
+    theirs = [RandomResizedCrop.make_params(_CROP, [picture]) for _ in range(4000)]
+    areas = torch.tensor([float(p["height"] * p["width"]) for p in theirs]) / 64**2
+
+    ours = torch.sort(1 / scales).values
+    assert float((ours - torch.sort(areas).values).abs().max()) < 0.05
+
+
+_CROP = RandomResizedCrop(64, scale=(0.5, 2.0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_frames_of_a_clip_are_changed_alike(seed):
+    clip = torch.rand(1, 1, 32, 32).expand(2, 3, 32, 32)
+
+    varied = vary_as_usf_mae(clip, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(varied[:, 0], varied[:, 1]) and torch.equal(varied[:, 0], varied[:, 2])
+    assert not torch.equal(varied[0], varied[1])
+
+
+def test_a_fetus_is_turned_and_mirrored_every_way():
+    arrow = torch.zeros(400, 1, 33, 33)
+    arrow[:, 0, 16, 16:] = 1.0  # from the middle to the right
+    arrow[:, 0, 12:16, 16] = 1.0  # and a barb upwards, so that a mirror shows
+
+    varied = vary_as_usf_mae(arrow, torch.Generator().manual_seed(0))[:, 0]
+
+    rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    mass = varied.sum(dim=(1, 2))
+    quadrants = {
+        (bool(x > 0), bool(y > 0))
+        for x, y, m in zip((varied * columns).sum((1, 2)), (varied * rows).sum((1, 2)), mass, strict=True)
+        if m > 5
+    }
+    assert len(quadrants) == 4
