@@ -5,63 +5,32 @@ All rows of a unit (a seed and a split of the patients) begin with one classifie
 follows. The optimisation is ours (AdamW, averaged weights), the same for every row. Each unit chooses its checkpoint on
 patients of its own, neither learned from nor reported; the paper chose it on the fold it reports. What is measured is
 one clip from the middle of each cine. A run that was stopped goes on where it was; one of other files, numbers or
-starting weights begins anew. Patients whom the starting weights have seen take no part.
+starting weights begins anew. Patients from whom the starting weights learned take no part.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import load_file
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
 from echo_plugin.anatomy import NED_12, View
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.durable_file import write_synced
-from echo_plugin.models.view_classifier import ViewConfig
-from echo_plugin.training.clips import ClipTable
-from echo_plugin.training.datasets import LabelledFolder, cines_digest, digest_of, open_labelled_folder
+from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, file_stamp
 from echo_plugin.training.provenance import known_patients
-from echo_plugin.training.splits import Split
 from echo_plugin.training.views import view_config
-from echo_plugin.views.folds import (
-    Published,
-    answers_of,
-    clip_table,
-    learn_clip_stage,
-    learn_frame_stage,
-    patient_folds,
-    prepare_clips,
-)
-from echo_plugin.views.reproduced_table import ROWS, Row, describe, tabulate
+from echo_plugin.views.folds import Published, patient_folds
+from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
+from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
 
 Progress = Callable[[int, int, str], None]
 
 TEST_FOLDS = 4
 """Of phantoms, one fold in so many is tested for each seed."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One seed on one split of the patients."""
-
-    seed: int
-    fold: int
-    split: Split
-
-    @property
-    def file(self) -> str:
-        """Part of a file's name."""
-        return f"seed{self.seed}-fold{self.fold}"
 
 
 def reproduce_views(
@@ -73,17 +42,19 @@ def reproduce_views(
     options: TrainOptions,
     vocabulary: Sequence[View] = NED_12,
     start: Path | None = None,
+    is_still: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train and measure every row on every unit, write results.json and table.md to ``out``, and return the results.
 
     ``folds`` : all of them are measured for each seed; 0: one in four patients, drawn anew for each seed.
     ``start`` : the file of a published view classifier whose encoder every row begins with; None: random weights.
+    ``is_still`` : that encoder learns nothing more; only what joins the frames does.
 
     Raises
     ------
     TrainingDataError
-        If there are too few patients with a view of the vocabulary whom the starting weights have not seen.
+        If there are too few patients with a view of the vocabulary from whom the starting weights have not learned.
     ModelNotFoundError, ModelMismatchError
         If ``start`` is no published view classifier of the same backbone.
     """
@@ -93,12 +64,11 @@ def reproduce_views(
     strangers = _strangers([cine.patient_id for cine in cines], begun)
     cines = [cine for cine in cines if cine.patient_id in strangers]
     units = list(_units([cine.patient_id for cine in cines], seeds, folds))
-    runs = out / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    prepared: dict[str, PreparedFrames] = {}
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    material = Material(labelled, tuple(cines), tuple(vocabulary), options, out / "runs", begun, is_still)
     results: dict[str, list[dict[str, Any]]] = {row.name: [] for row in ROWS}
     for number, unit in enumerate(units):
-        for row, outcome in _unit_rows(labelled, cines, vocabulary, unit, options, runs, prepared, begun):
+        for row, outcome in unit_rows(material, unit):
             results[row.name].append(outcome)
             if progress is not None:
                 progress(number * len(ROWS) + ROWS.index(row) + 1, len(units) * len(ROWS), f"{unit.file}, {row.name}")
@@ -113,7 +83,7 @@ def reproduce_views(
         "units": [unit.file for unit in units],
         "backbone": view_config(options, len(vocabulary)).backbone,
         "epochs": options.epochs,
-        "begun_with": "random weights" if begun is None else f"the encoder of {begun[0].name} {begun[0].version}",
+        "begun_with": material.begun_with,
         **tabulate(results, owners, [view.value for view in vocabulary], f"unseen {words}"),
     }
     write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
@@ -122,11 +92,12 @@ def reproduce_views(
 
 
 def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
-    """Return the patients whom the starting weights have not seen."""
+    """Return the patients from whom the starting weights have not learned."""
     everyone = frozenset(patients)
-    strangers = everyone if begun is None else everyone - known_patients(begun[0], sorted(everyone)).keys()
+    known = {} if begun is None else known_patients(begun[0], sorted(everyone))
+    strangers = everyone - {patient for patient, part in known.items() if part == "train"}
     if everyone and not strangers:
-        msg = f"All {len(everyone)} patients are known to the weights to begin with; other patients are accepted."
+        msg = f"The weights to begin with learned from all {len(everyone)} patients; other patients are accepted."
         raise TrainingDataError(msg)
     return strangers
 
@@ -136,82 +107,3 @@ def _units(patients: Sequence[str], seeds: int, folds: int) -> Iterator[Unit]:
         splits = patient_folds(patients, folds or TEST_FOLDS, seed)
         for fold, split in enumerate(splits if folds else splits[:1]):
             yield Unit(seed, fold, split)
-
-
-def _unit_rows(
-    labelled: LabelledFolder,
-    cines: Sequence[Any],
-    vocabulary: Sequence[View],
-    unit: Unit,
-    options: TrainOptions,
-    runs: Path,
-    prepared: dict[str, PreparedFrames],
-    begun: Published | None,
-) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Yield the outcome of every row of a unit; those that an earlier run left are read."""
-    options = dataclasses.replace(options, seed=unit.seed)
-    files = [file_stamp(labelled.folder, cine) for cine in cines]
-    taught = [view.value for view in vocabulary], "" if begun is None else begun[0].sha256
-    key = digest_of([cines_digest(cines), files, unit.split.digest, unit.seed, unit.fold, _numbers(options), taught])
-    state: dict[str, Tensor] | None = None
-
-    def frames_of(config: ViewConfig) -> PreparedFrames:
-        name = f"{config.sampling}-{config.frames_per_clip}"
-        if name not in prepared:
-            prepared[name] = prepare_clips(labelled, cines, config, options)
-        return prepared[name]
-
-    for row in ROWS:
-        path = runs / f"{unit.file}-{row.file}.json"
-        outcome = _read(path, key)
-        if outcome is None:
-            chosen = dataclasses.replace(options, temporal=row.pooling, sampling=row.sampling)
-            config = view_config(chosen, len(vocabulary))
-            if state is None:
-                first = dataclasses.replace(config, sampling="spaced", frames_per_clip=4)
-                state = _frame_state(
-                    runs / f"{unit.file}-{key[:12]}.safetensors",
-                    clip_table(frames_of(first), first, vocabulary, unit.split),
-                    first,
-                    options,
-                    begun,
-                )
-            table = clip_table(frames_of(config), config, vocabulary, unit.split)
-            model, measure = learn_clip_stage(table, config, state, options)
-            answers = answers_of(model, table, 0.0 if measure is None else measure)
-            outcome = {"key": key, "truth": answers.truth.tolist(), "cines": answers.cines.tolist()}
-            outcome |= {"probabilities": answers.probabilities.round(6).tolist()}
-            write_synced(path, json.dumps(outcome).encode())
-        yield row, outcome
-
-
-def _frame_state(
-    path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions, begun: Published | None
-) -> dict[str, Tensor]:
-    """Return the classifier of single frames that the rows of a unit begin with, learned once."""
-    if path.is_file():
-        return load_file(path)
-    learned, _ = learn_frame_stage(table, config, options, start=begun)
-    state = {name: value.contiguous() for name, value in learned.items()}
-    write_synced(path, save_safetensors(state))
-    return state
-
-
-def _numbers(options: TrainOptions) -> list[object]:
-    return [
-        options.epochs,
-        options.backbone,
-        options.image_size,
-        options.batch_size,
-        options.learning_rate,
-        options.max_minutes,
-    ]
-
-
-def _read(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the outcome that is kept; None: there is none, or it is one of other data or numbers."""
-    try:
-        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return outcome if outcome.get("key") == key else None

@@ -21,12 +21,14 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.views import train_views
-from echo_plugin.views import reproduce as module
+from echo_plugin.views import reproduce
+from echo_plugin.views import reproduced_unit as module
 from echo_plugin.views.evaluate import cross_validate_views
 from echo_plugin.views.folds import TRAIN_CLIPS, clip_table, patient_folds, prepare_clips
 from echo_plugin.views.report import open_set_metrics, reliability, view_metrics
 from echo_plugin.views.reproduce import reproduce_views
 from echo_plugin.views.reproduced_table import ROWS, describe, verdict
+from echo_plugin.views.still_encoder import StillEncoder
 
 torch.set_num_threads(1)
 TWO = (View.A4C, View.PSAX_AV)
@@ -138,7 +140,7 @@ def test_a_file_that_was_written_anew_is_learned_anew(easy_studies, tmp_path):
     assert not set(before.values()) & set(after.values())
 
 
-def test_patients_whom_the_first_weights_have_seen_take_no_part(easy_studies, tmp_path):
+def test_patients_from_whom_the_first_weights_learned_take_no_part(easy_studies, tmp_path, monkeypatch):
     """An encoder that learned from half the children begins rows on the other half only."""
     half = tmp_path / "half"
     shutil.copytree(easy_studies, half)
@@ -154,10 +156,36 @@ def test_patients_whom_the_first_weights_have_seen_take_no_part(easy_studies, tm
     )
 
     assert taught.training_data.patients == 6
-    assert report["patients"] == 6
+    learned = taught.training_data.split["train"]
+    assert report["patients"] == 12 - learned < 12
     assert report["begun_with"] == "the encoder of view_classifier 1"
-    with pytest.raises(TrainingDataError, match="All 6 patients are known to the weights to begin with"):
+    monkeypatch.setattr(reproduce, "known_patients", lambda card, patients: dict.fromkeys(patients, "train"))
+    with pytest.raises(TrainingDataError, match="weights to begin with learned from all 6 patients"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
+
+
+def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
+    taught = TrainOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
+    train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)
+    monkeypatch.setattr(reproduce, "known_patients", lambda card, patients: {})  # they would all be left out
+    start, embedded = tmp_path / "models" / "view_classifier.safetensors", []
+    real = StillEncoder._embed
+    monkeypatch.setattr(StillEncoder, "_embed", lambda *a: embedded.append(1) or real(*a))
+    options = TrainOptions(**TINY | {"epochs": 8})
+
+    reports = [
+        reproduce_views(
+            easy_studies, tmp_path / str(seeds), seeds=seeds, folds=0, options=options, vocabulary=TWO, start=start,
+            is_still=True,
+        )
+        for seeds in (1, 2)
+    ]  # fmt: skip
+
+    assert len(embedded) == 2 * 3  # 4 consecutive, 4 spaced and one frame, however many seeds
+    assert reports[0]["begun_with"].endswith(", held still")
+    accuracy = {row["name"]: row["metrics"]["accuracy"]["value"] for row in reports[1]["rows"]}
+    assert accuracy["image classifier"] > 0.8
+    assert len(reports[1]["rows"][0]["accuracy_of_units"]) == 2
 
 
 def test_paired_differences_are_of_the_same_cines(reproduced):

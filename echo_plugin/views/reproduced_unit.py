@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One unit of the neonatal-view paper's table, a seed on one split of the patients: every row learned and answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from echo_plugin.anatomy import View
+from echo_plugin.models.durable_file import write_synced
+from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.prepared_frames import PreparedFrames, file_stamp
+from echo_plugin.training.splits import Split
+from echo_plugin.training.views import view_config
+from echo_plugin.views.folds import (
+    FoldAnswers,
+    Published,
+    answers_of,
+    clip_table,
+    learn_clip_stage,
+    learn_frame_stage,
+    prepare_clips,
+)
+from echo_plugin.views.reproduced_table import ROWS, Row
+from echo_plugin.views.still_encoder import StillEncoder, joining_answers, learn_joining
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One seed on one split of the patients."""
+
+    seed: int
+    fold: int
+    split: Split
+
+    @property
+    def file(self) -> str:
+        """Part of a file's name."""
+        return f"seed{self.seed}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all units share. ``runs`` : where outcomes are kept. ``is_still`` : ``begun``'s encoder learns no more."""
+
+    labelled: LabelledFolder
+    cines: tuple[LabelledCine, ...]
+    vocabulary: tuple[View, ...]
+    options: TrainOptions
+    runs: Path
+    begun: Published | None
+    is_still: bool
+    prepared: dict[str, PreparedFrames] = field(default_factory=dict)
+
+    @property
+    def begun_with(self) -> str:
+        """The weights that every row begins with, in words."""
+        if self.begun is None:
+            return "random weights"
+        card = self.begun[0]
+        return f"the encoder of {card.name} {card.version}" + (", held still" if self.is_still else "")
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells other files, labels, views, sizes and first weights apart."""
+        begun = ["" if self.begun is None else self.begun[0].sha256, self.is_still]
+        files = [file_stamp(self.labelled.folder, cine) for cine in self.cines]
+        views = [view.value for view in self.vocabulary]
+        return digest_of([cines_digest(self.cines), files, views, self.options.image_size, begun])
+
+    def config(self, row: Row) -> ViewConfig:
+        """Return the network of a row."""
+        chosen = dataclasses.replace(self.options, temporal=row.pooling, sampling=row.sampling)
+        return view_config(chosen, len(self.vocabulary))
+
+    def table(self, config: ViewConfig, split: Split) -> ClipTable:
+        """Return the clips that a network learns from and is measured on."""
+        name = clips_name(config)
+        if name not in self.prepared:
+            self.prepared[name] = prepare_clips(self.labelled, self.cines, config, self.options)
+        return clip_table(self.prepared[name], config, self.vocabulary, split)
+
+
+def clips_name(config: ViewConfig) -> str:
+    """Return what tells the clips of one network from those of another."""
+    return f"{config.sampling}-{config.frames_per_clip}"
+
+
+def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield the outcome of every row of a unit; those that an earlier run left are read."""
+    options = dataclasses.replace(material.options, seed=unit.seed)
+    key = digest_of([material.digest, unit.split.digest, unit.seed, unit.fold, _numbers(options)])
+    for row in ROWS:
+        path = material.runs / f"{unit.file}-{row.file}.json"
+        outcome = _read(path, key)
+        if outcome is None:
+            learn = _still_answers if material.is_still else _moving_answers
+            answers = learn(material, unit, material.config(row), options, key)
+            outcome = {"key": key, "truth": answers.truth.tolist(), "cines": answers.cines.tolist()}
+            outcome |= {"probabilities": answers.probabilities.round(6).tolist()}
+            write_synced(path, json.dumps(outcome).encode())
+        yield row, outcome
+
+
+def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+    """Return what a network says that learned with its encoder, from the unit's classifier of single frames on."""
+    first = dataclasses.replace(config, temporal="mean", sampling="spaced", frames_per_clip=4)
+    state = _frame_state(
+        material.runs / f"{unit.file}-{key[:12]}.safetensors",
+        material.table(first, unit.split),
+        first,
+        options,
+        material.begun,
+    )
+    table = material.table(config, unit.split)
+    model, measure = learn_clip_stage(table, config, state, options)
+    return answers_of(model, table, 0.0 if measure is None else measure)
+
+
+def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+    """Return what a network says whose encoder is the one to begin with, which learned no more."""
+    assert material.begun is not None
+    table = material.table(config, unit.split)
+    encoder = StillEncoder(material.begun, material.runs)
+    embeddings = encoder.embeddings(table, options, f"{clips_name(config)}-{material.digest[:12]}")
+    model, measure = learn_joining(table, embeddings, config, options)
+    return joining_answers(model, table, embeddings, measure)
+
+
+def _frame_state(
+    path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions, begun: Published | None
+) -> dict[str, Tensor]:
+    """Return the classifier of single frames that the rows of a unit begin with, learned once."""
+    if path.is_file():
+        return load_file(path)
+    learned, _ = learn_frame_stage(table, config, options, start=begun)
+    state = {name: value.contiguous() for name, value in learned.items()}
+    write_synced(path, save_safetensors(state))
+    return state
+
+
+def _numbers(options: TrainOptions) -> list[object]:
+    numbers = (options.epochs, options.backbone, options.batch_size, options.learning_rate, options.max_minutes)
+    return list(numbers)
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the outcome that is kept; None: there is none, or it is one of other data or numbers."""
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return outcome if outcome.get("key") == key else None
