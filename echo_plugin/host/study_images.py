@@ -13,7 +13,7 @@ from typing import Any
 
 from echo_plugin.annotations import require_image_id
 from echo_plugin.cine import Cine
-from echo_plugin.errors import UnknownImageError, UnreadableCineError
+from echo_plugin.errors import EchoError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.cache import RenditionCache, read_json, write_kept
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 
@@ -24,6 +24,9 @@ VOLUME_SUFFIXES = frozenset({".nrrd", ".nii", ".gz"})
 
 RESCAN_AFTER_S = 5.0
 """A file dropped into the folder is listed at the latest after this long."""
+
+SHORT_SCAN_S = 0.01
+"""A choice of the next cine waits for a look at the folder that takes no longer."""
 
 
 class StudyImages:
@@ -49,8 +52,10 @@ class StudyImages:
     def refresh(self) -> None:
         """Look for new, changed and vanished files now."""
         with self._scan_lock:
+            started = time.monotonic()
             self.studies.refresh()
             self._scanned_at = time.monotonic()
+            self._scan_took_s = self._scanned_at - started
 
     def ids(self) -> list[str]:
         """Return the ids of the cines that can be read."""
@@ -71,6 +76,19 @@ class StudyImages:
         """Look for files if nobody has done so lately."""
         if time.monotonic() - self._scanned_at > RESCAN_AFTER_S:
             self.refresh()
+
+    def look_again_aside(self) -> None:
+        """Look for files if nobody has done so lately; in a large folder without making the asker wait for it."""
+        if self._scan_took_s <= SHORT_SCAN_S:
+            self.look_again()
+        elif time.monotonic() - self._scanned_at > RESCAN_AFTER_S and not self._scan_lock.locked():
+            threading.Thread(target=self._look_alone, name="look for files", daemon=True).start()
+
+    def _look_alone(self) -> None:
+        try:
+            self.look_again()
+        except (EchoError, OSError):  # the next request that needs the list is told
+            logger.warning("Files were looked for in vain", exc_info=True)
 
     def set_aside(self, image_id: str, reason: str) -> None:
         """Offer an image no more, because it turned out to be unreadable; until the server restarts."""

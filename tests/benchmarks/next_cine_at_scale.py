@@ -5,8 +5,8 @@
 
 The cines are links to one small picture, 20 of a patient; scores are random. Prints for each strategy the median and
 the slowest of the calls in ms, for a call right after a submission too, and the times of the steps before: the first
-look at the folder, one that finds nothing new, the first reading of the scores. Times are those of the processor, so
-that what else runs on the machine does not count.
+look at the folder, one that finds nothing new, the first reading of the scores. Times are those of the processor (of a
+call: of its own thread), so that what else runs on the machine does not count.
 """
 
 import argparse
@@ -90,9 +90,9 @@ def main() -> int:
             strategy({"client_id": "warm-up"}, store)
             for call in range(asked.calls):
                 for values in (times, after):
-                    started = time.process_time()
+                    started = time.thread_time()
                     answer = strategy({"client_id": f"reader-{call}"}, store) or {}
-                    values.append(1000 * (time.process_time() - started))
+                    values.append(1000 * (time.thread_time() - started))
                     if values is times and "id" in answer:
                         store.studies.save_annotation(
                             Annotation(answer["id"], annotated_frames=(0,), view=View.A4C), author="reader"

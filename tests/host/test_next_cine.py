@@ -3,6 +3,7 @@
 
 import dataclasses
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -112,6 +113,28 @@ def test_a_choice_decodes_no_cine_and_runs_no_model(store, waiting, name, monkey
     assert answer["id"] == "c0.png" if name == "suspicious" else answer["id"] in store.get_unlabeled_images()
     assert answer["reason"]
     assert answer["frames"]
+
+
+def test_a_choice_in_a_large_folder_does_not_wait_until_new_files_are_found(store, waiting, monkeypatch):
+    asked, found, look = threading.Event(), threading.Event(), store.studies.refresh
+
+    def slow_look():
+        assert asked.wait(10)
+        try:
+            return look()
+        finally:
+            found.set()
+
+    Image.new("L", (24, 24), 9).save(store.root / "c8.png")
+    monkeypatch.setattr(store.studies, "refresh", slow_look)
+    store.images._scan_took_s, store.images._scanned_at = 1.0, -1e9
+
+    answer = strategies(waiting)["first"]({}, store)
+    asked.set()
+
+    assert answer["reason"] == "first of 8"
+    assert found.wait(10)
+    assert strategies(waiting)["first"]({}, store)["reason"] == "first of 9"
 
 
 def test_a_suspicious_label_is_shown_until_it_is_changed(store, waiting):

@@ -82,7 +82,7 @@ class NextCine(Strategy):
         """
         holder = annotator(request)
         chosen_from = self._chosen_from(request, datastore)
-        datastore.images.look_again()
+        datastore.images.look_again_aside()
         with self._waiting.pool.reading() as pool:
             waiting = np.array(
                 [
