@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_plugin.anatomy import Defect
-from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.annotations import SeptalBox, ViewPrediction
 from echo_plugin.boxes.detections import rows_on_cpu, septal_boxes
 from echo_plugin.boxes.tracks import TrackOptions, link_boxes
 from echo_plugin.cine import Cine, UltrasoundRegion
@@ -130,12 +128,13 @@ class EchoPipeline:
             boxes = self._predict_boxes(cine, region, frames, progress) if set(tasks) - {"view"} else ()
             defect, nearest = None, tuple[NearestCase, ...]()
             if {"defect", "nearest"} & set(tasks):
-                defect, embedding = self._predict_defect(cine, region, frames, boxes, view, progress)
+                found = self._predict_defect(cine, region, frames, boxes, view, progress)
+                defect = found.defect
                 with progress.timed("nearest"):
                     gallery = self.gallery.of(progress.models["defects"].sha256)
                     if gallery is not None:
                         nearest = gallery.nearest(
-                            embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
+                            found.vector, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
                         )
         boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
         view = view if "view" in tasks else None
@@ -152,16 +151,13 @@ class EchoPipeline:
         progress = Progress()
         with torch.inference_mode():
             region, frames = tissue_region(cine), range(cine.frame_count)
+            view = self._predict_view(cine, region, progress) if self._is_view_needed(("defect",)) else None
             boxes = self._predict_boxes(cine, region, frames, progress)
-            defect, vector = self._predict_defect(cine, region, frames, boxes, None, progress)
-        return CineEmbedding(vector, defect, progress.models["defects"], progress.models["detector"])
+            return self._predict_defect(cine, region, frames, boxes, view, progress)
 
     def combine(self, cines: Sequence[CineEmbedding]) -> PatientDefect | None:
-        """Return the defect of a patient from the embeddings of its cines; None: none of them was answered."""
-        with self._embedder.lock:
-            card, embedder = self._embedder.get()
-            vectors = np.stack([cine.vector for cine in cines]).astype(np.float64)
-            return combine_cines(embedder, [Defect(n) for n in card.classes], [c.defect for c in cines], vectors)
+        """Return the defect of a patient from what its cines say; None: none of them was answered."""
+        return combine_cines(cines)
 
     def detect_septa(self, cine: Cine, frame_indices: Sequence[int] | None = None) -> tuple[SeptalBox, ...]:
         """Return every box the detector sees, not linked over time, best score first on each frame."""
@@ -227,8 +223,8 @@ class EchoPipeline:
         boxes: Sequence[SeptalBox],
         view: ViewPrediction | None,
         progress: Progress,
-    ) -> tuple[DefectPrediction, NDArray[np.float32]]:
-        """Return the defect, and the (D,) unit embedding of the cine that past cases are compared with."""
+    ) -> CineEmbedding:
+        """Return the defect, with what past cases and other cines of the patient are compared and joined by."""
         with self._embedder.lock:
             with progress.timed("load"):
                 card, embedder = self._embedder.get()
@@ -237,10 +233,12 @@ class EchoPipeline:
                 crops = crops_of(card, cine, boxes, frames, region)
                 pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
             with progress.timed("defect"):
-                embedding = join_crops(embedder, card, crops, embedder(self._floats(pixels)))
+                embedding, said = join_crops(embedder, card, crops, embedder(self._floats(pixels)), view)
                 prediction = answer(embedder, card, crops, embedding, view)
-        unit = torch.nn.functional.normalize(embedding.float(), dim=1)
-        return prediction, unit[0].cpu().numpy()
+                unit = torch.nn.functional.normalize(embedding.float(), dim=1)
+                vector = embedder.signature(embedding)[0].float().cpu().numpy()
+        detector = progress.models["detector"]
+        return CineEmbedding(vector, unit[0].cpu().numpy(), said.cpu().numpy(), prediction, card, detector)
 
     def _floats(self, pixels: Tensor) -> Tensor:
         return normalise(pixels, self.runtime.dtype)

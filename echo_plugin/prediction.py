@@ -61,9 +61,16 @@ class CinePrediction:
 
 @dataclass(frozen=True)
 class CineEmbedding:
-    """``vector`` (D,) float32 of unit length; what it says of the defect; the cards of the two models behind it."""
+    """One cine as past cases are compared with it, what it says of the defect, and the cards of the models behind it.
+
+    ``vector`` (D,) float32 of unit length: its cosine with another tells how likely both have one defect.
+    ``embedding`` (D,) float32 of unit length: the network's own, which holds everything else that was seen too.
+    ``evidence`` (K,) : what the cine says of its patient, see ``DefectEmbedder.evidence``.
+    """
 
     vector: NDArray[np.float32] = field(repr=False)
+    embedding: NDArray[np.float32] = field(repr=False)
+    evidence: NDArray[np.float64] = field(repr=False)
     defect: DefectPrediction
     embedder: ModelCard = field(repr=False)
     detector: ModelCard = field(repr=False)

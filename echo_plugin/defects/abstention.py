@@ -54,13 +54,22 @@ def reason_to_abstain(
         return None
     if is_whole_frame:
         return "no septum found"
-    if view is not None and view.probability >= SURE_VIEW:
-        walls = [wall for wall in SEPTAL_VIEWS if wall in septa or Septum.UNSPECIFIED in septa]
-        if not any(view.view in SEPTAL_VIEWS[wall] for wall in walls):
-            return f"view {view.view.value} does not show this septum"
+    walls = [None if septum is Septum.UNSPECIFIED else septum for septum in septa]
+    if view is not None and not any(is_suitable(wall, view) for wall in walls):
+        return f"view {view.view.value} does not show this septum"
     if nearest_angle_deg > limit:
         return f"unlike every class ({nearest_angle_deg:.0f} deg from the nearest)"
     return None
+
+
+def is_suitable(septum: Septum | None, view: ViewPrediction | None) -> bool:
+    """Whether a view ordinarily images that wall (None: any wall); one that is not known, or not sure, may.
+
+    ``view`` : None: it was not asked for.
+    """
+    if view is None or view.probability < SURE_VIEW:
+        return True
+    return any(view.view in SEPTAL_VIEWS[wall] for wall in ([septum] if septum else SEPTAL_VIEWS))
 
 
 def coverage_curve(distances: FloatArray, is_right: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray, FloatArray]:

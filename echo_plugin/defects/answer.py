@@ -12,7 +12,7 @@ from torch import Tensor
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.cine import Cine, UltrasoundRegion
-from echo_plugin.defects.abstention import reason_to_abstain
+from echo_plugin.defects.abstention import is_suitable, reason_to_abstain
 from echo_plugin.defects.septal_crops import SeptalCrop, choose_crops, shown_classes, whole_frames
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.defect_embedder import DefectEmbedder
@@ -38,11 +38,20 @@ def crops_of(
     return crops or whole_frames(cine, region, frames, DEFECT_FRAMES)
 
 
-def join_crops(embedder: DefectEmbedder, card: ModelCard, crops: Sequence[SeptalCrop], each: Tensor) -> Tensor:
-    """Return (1, D) the embedding of a cine from (N, D) those of its crops, weighed by detection scores."""
+def join_crops(
+    embedder: DefectEmbedder, card: ModelCard, crops: Sequence[SeptalCrop], each: Tensor, view: ViewPrediction | None
+) -> tuple[Tensor, Tensor]:
+    """Return (1, D) the embedding of a cine from (N, D) those of its crops, and (K,) what its walls say of a patient.
+
+    Crops are weighed by detection scores. A wall that the view, if it is sure, does not ordinarily image says nothing.
+    """
     scores = torch.tensor([crop.score for crop in crops], device=each.device)
     shown = shown_classes(crops, [Defect(name) for name in card.classes]).to(each.device)
-    return embedder.pool_cine(each, scores, shown, [crop.septum for crop in crops])
+    septa = [crop.septum for crop in crops]
+    walls, can_show = embedder.pool_walls(each, scores, shown, septa)
+    is_imaged = torch.tensor([is_suitable(septum, view) for septum in dict.fromkeys(septa)], device=each.device)
+    said = embedder.evidence(walls, can_show & is_imaged[:, None])
+    return embedder.pool_cine(walls, can_show), said.sum(dim=0)
 
 
 def answer(

@@ -8,7 +8,6 @@ the same told apart by age, view, size, image quality and drop-out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
-from echo_plugin.cine import ByteArray
-from echo_plugin.cohort_facts import number_in, phantom_facts
 from echo_plugin.defects import pictures, verification
+from echo_plugin.defects.held_out_answers import Answers, ask, join_patients
+from echo_plugin.defects.held_out_pairs import compare_held_out, shown_patient_metrics
 from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, mean_over, reliability
-from echo_plugin.defects.tables import (
-    AnsweredCine,
-    beside_paper,
-    dropout_table,
-    tables_of_groups,
-    words,
-)
-from echo_plugin.evaluation_pictures import embedded_picture, worst_cines
+from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
+from echo_plugin.evaluation_pictures import worst_cines
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
@@ -36,45 +29,10 @@ from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
-from echo_plugin.prediction import CineEmbedding
 from echo_plugin.report import draw_confusion, draw_pictures, write_report
 from echo_plugin.training.datasets import crop_frames
 
 Progress = Callable[[int, int, str], None]
-
-THUMBNAIL_PX = 96
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the models said of N cines: ``probabilities`` (N, K), ``embeddings`` (N, D) of unit length, the true ids.
-
-    ``thumbnails`` : (S, S) uint8 of what was embedded. ``abstained`` : (N,) bool.
-    """
-
-    classes: tuple[str, ...]
-    truth: NDArray[np.int_]
-    probabilities: FloatArray
-    embeddings: FloatArray
-    abstained: NDArray[np.bool_]
-    embedded: tuple[CineEmbedding, ...]
-    thumbnails: tuple[ByteArray, ...]
-    cines: tuple[AnsweredCine, ...]
-
-    @property
-    def normal_id(self) -> int:
-        """The class that is no defect."""
-        return self.classes.index(Defect.NORMAL.value)
-
-    @property
-    def said(self) -> list[str]:
-        """The class that is answered of each cine."""
-        return [self.classes[k] for k in self.probabilities.argmax(axis=1)]
-
-    @property
-    def right(self) -> FloatArray:
-        """(N,) 1 where the answer is the truth."""
-        return np.asarray(self.probabilities.argmax(axis=1) == self.truth, dtype=np.float64)
 
 
 def evaluate_defects(
@@ -105,23 +63,29 @@ def evaluate_defects(
         wants=lambda cine: getattr(cine.annotation.defect, "value", None) in classes and bool(crop_frames(cine, 1)),
     )
     pipeline = EchoPipeline(models, device=device)
-    answers = _ask(chosen, pipeline, progress)
+    answers = ask(chosen, pipeline, progress)
     owners = [cine.patient_id for cine in chosen.cines]
     cohort = chosen.cohort(owners, seed)
-    pairs = verification.cross_patient_pairs(answers.embeddings, answers.truth, owners)
     majority = chosen.commonest_class
-    names, patient_truth, by_patient = _patient_answers(chosen, cohort, answers, pipeline)
-    each = _classified(chosen.cohort(names, seed), answers, patient_truth, by_patient, majority)
+    children = join_patients(chosen, answers, pipeline)
+    of_patients = chosen.cohort(children.names, seed)
+    each = _classified(of_patients, answers, children.truth, children.probabilities, majority)
+    each |= shown_patient_metrics(of_patients, children, answers.normal_id)
     metrics = {f"{name} (patients)": metric for name, metric in each.items()} | _by_cine(cohort, answers, majority)
-    metrics |= verification.verification_metrics(pairs, chosen.split, seed)
-    metrics |= verification.retrieval_metrics(answers.embeddings, answers.truth, owners, chosen.split, seed)
+    pairs, found, compared = compare_held_out(answers, children, owners, chosen.split, seed)
+    metrics |= found
     dropout, found = dropout_table(cohort, answers.cines, answers.said, Defect.NORMAL.value)
     metrics |= found
     constant = None if majority is None else (answers.truth == majority).astype(np.float64)
-    tables = [beside_paper(metrics), dropout, *tables_of_groups(cohort, answers.cines, answers.right, constant)]
+    tables = [
+        beside_paper(metrics),
+        compared,
+        dropout,
+        *tables_of_groups(cohort, answers.cines, answers.right, constant),
+    ]
     confusions = {
         "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
-        "patients": confusion_matrix(patient_truth, by_patient.argmax(axis=1), len(answers.classes)),
+        "patients": confusion_matrix(children.truth, children.said, len(answers.classes)),
     }
     extra = {
         "classes": list(answers.classes),
@@ -134,44 +98,6 @@ def evaluate_defects(
     figures = {f"Confusion of {what}": draw_confusion(counts, answers.classes) for what, counts in confusions.items()}
     figures |= _figures(chosen, cohort, answers, pairs, metrics)
     return write_report(out, chosen.report("defects", cohort, metrics, extra), figures, title="Septal defects")
-
-
-def _ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> Answers:
-    classes = chosen.card.classes
-    facts = phantom_facts(chosen.labelled.folder.root)
-    asked, thumbnails, cines = list[CineEmbedding](), [], []
-    for number, labels in enumerate(chosen.cines):
-        cine = chosen.labelled.folder.read_cine(labels.image_id)
-        embedded = pipeline.embed(cine)
-        asked.append(embedded)
-        thumbnails.append(embedded_picture(cine, embedded.defect, THUMBNAIL_PX))
-        known, said = facts.get(labels.image_id, {}), labels.annotation
-        assert said.defect is not None
-        age = number_in(known, "age_days")
-        cines.append(
-            AnsweredCine(
-                view=None if said.view is None else said.view.value,
-                defect=said.defect.value,
-                age_days=cine.patient_age_days if age is None else int(age),
-                defect_size_mm=said.defect_size_mm,
-                image_quality=number_in(known, "image_quality"),
-                septal_dropout=number_in(known, "septal_dropout"),
-                is_visible=said.is_defect_visible,
-            )
-        )
-        if progress is not None:
-            progress(number + 1, len(chosen.cines), "")
-    truth = np.array([classes.index(cine.defect) for cine in cines])
-    return Answers(
-        classes,
-        truth,
-        np.array([[cine.defect.probabilities[Defect(name)] for name in classes] for cine in asked]),
-        np.array([cine.vector.astype(np.float64) for cine in asked]),
-        np.array([cine.defect.abstained is not None for cine in asked]),
-        tuple(asked),
-        tuple(thumbnails),
-        tuple(cines),
-    )
 
 
 def _classified(
@@ -192,22 +118,6 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
         if given.any():
             metrics["accuracy of those not abstained from"] = mean_over(cohort, given, answers.right)
     return metrics
-
-
-def _patient_answers(
-    chosen: HeldOut, cohort: Cohort, answers: Answers, pipeline: EchoPipeline
-) -> tuple[list[str], NDArray[np.int_], FloatArray]:
-    """Return the P patients, their true ids and (P, K) probabilities; of who got no answer the mean of the cines'."""
-    owner = np.array(cohort.patients)
-    told = {name: (chosen.labelled.defects[name] or Defect.NORMAL).value for name in set(cohort.patients)}
-    names = sorted(name for name, defect in told.items() if defect in answers.classes)
-    truth = np.array([answers.classes.index(told[name]) for name in names])
-    rows = []
-    for name in names:
-        joined = pipeline.combine([answers.embedded[place] for place in np.flatnonzero(owner == name)])
-        mean = answers.probabilities[owner == name].mean(axis=0)
-        rows.append(mean if joined is None else [joined.probabilities[Defect(k)] for k in answers.classes])
-    return names, truth, np.array(rows)
 
 
 def _coverage(answers: Answers) -> dict[str, Any]:
@@ -242,7 +152,7 @@ def _figures(
         *coverage_curve(answers.truth, answers.probabilities), metrics["accuracy"].baseline, own
     )
     figures["Most similar cases of other patients"] = pictures.draw_retrieved(
-        answers.thumbnails, answers.embeddings, answers.truth, cohort.patients, answers.classes
+        answers.thumbnails, answers.vectors, answers.truth, cohort.patients, answers.classes
     )
     figures["Worst cines"] = draw_pictures(worst_cines(chosen, answers.probabilities, answers.truth, answers.classes))
     return figures

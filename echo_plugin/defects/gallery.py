@@ -2,8 +2,8 @@
 """Past cases to compare with: their embeddings and known defects, and which lie nearest.
 
 Embeddings can tell patients apart, so a gallery is patient data: its file is readable by its owner only, lies beside
-the models of the studies and never among the starter weights. ``gallery_update`` beside it makes it. One safetensors file holds
-the embeddings and, as bytes, the JSON index of the cases, so that both change in one step.
+the models of the studies and never among the starter weights. ``gallery_update`` beside it makes it. One safetensors
+file holds the embeddings and, as bytes, the JSON index of the cases, so that both change in one step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from echo_plugin.io.atomic_file import make_directory, write_atomically
 logger = logging.getLogger(__name__)
 
 GALLERY_FILE = "defect_gallery.safetensors"
-STARTERS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
+STARTERS = Path(__file__).resolve().parents[2] / "apps" / "echo" / "model"
 """The weights of a checkout, which are public: no gallery is written there."""
 
 

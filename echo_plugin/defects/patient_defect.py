@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One patient from several cines: the walls of all of them joined, and whether the views agree.
+"""One patient from several cines: what the walls of all of them say, and whether the views agree.
 
 Cines that show no septum, or in which the answer was withheld, do not count against one that shows the hole; the
 figure of agreement says how alone that one stands.
@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.defects.septal_crops import can_show
 from echo_plugin.geometry import FloatArray
-from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.prediction import CineEmbedding
 
 
 @dataclass(frozen=True)
@@ -42,39 +41,19 @@ class PatientDefect:
         return self.probabilities[self.defect]
 
 
-def combine_cines(
-    embedder: DefectEmbedder,
-    classes: Sequence[Defect],
-    predictions: Sequence[DefectPrediction],
-    embeddings: FloatArray,
-) -> PatientDefect | None:
-    """Return the defect of one patient from the answers to (C,) cines and their (C, D) embeddings.
+def combine_cines(cines: Sequence[CineEmbedding]) -> PatientDefect | None:
+    """Return the defect of one patient from the answers to its cines; None: no cine was answered.
 
-    None: no cine was answered.
-
-    Raises
-    ------
-    ValueError
-        If there is not one embedding for each prediction.
+    What the walls of all cines say is added up (``DefectEmbedder.evidence``).
     """
-    if len(predictions) != len(embeddings):
-        msg = f"{len(predictions)} predictions with {len(embeddings)} embeddings; one of each per cine is accepted."
-        raise ValueError(msg)
-    answered = [place for place, prediction in enumerate(predictions) if prediction.abstained is None]
-    if not answered:
+    kept = [cine for cine in cines if cine.defect.abstained is None]
+    if not kept:
         return None
-    kept = [predictions[place] for place in answered]
-    vectors = torch.from_numpy(np.asarray(embeddings, dtype=np.float32)[answered])
-    shown = torch.tensor([[_shows(prediction, defect) for defect in classes] for prediction in kept])
-    with torch.inference_mode():
-        if embedder.config.head == "softmax":  # its logits need lengths, which unit embeddings have not
-            probabilities = np.mean([[p.probabilities[defect] for defect in classes] for p in kept], axis=0).tolist()
-            return _patient(classes, probabilities, kept, len(predictions), vectors.numpy())
-        device = embedder.centres.device
-        weights = torch.ones(len(kept), device=device)
-        joined = embedder.pool(vectors.to(device), weights, shown.to(device), embedder.config.patient_focus)
-        probabilities = embedder.patient_probabilities(joined)[0].tolist()
-    return _patient(classes, probabilities, kept, len(predictions), vectors.numpy())
+    classes = [Defect(name) for name in kept[0].embedder.classes]
+    said = np.sum([cine.evidence for cine in kept], axis=0)
+    odds = np.exp(said - said.max())
+    vectors = np.stack([cine.vector for cine in kept]).astype(np.float64)
+    return _patient(classes, (odds / odds.sum()).tolist(), [cine.defect for cine in kept], len(cines), vectors)
 
 
 def _patient(

@@ -32,10 +32,16 @@ from echo_plugin.models.durable_file import write_synced
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, open_labelled_folder
 from echo_plugin.training.defect_calibration import EmbeddedCrops, embed_crops
-from echo_plugin.training.defect_crops import DefectCrops, boxes_to_crop, defect_classes, prepare_defect_crops
+from echo_plugin.training.defect_crops import (
+    DefectCrops,
+    boxes_to_crop,
+    defect_classes,
+    prepare_defect_crops,
+    require_shown,
+)
 from echo_plugin.training.defect_figures import choose_on_validation, majority_class, patients_of
 from echo_plugin.training.defect_recipes import chosen_recipe
-from echo_plugin.training.defects import learn_defects, load_beginning, optimisation
+from echo_plugin.training.defects import learn_defects, load_beginning, optimisation, with_new_head
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
@@ -133,6 +139,7 @@ def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
         cache_dir=options.cache_dir,
     )
     parts = crops.frames.readable({part: _cines_of(part, split, cines) for part in PARTS})
+    require_shown(crops, parts, cropping)
     if start is None:
         return _measure(_HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
     place(model, choose_device(options.device))
@@ -140,6 +147,7 @@ def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
     learned = learn_defects(
         model, crops, parts, optimisation(recipe, start, options), options, on_epoch=None, kept=kept
     )
+    learned = with_new_head(model, crops, parts, learned, recipe, options)
     validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
     model.float().cpu()
     chosen = choose_on_validation(model, validation, crops)
@@ -150,7 +158,7 @@ def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
         "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {begun}",
         "epochs": learned.epochs,
         "validation_measure": learned.best_metric,
-        "chosen": chosen | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_focus")},
+        "chosen": chosen | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "shown_share")},
     }
 
 
@@ -170,13 +178,13 @@ class _NetworkAnswers:
     def of_cines(self) -> tuple[FloatArray, FloatArray]:
         """Return (C, K) probabilities and (C, D) unit embeddings."""
         embeddings = self.embedded.of_cines(self.model)
-        unit = torch.nn.functional.normalize(embeddings, dim=1)
+        unit = self.model.signature(embeddings)
         return self.model.probabilities(embeddings).double().numpy(), unit.double().numpy()
 
     @torch.no_grad()
     def of_patients(self, patients: Sequence[str]) -> FloatArray:
         """Return (P, K) probabilities."""
-        return self.model.patient_probabilities(self.embedded.of_patients(self.model, patients)).double().numpy()
+        return self.embedded.of_patients(self.model, patients).numpy()
 
 
 class _HogAnswers:

@@ -51,12 +51,23 @@ class EmbedderConfig:
     """How much the frames of a wall that look like a defect count more than its others; 0: detection scores alone."""
     focus: float = field(default=0.0, metadata=LATER)
     """How much a wall that looks like a defect counts more than the other wall of the same cine."""
-    patient_focus: float = field(default=0.0, metadata=LATER)
-    """The same between the walls of all cines of a patient."""
     patient_temperature: float = field(default=1.0, metadata=LATER)
-    """Divides the logits of a patient's embedding."""
+    """Divides what each wall says of a patient: its walls are not independent of one another."""
+    evidence_bias: tuple[float, ...] = field(default=(), metadata=LATER)
+    """Added, by class, to what each wall says of a patient; (): nothing."""
+    shown_share: tuple[float, ...] = field(default=(), metadata=LATER)
+    """By class, how often a wall that can show the defect of a patient does; (): always."""
 
     def __post_init__(self) -> None:
+        for name in ("evidence_bias", "shown_share"):  # cards bring lists
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        lengths = {len(values) for values in (self.evidence_bias, self.shown_share) if values}
+        if lengths - {self.classes} or not all(0 < share <= 1 for share in self.shown_share):
+            msg = (
+                f"Embedder has {self.classes} classes, evidence_bias {self.evidence_bias} and shown_share"
+                f" {self.shown_share}; one number for each class, shares above 0 up to 1, are accepted."
+            )
+            raise ValueError(msg)
         if self.backbone not in BODIES:
             msg = f"Embedder backbone {self.backbone!r} is unknown; {sorted(BODIES)} are accepted."
             raise ValueError(msg)
@@ -103,9 +114,17 @@ class DefectEmbedder(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return the (N, D) embeddings of (N, 1, S, S) crops."""
-        seen = standardise(crops) if self.config.is_standardised else crops
-        raw: Tensor = self.norm(self.project(self.dropout(self.backbone(seen)))).float()
+        return self.embed_features(self.features(crops))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Return the (N, D) embeddings of what the backbone gave."""
+        raw: Tensor = self.norm(self.project(self.dropout(features))).float()
         return raw if self.config.head == "softmax" else normalize(raw, dim=1)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """Return what the backbone gives of (N, 1, S, S) crops."""
+        found: Tensor = self.backbone(standardise(crops) if self.config.is_standardised else crops)
+        return found
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of (N, D) embeddings against (N,) int64 class ids."""
@@ -144,9 +163,30 @@ class DefectEmbedder(nn.Module):
         """Return the (N, K) class probabilities: softmax of the logits over the temperature."""
         return (self.logits(embeddings) / self.config.temperature).softmax(dim=1)
 
-    def patient_probabilities(self, embeddings: Tensor) -> Tensor:
-        """Return (N, K) the same for embeddings that `pool` made of all cines of a patient."""
-        return (self.logits(embeddings) / self.config.patient_temperature).softmax(dim=1)
+    def evidence(self, walls: Tensor, shown: Tensor) -> Tensor:
+        """Return (M, K) how much likelier each wall looks so in a patient with class k than in a normal heart, log.
+
+        Most planes miss a small hole, so that a wall that looks normal hardly speaks against it, and one with a hole
+        speaks for it: with v = ``shown_share`` and r the likelihood ratio of the picture it is log(1 - v + v r).
+        ``walls`` (M, D) from `pool_walls`; ``shown`` (M, K) bool, what each can show: of the rest it says 0.
+        """
+        logits = self.logits(walls).double()
+        bias = logits.new_tensor(self.config.evidence_bias or 0.0)
+        share = logits.new_tensor(self.config.shown_share or 1.0)
+        ratio = (logits - logits[:, [self.config.normal_id]]) / self.config.patient_temperature + bias
+        said = torch.logaddexp((1 - share).clamp_min(1e-12).log().expand_as(ratio), share.log() + ratio)
+        is_about = shown.to(said.device).clone()
+        is_about[:, self.config.normal_id] = False
+        return said.masked_fill(~is_about, 0.0)
+
+    def signature(self, embeddings: Tensor) -> Tensor:
+        """Return (N, D) unit vectors whose cosines say how likely two cines have one defect.
+
+        The directions of the class centres, made orthogonal, weighted by the class probabilities. In the embeddings
+        themselves machine, view and patient outweigh the defect: their cosines tell it far worse (see the README).
+        """
+        axes = torch.linalg.qr(self.centres.float().reshape(len(self.centres), self.config.classes, -1)[:, :, 0])[0]
+        return normalize(self.probabilities(embeddings) @ axes.T, dim=1)
 
     def pool(self, embeddings: Tensor, weights: Tensor, shown: Tensor, focus: float) -> Tensor:
         """Return (1, D) one embedding of (N, D): their mean by ``weights`` (N,), those that look like a defect first.
@@ -164,8 +204,10 @@ class DefectEmbedder(nn.Module):
         pooled = (attention.softmax(dim=0)[:, None] * embeddings.float()).sum(dim=0, keepdim=True)
         return pooled if self.config.head == "softmax" else normalize(pooled, dim=1)
 
-    def pool_cine(self, embeddings: Tensor, weights: Tensor, shown: Tensor, walls: Sequence[object]) -> Tensor:
-        """Return (1, D) the embedding of a cine: first the frames of each wall, then the walls.
+    def pool_walls(
+        self, embeddings: Tensor, weights: Tensor, shown: Tensor, walls: Sequence[object]
+    ) -> tuple[Tensor, Tensor]:
+        """Return (M, D) one embedding for each wall of a cine from its frames, and (M, K) what each can show.
 
         ``walls`` (N,) : what tells the wall of each crop from others.
         """
@@ -174,4 +216,18 @@ class DefectEmbedder(nn.Module):
             rows = [i for i, other in enumerate(walls) if other == wall]
             pooled.append(self.pool(embeddings[rows], weights[rows], shown[rows], self.config.frame_focus))
             first.append(rows[0])
-        return self.pool(torch.cat(pooled), torch.ones(len(first)), shown[first], self.config.focus)
+        return torch.cat(pooled), shown[first]
+
+    def pool_cine(self, walls: Tensor, shown: Tensor) -> Tensor:
+        """Return (1, D) the embedding of a cine from its (M, D) walls."""
+        return self.pool(walls, torch.ones(len(walls)), shown, self.config.focus)
+
+    def renew_head(self) -> None:
+        """Begin anew what follows the backbone, with random weights."""
+        if isinstance(self.project, nn.Linear):
+            self.project.reset_parameters()
+        if isinstance(self.norm, nn.BatchNorm1d):
+            self.norm.reset_parameters()
+        nn.init.normal_(self.centres, std=0.01)
+        if self.config.head == "softmax":
+            nn.init.zeros_(self.bias)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from echo_plugin.defects.abstention import choose_angle
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
@@ -22,6 +24,8 @@ from echo_plugin.training.loop import lower_precision
 FOCUS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Values of attention that are tried; 0 is the mean."""
 FEWEST_PATIENTS = 8
+PRIOR = 1.0
+"""Deviation of the log temperature and of the biases of patients before validation patients have spoken."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +38,27 @@ class EmbeddedCrops:
     rows: tuple[tuple[int, ...], ...]
     cines: tuple[LabelledCine, ...]
 
-    def of_cine(self, model: DefectEmbedder, number: int) -> Tensor:
-        """Return (1, D) the embedding of one cine, as predictions join its crops."""
+    def walls_of(self, model: DefectEmbedder, number: int) -> tuple[Tensor, Tensor]:
+        """Return (M, D) the walls of one cine and (M, K) what each can show, as predictions join its crops."""
         rows = list(self.rows[number])
         walls = [self.walls[row] for row in rows]
         device = model.centres.device
         own, shown = self.embeddings[rows].to(device), self.shown[rows].to(device)
-        return model.pool_cine(own, torch.ones(len(rows), device=device), shown, walls).cpu()
+        return model.pool_walls(own, torch.ones(len(rows), device=device), shown, walls)
 
     def of_cines(self, model: DefectEmbedder) -> Tensor:
-        """Return (C, D)."""
-        return torch.cat([self.of_cine(model, number) for number in range(len(self.cines))])
+        """Return (C, D), as predictions join the walls of each."""
+        every = [model.pool_cine(*self.walls_of(model, number)) for number in range(len(self.cines))]
+        return torch.cat(every).cpu()
 
     def of_patients(self, model: DefectEmbedder, patients: Sequence[str]) -> Tensor:
-        """Return (P, D): the cines of each patient joined, as ``patient_defect`` joins them."""
-        cines = self.of_cines(model)
-        shown = torch.stack([self.shown[list(rows)].any(dim=0) for rows in self.rows])
-        joined = []
-        for patient in patients:
-            own = [number for number, cine in enumerate(self.cines) if cine.patient_id == patient]
-            device = model.centres.device
-            weights = torch.ones(len(own), device=device)
-            parts = cines[own].to(device), weights, shown[own].to(device)
-            joined.append(model.pool(*parts, model.config.patient_focus).cpu())
-        return torch.cat(joined)
+        """Return (P, K) the class probabilities of patients: their cines joined, as ``patient_defect`` joins them."""
+        walls = [self.walls_of(model, number) for number in range(len(self.cines))]
+        owners = [patients.index(cine.patient_id) for cine in self.cines]
+        said = [model.evidence(*pair).sum(dim=0) for pair in walls]
+        sums = torch.zeros(len(patients), model.config.classes, dtype=torch.float64)
+        sums.index_add_(0, torch.tensor(owners), torch.stack(said).cpu())
+        return sums.softmax(dim=1)
 
 
 @torch.no_grad()
@@ -87,45 +88,66 @@ def calibrate(
 
     ``truth`` (C,) : class ids; -1: cannot be seen in that cine. ``patient_truth`` (P,) of ``patients``.
     """
-    own, seen = model.config, torch.where(truth >= 0)[0].tolist()
+    own, seen = model.config, torch.where(truth >= 0)[0]
     is_enough = len(patients) >= FEWEST_PATIENTS
-
-    def cine_logits(config: EmbedderConfig) -> Tensor:
-        model.config = config
-        return model.logits(torch.cat([embedded.of_cine(model, number) for number in seen]))
-
-    def patient_logits(config: EmbedderConfig) -> Tensor:
-        model.config = config
-        return model.logits(embedded.of_patients(model, patients))
-
     tried = [
         dataclasses.replace(own, frame_focus=frames, focus=walls)
         for frames in FOCUS
         for walls in FOCUS
         if is_enough or (frames, walls) == (0.0, FIRST_FOCUS)
     ]
-    config, temperature, losses = _best(tried, cine_logits, truth[seen])
-    config = dataclasses.replace(config, temperature=temperature)
-    tried = [dataclasses.replace(config, patient_focus=f) for f in FOCUS if is_enough or f == FIRST_FOCUS]
-    config, temperature, _ = _best(tried, patient_logits, patient_truth)
-    model.config = config = dataclasses.replace(config, patient_temperature=temperature)
+    temperatures, losses = [], []
+    for config in tried:
+        model.config = config
+        logits = model.logits(embedded.of_cines(model)[seen])
+        temperatures.append(fit_temperature(logits, truth[seen]))
+        losses.append(float(cross_entropy(logits.double() / temperatures[-1], truth[seen])))
+    best = int(np.argmin(losses))
+    model.config = dataclasses.replace(tried[best], temperature=temperatures[best])
+    model.config = calibrate_patients(model, embedded, patients, patient_truth)
     figures = {"validation_log_loss_attention": min(losses)}
     if is_enough:
         figures["validation_log_loss_mean"] = losses[0]
-    return config, figures
+    return model.config, figures
 
 
-def _best(
-    tried: Sequence[EmbedderConfig], logits_of: Callable[[EmbedderConfig], Tensor], truth: Tensor
-) -> tuple[EmbedderConfig, float, list[float]]:
-    """Return the config of the lowest log loss at its own temperature, that temperature, and all the losses."""
-    temperatures, losses = [], []
-    for config in tried:
-        logits = logits_of(config)
-        temperatures.append(fit_temperature(logits, truth))
-        losses.append(float(torch.nn.functional.cross_entropy(logits.double() / temperatures[-1], truth)))
-    best = int(np.argmin(losses))
-    return tried[best], temperatures[best], losses
+@torch.no_grad()
+def calibrate_patients(
+    model: DefectEmbedder, embedded: EmbeddedCrops, patients: Sequence[str], truth: Tensor
+) -> EmbedderConfig:
+    """Return the config with the temperature and biases of least log loss over ``patients`` with (P,) class ids.
+
+    They are drawn towards 1 and 0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
+    """
+    config = model.config
+    neutral = dataclasses.replace(config, patient_temperature=1.0, evidence_bias=(), shown_share=())
+    model.config = neutral  # then evidence is the plain ratio of logits
+    walls = [model.evidence(*embedded.walls_of(model, number)).cpu() for number in range(len(embedded.cines))]
+    model.config = config
+    owners = torch.tensor(
+        [patients.index(cine.patient_id) for cine, own in zip(embedded.cines, walls, strict=True) for _ in own]
+    )
+    ratio = torch.cat(walls)
+    is_about = ratio != 0
+    share = ratio.new_tensor(config.shown_share or 1.0)
+    hidden = (1 - share).clamp_min(1e-12).log()
+    free = torch.zeros(1 + config.classes, dtype=torch.float64, requires_grad=True)  # log temperature, biases
+    optimiser: Any = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        scaled = ratio / free[0].exp() + free[1:]
+        said = torch.logaddexp(hidden.expand_as(scaled), share.log() + scaled).masked_fill(~is_about, 0.0)
+        sums = torch.zeros(len(patients), config.classes, dtype=torch.float64).index_add(0, owners, said)
+        value: Tensor = cross_entropy(sums, truth) + (free / PRIOR).square().sum() / (2 * len(patients))
+        torch.autograd.backward(value)
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    found = free.detach()
+    biases = tuple(round(value, 4) for value in found[1:].tolist())
+    return dataclasses.replace(config, patient_temperature=float(found[0].exp()), evidence_bias=biases)
 
 
 @torch.no_grad()

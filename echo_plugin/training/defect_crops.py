@@ -22,6 +22,7 @@ from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import Cine
 from echo_plugin.defects.septal_crops import UNION, can_show, choose_crops, cut_crops, imaged_septa
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, crop_frames
 from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
@@ -55,6 +56,23 @@ class DefectCrops:
         """Return (N,) the class ids of cines; -1: the wall that the diagnosis is about is not in the cine."""
         seen = [visible_defect(cine, cropping) for cine in cines]
         return torch.tensor([-1 if defect is None else self.classes.index(defect) for defect in seen], dtype=torch.long)
+
+
+def shown_shares(crops: DefectCrops, cines: Sequence[LabelledCine]) -> tuple[float, ...]:
+    """Return by class how often a wall that can show the defect of a patient does; 1 where nothing is labelled.
+
+    One more of each kind is counted than there is (Laplace), so that no share is 0.
+    """
+    items = crops.frames.of(cines)
+    shares = []
+    for number, defect in enumerate(crops.classes):
+        own = items[crops.labels[items] == number]
+        says = {True: set[int](), False: set[int]()}
+        for item in own.tolist():
+            says[bool(crops.is_example[item])].add(int(crops.frames.cine[item]))
+        seen, hidden = len(says[True]), len(says[False])
+        shares.append(1.0 if defect is Defect.NORMAL or not hidden else (seen + 1) / (seen + hidden + 2))
+    return tuple(shares)
 
 
 def defect_classes(cines: Sequence[LabelledCine]) -> tuple[Defect, ...]:
@@ -141,3 +159,16 @@ def middle_of(crops: DefectCrops, items: Tensor) -> Tensor:
     """Return (n, S, S) uint8: what predictions would see of the wide crops ``items``."""
     edge = (crops.frames.pixels.shape[-1] - crops.size_px) // 2
     return crops.frames.pixels[items][:, edge : edge + crops.size_px, edge : edge + crops.size_px]
+
+
+def require_shown(crops: DefectCrops, parts: dict[str, list[LabelledCine]], cropping: str) -> None:
+    """Raise TrainingDataError if there is nothing to learn from, or nothing to choose the best epoch on."""
+    has_example = bool(crops.is_example[crops.frames.of(parts["train"])].any())
+    has_truth = bool((crops.truths(parts["validation"], cropping) >= 0).any())
+    if not has_example or not has_truth:
+        part = "validation" if has_example else "train"
+        msg = (
+            f"None of the {len(parts[part])} {part} cines shows its defect label in a boxed septum that its view"
+            " images; box the septum that the defect is in on cines of more patients."
+        )
+        raise TrainingDataError(msg)

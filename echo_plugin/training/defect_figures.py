@@ -49,7 +49,7 @@ def measure_on_test(
     truth = crops.truths(embedded.cines, model.config.cropping)
     known = torch.where(truth >= 0)[0]
     patients, patient_truth = patients_of(embedded.cines, crops)
-    by_patient = model.patient_probabilities(embedded.of_patients(model, patients)).double().numpy()
+    by_patient = embedded.of_patients(model, patients).numpy()
     alone = classification_metrics(
         Cohort(tuple(patients), split, seed), patient_truth.numpy(), by_patient, classes=classes, majority_id=majority
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echo_plugin.errors import TrainingDataError
+from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.backbones import face_file, load_body, read_weights
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
@@ -28,10 +28,13 @@ from echo_plugin.training.defect_crops import (
     boxes_to_crop,
     defect_classes,
     prepare_defect_crops,
+    require_shown,
+    shown_shares,
 )
 from echo_plugin.training.defect_figures import choose_on_validation, majority_class, measure_on_test
+from echo_plugin.training.defect_head import renew_head
 from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe
-from echo_plugin.training.loop import Learned, balanced_batches, lower_precision, place, run_epochs
+from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.pretrained import imagenet_weights
 from echo_plugin.training.processes import first_goes_ahead
@@ -70,7 +73,8 @@ def train_defects(
     config = dataclasses.replace(recipe.network, classes=len(defect_classes(cines)))
     model = DefectEmbedder(config)
     start = load_beginning(model, models, options)
-    split = split_for(cines, labelled.defects, start, models, options.seed)
+    fixed = read_parts(studies / PATIENTS_FILE)
+    split = split_for(cines, labelled.defects, start, models, options.seed, fixed=fixed)
     parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
         crops = prepare_defect_crops(
@@ -87,6 +91,7 @@ def train_defects(
     place(model, choose_device(options.device))
     kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, config)
     learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
+    learned = with_new_head(model, crops, parts, learned, recipe, options)
     embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
     model.float().cpu()
     chosen = choose_on_validation(model, embedded["validation"], crops)
@@ -143,19 +148,6 @@ def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> R
     )
 
 
-def require_shown(crops: DefectCrops, parts: dict[str, list[LabelledCine]], cropping: str) -> None:
-    """Raise TrainingDataError if there is nothing to learn from, or nothing to choose the best epoch on."""
-    has_example = bool(crops.is_example[crops.frames.of(parts["train"])].any())
-    has_truth = bool((crops.truths(parts["validation"], cropping) >= 0).any())
-    if not has_example or not has_truth:
-        part = "validation" if has_example else "train"
-        msg = (
-            f"None of the {len(parts[part])} {part} cines shows its defect label in a boxed septum that its view"
-            " images; box the septum that the defect is in on cines of more patients."
-        )
-        raise TrainingDataError(msg)
-
-
 def learn_defects(
     model: DefectEmbedder,
     crops: DefectCrops,
@@ -184,6 +176,33 @@ def learn_defects(
         state_key=kept[1] if kept else "",
         log_dir=options.log_dir and options.log_dir / DEFECT_EMBEDDER,
     )
+
+
+def with_new_head(
+    model: DefectEmbedder,
+    crops: DefectCrops,
+    parts: dict[str, list[LabelledCine]],
+    learned: Learned,
+    recipe: DefectRecipe,
+    options: TrainOptions,
+) -> Learned:
+    """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say."""
+    model.config = dataclasses.replace(model.config, shown_share=shown_shares(crops, parts["train"]))
+    if not recipe.head_steps:
+        return learned
+    items = crops.frames.of(parts["train"])
+    truth = crops.truths(parts["validation"], model.config.cropping)
+    measure = renew_head(
+        model,
+        crops,
+        items[crops.is_example[items]],
+        steps=recipe.head_steps,
+        seed=options.seed,
+        validate=lambda m: _validate(m, crops, parts["validation"], truth, log_loss_weight=0.1),
+    )
+    state = as_published(model.state_dict())
+    model.load_state_dict(state)
+    return dataclasses.replace(learned, state=state, best_metric=measure)
 
 
 def _loss(model: nn.Module, wide: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,11 +161,15 @@ def _learned(state: TrainingState, model: nn.Module) -> Learned:
             " check the labels of its patients."
         )
         raise ValueError(msg)
-    # published in half precision: what is measured afterwards is what readers get
-    best_state = {k: v.half().to(v.dtype) if v.is_floating_point() and v.ndim > 1 else v for k, v in best_state.items()}
+    best_state = as_published(best_state)
     model.load_state_dict(best_state)
     best_metric = agreed(state.best_metric)
     return Learned(best_state, best_metric if best_metric > -math.inf else math.nan, state.epoch, state.elapsed_s)
+
+
+def as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights as half precision keeps them: what is measured afterwards is what readers get."""
+    return {k: v.half().to(v.dtype) if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}
 
 
 def _train_epoch(

@@ -52,7 +52,7 @@ class KnownEmbeddings:
         vector = np.array([np.cos(level / 100), np.sin(level / 100)], dtype=np.float32)
         share = {Defect.NORMAL: 0.1, Defect.ASD: 0.8, Defect.VSD: 0.1}
         defect = DefectPrediction(Defect.ASD, share, ANGLES, (0,), is_whole_frame=level == 0)
-        return CineEmbedding(vector, defect, *self.cards)
+        return CineEmbedding(vector, vector, np.zeros(3), defect, *self.cards)
 
 
 @pytest.fixture

@@ -199,13 +199,69 @@ def test_a_wall_with_a_hole_speaks_for_the_cine_and_only_of_what_it_can_have(emb
 
 def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) -> None:
     embeddings = torch.randn(4, 512, generator=torch.Generator().manual_seed(4))
-    shown, walls = torch.ones(4, 3, dtype=torch.bool), ["a", "b", "b", "b"]
+    shown = torch.ones(4, 3, dtype=torch.bool)
 
     with torch.inference_mode():
-        cine = embedder.pool_cine(embeddings, torch.ones(4), shown, walls)
+        walls, can_show = embedder.pool_walls(embeddings, torch.ones(4), shown, ["a", "b", "b", "b"])
+        cine = embedder.pool_cine(walls, can_show)
 
     each = [torch.nn.functional.normalize(part.mean(dim=0), dim=0) for part in (embeddings[:1], embeddings[1:])]
+    torch.testing.assert_close(walls, torch.stack(each))
     torch.testing.assert_close(cine[0], torch.nn.functional.normalize(each[0] + each[1], dim=0))
+
+
+def telling(**changes: object) -> DefectEmbedder:
+    torch.manual_seed(0)
+    return DefectEmbedder(EmbedderConfig(input_size_px=64, **changes)).eval()
+
+
+@torch.inference_mode()
+def test_a_wall_that_looks_normal_hardly_speaks_against_a_hole_that_most_planes_miss() -> None:
+    often, seldom = telling(), telling(shown_share=(1.0, 1.0, 0.25))
+    walls, shown = torch.nn.functional.normalize(often.centres.detach().T[:1], dim=1), torch.ones(1, 3, dtype=bool)
+
+    against, hardly = (model.evidence(walls, shown)[0, 2] for model in (often, seldom))
+
+    assert against < -4
+    assert hardly == pytest.approx(math.log(0.75 + 0.25 * math.exp(against)), rel=1e-6)
+
+
+@torch.inference_mode()
+def test_evidence_is_about_what_a_wall_can_show_and_never_about_normal(embedder: DefectEmbedder) -> None:
+    walls = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
+
+    said = embedder.evidence(walls, torch.tensor([[True, True, False], [False, False, False]]))
+
+    assert said[0, 1] != 0
+    assert said[0, [0, 2]].tolist() == said[1, [0, 2]].tolist() == [0, 0]
+    assert said[1, 1] == 0
+
+
+@torch.inference_mode()
+def test_signatures_are_unit_vectors_whose_cosines_are_those_of_the_class_probabilities(
+    embedder: DefectEmbedder,
+) -> None:
+    embeddings = torch.nn.functional.normalize(
+        torch.randn(6, 512, generator=torch.Generator().manual_seed(4)) + 20 * embedder.centres.T.repeat(2, 1), dim=1
+    )
+
+    signatures, probabilities = embedder.signature(embeddings), embedder.probabilities(embeddings)
+
+    unit = torch.nn.functional.normalize(probabilities, dim=1)
+    assert signatures.shape == (6, 512)
+    torch.testing.assert_close(signatures @ signatures.T, unit @ unit.T)
+
+
+def test_a_new_head_leaves_the_backbone_as_it_was() -> None:
+    network = telling()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    network.renew_head()
+
+    after = network.state_dict()
+    assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("backbone."))
+    assert not torch.equal(after["centres"], before["centres"])
+    assert not torch.equal(after["project.weight"], before["project.weight"])
 
 
 @pytest.mark.parametrize(
@@ -214,6 +270,8 @@ def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) 
         ({"head": "triplet"}, r"head 'triplet' is unknown; \['arcface', 'subcenter', 'cosface', 'softmax'\]"),
         ({"normal_id": 3}, "3 classes, normal_id 3"),
         ({"sub_centres": 2}, "head 'arcface' and 2 sub-centres"),
+        ({"shown_share": (1.0, 0.5)}, r"3 classes, .* shown_share \(1\.0, 0\.5\)"),
+        ({"shown_share": (1.0, 0.5, 0.0)}, "shares above 0"),
         ({"backbone": "vgg"}, r"backbone 'vgg' is unknown; \['densenet121', 'iresnet50', 'resnet18', 'resnet50'\]"),
     ],
 )

@@ -67,7 +67,7 @@ def test_the_classes_of_an_embedder_are_those_of_its_card(make_card: MakeCard) -
 
 def test_an_embedder_card_of_an_earlier_version_means_what_that_version_did(make_card: MakeCard) -> None:
     card = make_card(EmbedderConfig())
-    later = ("head", "sub_centres", "normal_id", "cropping", "frame_focus", "focus", "patient_focus")
+    later = ("head", "sub_centres", "normal_id", "cropping", "frame_focus", "focus", "evidence_bias", "shown_share")
     config = {k: v for k, v in card.config.items() if k not in (*later, "patient_temperature")}
 
     embedder = build_embedder(dataclasses.replace(card, config=config))

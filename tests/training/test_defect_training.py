@@ -15,8 +15,9 @@ from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.from_card import build_embedder
 from echo_plugin.models.lean_torchvision import resnet18
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
-from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention
-from echo_plugin.training.defect_crops import prepare_defect_crops, visible_defect
+from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, calibrate_patients, choose_abstention
+from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares, visible_defect
+from echo_plugin.training.defect_head import backbone_features, renew_head
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.options import TrainOptions
 
@@ -204,3 +205,69 @@ def test_too_few_patients_choose_nothing_but_the_temperature() -> None:
     assert (config.frame_focus, config.focus) == (0.0, 0.25)
     assert config.temperature != before.temperature
     assert "validation_log_loss_mean" not in figures
+
+
+def test_how_often_a_wall_shows_the_defect_is_counted_on_training_labels(easy_studies: Path) -> None:
+    labelled = open_labelled_folder(easy_studies)
+    cines, hidden = [], 0
+    for cine in labelled.cines:
+        is_vsd = cine.annotation.defect is Defect.VSD and bool(cine.annotation.boxes)
+        hidden += is_vsd
+        said = dataclasses.replace(cine.annotation, is_defect_visible=False if is_vsd else None)
+        cines += [dataclasses.replace(cine, annotation=said)] if cine.annotation.boxes else []
+
+    crops = prepare_defect_crops(labelled, cines, size_px=32, cropping="walls", frames_per_cine=2, cache_dir=None)
+    shares = shown_shares(crops, cines)
+
+    assert hidden > 0
+    assert shares == (1.0, 1.0, 1 / (hidden + 2))
+
+
+def test_a_new_head_learns_what_features_tell_and_is_kept_only_if_validation_is_no_worse(easy_studies: Path) -> None:
+    labelled = open_labelled_folder(easy_studies)
+    cines = [cine for cine in labelled.cines if cine.annotation.boxes]
+    crops = prepare_defect_crops(labelled, cines, size_px=32, cropping="walls", frames_per_cine=2, cache_dir=None)
+    torch.manual_seed(0)
+    model = DefectEmbedder(EmbedderConfig(input_size_px=32, margin_rad=0.1)).eval()
+    items = torch.arange(len(crops.labels))
+
+    def loss(network: torch.nn.Module) -> float:
+        with torch.inference_mode():
+            embeddings = network.eval().embed_features(backbone_features(network, crops, items))
+            return -float(network.loss(embeddings, crops.labels))
+
+    before = loss(model)
+    after = renew_head(model, crops, items, steps=60, seed=0, validate=loss)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    figures = iter([1.0, 0.5])
+    refused = renew_head(model, crops, items, steps=1, seed=1, validate=lambda _: next(figures))
+
+    assert after > before
+    assert refused == 1.0
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_patients_are_calibrated_to_the_log_loss_of_validation_patients() -> None:
+    torch.manual_seed(0)
+    config = EmbedderConfig(input_size_px=32, shown_share=(1.0, 0.9, 0.4))
+    model = DefectEmbedder(config).eval()
+    truth = torch.tensor([0, 1, 2] * 6)
+    noise = torch.randn(18, 512, generator=torch.Generator().manual_seed(1))
+    centres = torch.nn.functional.normalize(model.centres.detach().T, dim=1)
+    embeddings = torch.nn.functional.normalize(centres[truth] + 0.12 * noise, dim=1)
+    cines = tuple(cine_with(DEFECTS[k], (), None, f"p{n}") for n, k in enumerate(truth.tolist()))
+    names = [cine.patient_id for cine in cines]
+    rows = tuple((n,) for n in range(18))
+    embedded = EmbeddedCrops(embeddings, torch.ones(18, 3, dtype=torch.bool), (0,) * 18, rows, cines)
+
+    def log_loss() -> float:
+        with torch.inference_mode():
+            said = embedded.of_patients(model, names)
+        return -float(said[torch.arange(18), truth].log().mean())
+
+    before = log_loss()
+    model.config = calibrate_patients(model, embedded, names, truth)
+
+    assert log_loss() < before
+    assert model.config.shown_share == (1.0, 0.9, 0.4)
+    assert model.config.patient_temperature > 0

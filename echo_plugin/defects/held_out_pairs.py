@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification and retrieval of held-out cines and children, by several protocols side by side.
+
+The paper's pairs are of pictures that show the diagnosis. Many cines of a child do not, so pairs of those that do are
+the figure beside the paper's; pairs of all cines by diagnosis, of whole children, and of the plain embeddings stand
+beside it, so that the choice of pairs hides nothing. All pairs are of different patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from echo_plugin.defects import verification
+from echo_plugin.defects.held_out_answers import Answers, PatientAnswers
+from echo_plugin.defects.metrics import mean_over
+from echo_plugin.defects.tables import words
+from echo_plugin.metrics import Cohort
+from echo_plugin.model_card import Metric
+
+MEASURES = (
+    "verification AUC",
+    "verification EER",
+    *(f"TAR at FAR {target:g}" for target in verification.FAR_TARGETS),
+    "P@1",
+    "mAP@R",
+)
+
+
+def compare_held_out(
+    answers: Answers, patients: PatientAnswers, owners: Sequence[str], split: str, seed: int
+) -> tuple[verification.CasePairs, dict[str, Metric], dict[str, Any]]:
+    """Return the pairs of cines that show their diagnosis, the figures of every protocol, and their table."""
+    own, shows = np.asarray(owners), answers.shows
+    protocols = {
+        "": (answers.vectors[shows], answers.truth[shows], own[shows]),
+        " (plain embeddings)": (answers.embeddings[shows], answers.truth[shows], own[shows]),
+        " (all cines)": (answers.vectors, answers.truth, own),
+        " (patients)": (patients.vectors, patients.truth, np.asarray(patients.names)),
+    }
+    named = {
+        "": "cines that show their diagnosis, by class probabilities",
+        " (plain embeddings)": "the same cines, by plain embeddings",
+        " (all cines)": "all cines, by the child's diagnosis",
+        " (patients)": "children, all cines of each together",
+    }
+    metrics, rows = dict[str, Metric](), []
+    chosen: verification.CasePairs | None = None
+    for suffix, (vectors, truth, names) in protocols.items():
+        pairs = verification.cross_patient_pairs(vectors, truth, names.tolist())
+        chosen = chosen or pairs
+        found = verification.verification_metrics(pairs, split, seed)
+        found |= verification.retrieval_metrics(vectors, truth, names.tolist(), split, seed)
+        metrics |= {f"{name}{suffix}": metric for name, metric in found.items()}
+        cells = [words(found[name]) if name in found else "–" for name in MEASURES]
+        rows.append([named[suffix], str(len(truth)), str(int(pairs.is_same.sum())), str(len(pairs.first)), *cells])
+    assert chosen is not None
+    table = {
+        "title": "Same defect type? Pairs of different patients",
+        "note": "Chance: AUC and EER 0.5. Cines whose defect lies outside the picture are in the third row alone.",
+        "columns": ["what is compared", "cases", "same", "pairs", *MEASURES],
+        "rows": rows,
+    }
+    return chosen, metrics, table
+
+
+def shown_patient_metrics(cohort: Cohort, patients: PatientAnswers, normal_id: int) -> dict[str, Metric]:
+    """Return the accuracy over patients whose defect some cine shows, how many those are, and of drop-out."""
+    right = np.asarray(patients.said == patients.truth, dtype=np.float64)
+    metrics = {}
+    if not patients.is_shown.all() and patients.is_shown.any():
+        metrics["accuracy where a cine shows the defect"] = mean_over(cohort, patients.is_shown, right)
+        metrics["a cine shows the defect, or the heart is normal"] = cohort.mean(patients.is_shown.astype(np.float64))
+    normal = (patients.truth == normal_id) & patients.has_dropout
+    if normal.any():
+        metrics["called Normal, with drop-out on some cine"] = mean_over(cohort, normal, right)
+    return metrics
