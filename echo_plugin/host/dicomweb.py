@@ -62,7 +62,11 @@ def base_url(http: Request) -> str:
 
 def dicom_json(content: Any, status: int = 200) -> Response:
     """Return an answer in DICOM JSON; NaN and Infinity, which JSON does not know, are null."""
-    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+    try:
+        text = encoder.encode(content)
+    except ValueError:  # rare: a long list is not gone through twice for it
+        text = encoder.encode(_finite(content))
     return Response(text.encode(errors="replace"), status, media_type=DICOM_JSON)
 
 
@@ -91,7 +95,7 @@ def _header(here: DicomArchive, instance: DicomInstance, url: str) -> dict[str, 
         return here.metadata(instance, url)
     except (UnreadableCineError, OSError) as exc:
         logger.warning("Search without the header of %s (%s)", instance.sop_uid, type(exc).__name__)
-        return {}
+    return {}
 
 
 @router.get("/studies", summary="Search for studies")
