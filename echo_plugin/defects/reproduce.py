@@ -10,41 +10,44 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from echo_plugin.defects.hog_baseline import hog_svm_scores
-from echo_plugin.defects.metrics import any_defect_metrics
+from echo_plugin.defects.reproduced_answers import HogAnswers, NetworkAnswers, measure
 from echo_plugin.defects.reproduced_rows import Row
 from echo_plugin.defects.reproduced_table import PAPER_ROWS, tabulate, write_table
-from echo_plugin.defects.verification import cross_patient_pairs, verification_metrics
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.geometry import FloatArray
-from echo_plugin.metrics import Cohort, classification_metrics
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, VIEW_CLASSIFIER
 from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.runtime import choose_device
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, open_labelled_folder
-from echo_plugin.training.defect_calibration import EmbeddedCrops, embed_crops
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
+from echo_plugin.training.defect_calibration import embed_crops
 from echo_plugin.training.defect_crops import (
-    DefectCrops,
     boxes_to_crop,
     defect_classes,
     prepare_defect_crops,
     require_shown,
 )
-from echo_plugin.training.defect_figures import choose_on_validation, majority_class, patients_of
+from echo_plugin.training.defect_figures import choose_on_validation
 from echo_plugin.training.defect_recipes import chosen_recipe
 from echo_plugin.training.defects import learn_defects, load_beginning, optimisation, with_new_head
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.prepared_frames import file_stamp
+from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
+from echo_plugin.training.start_weights import Start
+from echo_plugin.training.state import training_key
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 
@@ -74,7 +77,7 @@ def reproduce_defects(
     TrainingDataError
         If the folder has too few patients with defect and boxes.
     """
-    labelled = open_labelled_folder(studies)
+    labelled = without_known(open_labelled_folder(studies), rows, options)
     outcomes = []
     for seed in range(seeds):
         for number, row in enumerate(rows):
@@ -98,21 +101,36 @@ def reproduce_defects(
     return report
 
 
+def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainOptions) -> LabelledFolder:
+    """Return the folder without patients of whom a published model that some row begins with has learned."""
+    names = {"views": VIEW_CLASSIFIER, "starter": DEFECT_EMBEDDER}
+    patients = sorted({cine.patient_id for cine in labelled.cines})
+    known: set[str] = set()
+    for start in {str((row.options or {}).get("start", "")) for row in rows} & set(names):
+        if options.starter is not None:
+            with suppress(ModelNotFoundError, ModelMismatchError):
+                parts = known_patients(load_card(options.starter, names[start]), patients)
+                known |= {patient for patient, part in parts.items() if part != "test"}
+    if known:
+        logger.warning("%d patients are left out: the weights that rows begin with have seen them", len(known))
+    return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))
+
+
 def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path) -> dict[str, Any]:
-    """Return the outcome of a row on one seed; one of the same data and numbers that is kept is read."""
+    """Return the outcome of a row on one seed; one of the same files, labels, numbers and first weights is read."""
     path = folder / f"{row.file}-seed{options.seed}.json"
     numbers = {k: v for k, v in vars(options).items() if k not in ("cache_dir", "device", "starter", "should_stop")}
-    key = repr([cines_digest(labelled.cines), sorted(numbers.items(), key=lambda item: item[0]), row.options is None])
-    try:
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if kept.get("key") == key:
-            return kept
-    except (FileNotFoundError, ValueError):
-        pass
+    stamps = [[*file_stamp(labelled.folder, cine), cine.annotation.revision] for cine in labelled.cines]
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
-        outcome = _run(labelled, row, options, folder)
+        model, start = _begin(labelled, row, options, folder)
+        key = training_key(model, digest_of(stamps), sorted(numbers.items(), key=lambda i: i[0]), row.options is None)
+        with suppress(FileNotFoundError, ValueError):
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("key") == key:
+                return kept
+        outcome = _run(labelled, row, options, folder, (model, start))
     except (ModelNotFoundError, ModelMismatchError) as exc:
         return {"row": row.name, "seed": options.seed, "not_run": str(exc)}  # tried again: the weights may come
     outcome |= {"row": row.name, "seed": options.seed, "key": key, "wall_time_s": round(time.monotonic() - started, 1)}
@@ -120,13 +138,27 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
     return outcome
 
 
-def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path) -> dict[str, Any]:
+def _begin(
+    labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
+) -> tuple[DefectEmbedder, Start | None]:
+    """Return the network of a row with the weights that it begins with; without a start for the row without one."""
     torch.manual_seed(options.seed)
+    network = chosen_recipe(options).network
+    model = DefectEmbedder(dataclasses.replace(network, classes=len(defect_classes(labelled.cines))))
+    return model, load_beginning(model, folder, options) if row.options is not None else None
+
+
+def _run(
+    labelled: LabelledFolder,
+    row: Row,
+    options: TrainOptions,
+    folder: Path,
+    begun: tuple[DefectEmbedder, Start | None],
+) -> dict[str, Any]:
+    model, start = begun
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
-    model = DefectEmbedder(dataclasses.replace(recipe.network, classes=len(defect_classes(cines))))
-    start = load_beginning(model, folder, options) if row.options is not None else None
     defects = labelled.defects
     patients = sorted({cine.patient_id for cine in cines})
     split = split_by_patient({p: defects.get(p) for p in patients}, seed=options.seed, fractions=FRACTIONS)
@@ -141,7 +173,7 @@ def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
     parts = crops.frames.readable({part: _cines_of(part, split, cines) for part in PARTS})
     require_shown(crops, parts, cropping)
     if start is None:
-        return _measure(_HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
+        return measure(HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
     place(model, choose_device(options.device))
     kept = folder / f"{row.file}-seed{options.seed}.state.pt", split.digest
     learned = learn_defects(
@@ -151,89 +183,17 @@ def _run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
     validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
     model.float().cpu()
     chosen = choose_on_validation(model, validation, crops)
-    outcome = _measure(_NetworkAnswers(model, test), crops, parts, options.seed)
+    outcome = measure(NetworkAnswers(model, test), crops, parts, options.seed)
     kept[0].unlink(missing_ok=True)
-    begun = start.card.name if start.card else start.body or "random weights"
+    source = start.card.name if start.card else start.body or "random weights"
     return outcome | {
-        "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {begun}",
+        "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {source}",
         "epochs": learned.epochs,
         "validation_measure": learned.best_metric,
-        "chosen": chosen | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "shown_share")},
+        "chosen": chosen | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
     }
 
 
 def _cines_of(part: str, split: Split, cines: Sequence[LabelledCine]) -> list[LabelledCine]:
     wanted = frozenset(getattr(split, part))
     return [cine for cine in cines if cine.patient_id in wanted]
-
-
-@dataclass(frozen=True)
-class _NetworkAnswers:
-    """What a network says of the test cines and patients."""
-
-    model: DefectEmbedder
-    embedded: EmbeddedCrops
-
-    @torch.no_grad()
-    def of_cines(self) -> tuple[FloatArray, FloatArray]:
-        """Return (C, K) probabilities and (C, D) unit embeddings."""
-        embeddings = self.embedded.of_cines(self.model)
-        unit = self.model.signature(embeddings)
-        return self.model.probabilities(embeddings).double().numpy(), unit.double().numpy()
-
-    @torch.no_grad()
-    def of_patients(self, patients: Sequence[str]) -> FloatArray:
-        """Return (P, K) probabilities."""
-        return self.embedded.of_patients(self.model, patients).numpy()
-
-
-class _HogAnswers:
-    """What the support vector machine says of the test cines and patients: the mean of the scores of their crops."""
-
-    def __init__(self, crops: DefectCrops, parts: dict[str, list[LabelledCine]], seed: int) -> None:
-        learned_from = torch.cat([crops.frames.of(parts[part]) for part in ("train", "validation")])
-        learned_from = learned_from[crops.is_example[learned_from]]
-        items = [crops.frames.of([cine]) for cine in parts["test"]]
-        scores = hog_svm_scores(crops, learned_from, torch.cat(items), seed)
-        self.scores = [part.mean(dim=0) for part in torch.split(scores, [len(rows) for rows in items])]
-        self.patients = [cine.patient_id for cine in parts["test"]]
-
-    def of_cines(self) -> tuple[FloatArray, FloatArray]:
-        """Return (C, K) probabilities and (C, K) unit vectors of scores."""
-        scores = torch.stack(self.scores)
-        return scores.softmax(dim=1).double().numpy(), torch.nn.functional.normalize(scores, dim=1).double().numpy()
-
-    def of_patients(self, patients: Sequence[str]) -> FloatArray:
-        """Return (P, K) probabilities."""
-        rows = [[s for s, p in zip(self.scores, self.patients, strict=True) if p == patient] for patient in patients]
-        means: Tensor = torch.stack([torch.stack(row).mean(dim=0) for row in rows])
-        return means.softmax(dim=1).double().numpy()
-
-
-def _measure(
-    answers: _NetworkAnswers | _HogAnswers, crops: DefectCrops, parts: dict[str, list[LabelledCine]], seed: int
-) -> dict[str, Any]:
-    """Return the figures of the paper's table by patient, verification between cines of different patients."""
-    classes, split = [defect.value for defect in crops.classes], "test patients (phantoms)"
-    majority = majority_class(crops, parts["train"])
-    patients, truth = patients_of(parts["test"], crops)
-    probabilities = answers.of_patients(patients)
-    cohort = Cohort(tuple(patients), split, seed)
-    metrics = classification_metrics(cohort, truth.numpy(), probabilities, classes=classes, majority_id=majority)
-    normal = classes.index("Normal")
-    said = probabilities.argmax(axis=1)
-    metrics |= any_defect_metrics(cohort, truth.numpy(), said, normal_id=normal, majority_id=majority)
-    cropping = "walls" if bool((crops.walls >= 0).all()) else "union"
-    seen = crops.truths(parts["test"], cropping)
-    known = torch.where(seen >= 0)[0].tolist()
-    _, embeddings = answers.of_cines()
-    owners = [parts["test"][number].patient_id for number in known]
-    pairs = cross_patient_pairs(embeddings[known], seen[known].numpy(), owners)
-    metrics |= verification_metrics(pairs, split, seed)
-    return {
-        "patients": {part: len({cine.patient_id for cine in cines}) for part, cines in parts.items()},
-        "cines": len(parts["test"]),
-        "metrics": {
-            name: dataclasses.asdict(metric) for name, metric in metrics.items() if metric.value == metric.value
-        },
-    }

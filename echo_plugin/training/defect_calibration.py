@@ -24,7 +24,7 @@ from echo_plugin.training.loop import lower_precision
 FOCUS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Values of attention that are tried; 0 is the mean."""
 FEWEST_PATIENTS = 8
-PRIOR = 1.0
+PRIOR = 0.5
 """Deviation of the log temperature and of the biases of patients before validation patients have spoken."""
 
 
@@ -117,7 +117,7 @@ def calibrate_patients(
 ) -> EmbedderConfig:
     """Return the config with the temperature and biases of least log loss over ``patients`` with (P,) class ids.
 
-    They are drawn towards 1 and 0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
+    Every class weighs as much, whatever chance put among the validation patients. The numbers are drawn towards 1 and 0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
     """
     config = model.config
     neutral = dataclasses.replace(config, patient_temperature=1.0, evidence_bias=(), shown_share=())
@@ -131,6 +131,7 @@ def calibrate_patients(
     is_about = ratio != 0
     share = ratio.new_tensor(config.shown_share or 1.0)
     hidden = (1 - share).clamp_min(1e-12).log()
+    weights = torch.bincount(truth, minlength=config.classes).double().clamp_min(1).reciprocal()
     free = torch.zeros(1 + config.classes, dtype=torch.float64, requires_grad=True)  # log temperature, biases
     optimiser: Any = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -139,7 +140,7 @@ def calibrate_patients(
         scaled = ratio / free[0].exp() + free[1:]
         said = torch.logaddexp(hidden.expand_as(scaled), share.log() + scaled).masked_fill(~is_about, 0.0)
         sums = torch.zeros(len(patients), config.classes, dtype=torch.float64).index_add(0, owners, said)
-        value: Tensor = cross_entropy(sums, truth) + (free / PRIOR).square().sum() / (2 * len(patients))
+        value: Tensor = cross_entropy(sums, truth, weight=weights) + (free / PRIOR).square().sum() / (2 * len(patients))
         torch.autograd.backward(value)
         return value
 

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import shutil
 
 import pytest
 import torch
 
 from echo_plugin.defects import reproduce as module
-from echo_plugin.defects.reproduce import reproduce_defects
+from echo_plugin.defects.reproduce import reproduce_defects, without_known
 from echo_plugin.defects.reproduced_rows import Row, more_rows, own_rows, paper_rows, sweep_rows
 from echo_plugin.defects.reproduced_table import PAPER_ROWS, best_of, describe, write_table
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.card_file import card_to_json
+from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.splits import patient_fingerprints
 
 torch.set_num_threads(1)
 
@@ -59,7 +64,7 @@ def test_rows_of_other_numbers_are_trained_anew(reproduced, easy_studies, monkey
     out, _, _ = reproduced
     asked = []
     monkeypatch.setattr(
-        module, "_run", lambda labelled, row, options, folder: asked.append(row.name) or {"metrics": {}}
+        module, "_run", lambda labelled, row, options, folder, begun: asked.append(row.name) or {"metrics": {}}
     )
     other = TrainOptions(epochs=2, batch_size=8, image_size=64, backbone="resnet18", device="cpu")
 
@@ -67,6 +72,36 @@ def test_rows_of_other_numbers_are_trained_anew(reproduced, easy_studies, monkey
         reproduce_defects(easy_studies, out, ROWS[1:2], seeds=1, options=other)
 
     assert asked == ["each wall, softmax"]
+
+
+def test_rows_of_files_that_were_made_anew_are_trained_anew(reproduced, easy_studies, monkeypatch, tmp_path):
+    out, options, _ = reproduced
+    studies, asked = tmp_path / easy_studies.name, []
+    shutil.copytree(easy_studies, studies)  # the same ids and labels, other files
+    monkeypatch.setattr(module, "_run", lambda labelled, row, *rest: asked.append(row.name) or {"metrics": {}})
+
+    with pytest.raises(KeyError):
+        reproduce_defects(studies, out, ROWS[1:2], seeds=1, options=options)
+
+    assert asked == ["each wall, softmax"]
+
+
+def test_patients_whom_the_first_weights_have_seen_take_no_part(easy_studies, tmp_path, caplog):
+    labelled = open_labelled_folder(easy_studies)
+    seen = sorted({cine.patient_id for cine in labelled.cines})[:2]
+    salt = "00ff"
+    config = {"patient_salt": salt, "patients_train": patient_fingerprints(seen, salt=salt)}
+    config |= {"patients_validation": (), "patients_test": ()}
+    data = TrainingData("", 0, 0, "")
+    card = ModelCard("view_classifier", "1", "view", "", ("A4C", "OTHER"), 64, config, data, sha256="0" * 64)
+    (tmp_path / "view_classifier.json").write_text(card_to_json(card))
+    options = TrainOptions(starter=tmp_path)
+
+    left = without_known(labelled, [Row("a", {"start": "views"})], options)
+
+    assert {cine.patient_id for cine in labelled.cines} - {cine.patient_id for cine in left.cines} == set(seen)
+    assert "2 patients are left out" in caplog.text
+    assert without_known(labelled, [Row("a", {"start": "scratch"})], options) == labelled
 
 
 def test_the_table_stands_beside_the_papers(reproduced, tmp_path):
