@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ import httpx
 from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
+from echo_plugin.host.pacs_connection import archive_client, archive_streams
 
 logger = logging.getLogger(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes addresses, and searches name patients
@@ -36,7 +36,6 @@ CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
 """A file with one line, ``user:password`` or ``Bearer <token>``."""
 AUTHORIZATION_VARIABLE = "MONAILABEL_ECHO_PACS_AUTHORIZATION"
 """The same line itself."""
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _PAGE = 500
 _MOST_INSTANCES = 200_000
 _LARGEST_INSTANCE_BYTES = 2 << 30
@@ -146,25 +145,17 @@ class Pacs:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        return httpx.Client(headers=self.headers, **_connecting())
+        return archive_client(self.headers)
 
     @cached_property
     def streams(self) -> httpx.AsyncClient:
         """The client of the routes that pass through, of one event loop; connections stay open between frames."""
-        return httpx.AsyncClient(**_connecting())
+        return archive_streams()
 
     def _require_ok(self, answer: httpx.Response) -> None:
         if not 200 <= answer.status_code < 300:
             msg = f"The archive {self.host} answered with status {answer.status_code}."
             raise PacsError(msg)
-
-
-def _connecting() -> dict[str, Any]:
-    """Return how an archive is connected to: by no proxy of the environment, without cookies, by known authorities."""
-    authorities = httpx.create_ssl_context(trust_env=False)
-    authorities.load_default_certs()  # the system's: a hospital's own is among them
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return {"timeout": TIMEOUT, "verify": authorities, "trust_env": False, "cookies": no_cookies}
 
 
 @contextmanager

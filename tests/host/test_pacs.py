@@ -509,6 +509,59 @@ def test_one_connection_serves_all_frames_and_is_closed_with_the_server(recorder
     assert archive.streams.is_closed
 
 
+@pytest.fixture
+def forgetful() -> Iterator[tuple[str, list[str]]]:
+    """An archive that ends every second connection without an answer: its address and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(self.command)
+            if len(asked) % 2 == 0:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"[]")
+            self.close_connection = True
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/dicom-web", asked
+    server.shutdown()
+    thread.join(10)
+
+
+def test_a_question_that_met_a_closed_connection_is_asked_again(forgetful, monkeypatch):
+    url, asked = forgetful
+    archive = Pacs(url)
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+    server = FastAPI()
+    server.include_router(pacs_routes.router)
+
+    with TestClient(server, base_url="http://127.0.0.1") as through:
+        answer = through.get("/dicom-web/studies")
+
+    assert (answer.status_code, archive.instances()) == (200, [])
+    assert asked == ["GET"] * 4
+
+
+def test_an_instance_is_sent_once_even_if_nobody_answers(forgetful):
+    url, asked = forgetful
+
+    with pytest.raises(PacsError, match="cannot be used"):
+        Pacs(url).store(b"x")
+
+    assert asked == ["POST"]
+
+
 def test_no_proxy_of_the_environment_sees_the_archives_answers(recorder, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
