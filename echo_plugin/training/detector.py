@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
-from echo_plugin.training.anchors import fit_anchors
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import move_boxes, random_affines, spoil, visible_boxes, warp
 from echo_plugin.training.datasets import Progress, detection_frames, open_labelled_folder
@@ -31,9 +29,9 @@ from echo_plugin.training.detector_recipes import (
     LEAST_SIDE_PX,
     OURS,
     DetectorRecipe,
+    anchors_for,
     detector_recipe,
     epoch_batches,
-    moved_boxes,
     training_items,
 )
 from echo_plugin.training.loop import lower_precision, place, run_epochs
@@ -41,7 +39,7 @@ from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
-from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.start_weights import load_start
 from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)
@@ -91,7 +89,7 @@ def train_detector(
         )
     items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
     items["train"] = training_items(frames, items["train"], recipe, options.seed)
-    model.use_anchors(_anchors(start, frames, items["train"], recipe, options.seed))
+    model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
     is_measured = bool(torch.isfinite(frames.targets[items["validation"]]).any())
     place(model, choose_device(options.device))
     learned = run_epochs(
@@ -128,14 +126,6 @@ def train_detector(
         start=start,
     )
     return publish_learned(models, learned, card)
-
-
-def _anchors(start: Start, frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> Sequence[float]:
-    """Return the anchors of the detector that is gone on from, else those that fit the boxes as training moves them."""
-    if start.card is None or start.card.name != SEPTAL_DETECTOR:
-        return fit_anchors(moved_boxes(frames, items, recipe, seed), frames.pixels.shape[-1])
-    known = start.card.config.get("anchor_shapes", [])
-    return known if isinstance(known, list) else []
 
 
 def detection_loss(

@@ -15,14 +15,20 @@ from torch import Tensor
 
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.training.anchors import fit_anchors
 from echo_plugin.training.augment import DETECTOR_MOTION, Motion, move_boxes, random_affines, visible_boxes
 from echo_plugin.training.loop import balanced_batches, shuffled_batches
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
 from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.start_weights import Start
 
 MOVED_COPIES = 8
 """Of every box, to which anchors are fitted."""
+
+REFITTED_FROM = 1000
+"""So many boxes give a detector that has the fixed family of anchors fitted ones."""
 
 LEAST_SIDE_PX = 2.0
 """Of a box that is learned from."""
@@ -140,3 +146,20 @@ def moved_boxes(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, s
     boxes = visible_boxes(move_boxes(targets, affines), size).reshape(-1, 4)
     kept: FloatArray = boxes[((boxes[:, 2:] - boxes[:, :2]) > LEAST_SIDE_PX).all(dim=1)].double().numpy()
     return kept
+
+
+def anchors_for(
+    start: Start, frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int
+) -> tuple[float, ...]:
+    """Return the anchors that the detector gone on from was fitted with, else those that fit the boxes as they move.
+
+    Few boxes leave a detector of the fixed family as it is: they could not teach it other anchors.
+    """
+    own = start.card if start.card is not None and start.card.name == SEPTAL_DETECTOR else None
+    known = own.config.get("anchor_shapes") if own is not None else None
+    if isinstance(known, list) and known:
+        return tuple(known)
+    boxes = moved_boxes(frames, items, recipe, seed)
+    if own is not None and len(boxes) < MOVED_COPIES * REFITTED_FROM:
+        return ()
+    return fit_anchors(boxes, frames.pixels.shape[-1])

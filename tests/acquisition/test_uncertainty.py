@@ -27,6 +27,18 @@ def test_entropy_is_that_of_scipy(p):
     assert binary_entropy(np.array(p)) == pytest.approx(entropy([p, 1 - p], base=2), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_most_uncertain_by_entropy_is_that_of_scikit_activeml(seed):
+    from skactiveml.pool import uncertainty_scores
+
+    p = np.random.default_rng(seed).uniform(size=50)
+
+    theirs = uncertainty_scores(np.stack([p, 1 - p], axis=1), method="entropy")
+
+    assert binary_entropy(p) == pytest.approx(theirs / np.log(2))
+    assert binary_entropy(p).argmax() == theirs.argmax()
+
+
 def test_a_sure_box_that_stays_is_certain_and_one_that_moves_is_not():
     sure, moving, doubtful = (frame_uncertainties(*looks(*x), Calibration()) for x in ((1, 1), (1, 0.3), (0.5, 1)))
 
