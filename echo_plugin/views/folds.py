@@ -106,7 +106,11 @@ def clip_table(frames: PreparedFrames, config: ViewConfig, vocabulary: Sequence[
         {p: [c for c in frames.cines if split.part_of(c.patient_id) == p] for p in ("train", "validation", "test")}
     )
     labels = torch.tensor([vocabulary.index(c.annotation.view) for c in frames.cines if c.annotation.view])
-    table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
+    return measured_apart(ClipTable.of(frames, config.frames_per_clip, labels, parts))
+
+
+def measured_apart(table: ClipTable) -> ClipTable:
+    """Return the table with, of the training patients, the clips to learn from, of the others the last of each cine."""
     number = torch.arange(len(table.frames)) % (TRAIN_CLIPS + 1)
     is_measured = number == TRAIN_CLIPS
     kept = {part: rows[is_measured[rows] == (part != "train")] for part, rows in table.parts.items()}

@@ -34,7 +34,7 @@ from echo_plugin.views.folds import (
     prepare_clips,
 )
 from echo_plugin.views.reproduced_table import ROWS, Row
-from echo_plugin.views.still_encoder import StillEncoder, joining_answers, learn_joining
+from echo_plugin.views.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ class Material:
         views = [view.value for view in self.vocabulary]
         return digest_of([cines_digest(self.cines), files, views, self.options.image_size, begun])
 
+    @cached_property
+    def embedded(self) -> EmbeddedFrames:
+        """What the encoder held still says of every frame that a row looks at."""
+        assert self.begun is not None
+        configs = [self.config(row) for row in ROWS]
+        kept = self.runs / f"embedded-{self.digest[:12]}.safetensors"
+        return embed_frames(self.labelled, self.cines, configs, self.begun, self.options, kept)
+
     def config(self, row: Row) -> ViewConfig:
         """Return the network of a row."""
         chosen = dataclasses.replace(self.options, temporal=row.pooling, sampling=row.sampling)
@@ -87,15 +95,10 @@ class Material:
 
     def table(self, config: ViewConfig, split: Split) -> ClipTable:
         """Return the clips that a network learns from and is measured on."""
-        name = clips_name(config)
+        name = f"{config.sampling}-{config.frames_per_clip}"
         if name not in self.prepared:
             self.prepared[name] = prepare_clips(self.labelled, self.cines, config, self.options)
         return clip_table(self.prepared[name], config, self.vocabulary, split)
-
-
-def clips_name(config: ViewConfig) -> str:
-    """Return what tells the clips of one network from those of another."""
-    return f"{config.sampling}-{config.frames_per_clip}"
 
 
 def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, Any]]]:
@@ -131,12 +134,10 @@ def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options:
 
 def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
     """Return what a network says whose encoder is the one to begin with, which learned no more."""
-    assert material.begun is not None
-    table = material.table(config, unit.split)
-    encoder = StillEncoder(material.begun, material.runs)
-    embeddings = encoder.embeddings(table, options, f"{clips_name(config)}-{material.digest[:12]}")
-    model, measure = learn_joining(table, embeddings, config, options)
-    return joining_answers(model, table, embeddings, measure)
+    embedded = material.embedded
+    table = embedded.table(config, material.vocabulary, unit.split)
+    model, measure = learn_joining(table, embedded.values, config, options)
+    return joining_answers(model, table, embedded.values, measure)
 
 
 def _frame_state(
