@@ -15,6 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
+from echo_plugin.annotations import view_words
 from echo_plugin.io.luma import to_grey
 from echo_plugin.io.volume import rendition_geometry
 
@@ -123,7 +124,9 @@ def test_the_caption_of_a_view_stands_on_each_frame_and_is_not_submitted(server,
 
     assert done.returncode == 0
     held = json.loads((tmp_path / "session.result.json").read_text())
-    said = f"{answer['view']['view']} {answer['view']['probability']:.2f}"
+    view = answer["view"]
+    said = view_words(view["view"], view["probability"], is_still=view["is_still"], is_standard=view["is_standard"])
+    assert said.startswith(("no standard view (", f"{view['view']} {view['probability']:.2f}"))
     assert held["captions"] == [said] * answer["frames"]
     assert held["caption_frames"] == list(range(answer["frames"]))
     assert {markup["type"] for markup in json.loads(Path(session["submission"]).read_text())["markups"]} == {"ROI"}
