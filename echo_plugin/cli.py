@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from echo_plugin.cli_evidence import explain, gallery, verify
+from echo_plugin.cli_evidence import explain, gallery, patient, verify
 from echo_plugin.cli_export import export
 from echo_plugin.cli_import import import_data_set
 from echo_plugin.cli_labels import labels
@@ -71,7 +71,7 @@ def serve(
 app.command()(predict)
 app.command()(train)
 app.command()(review)
-for verb in (gallery, verify, explain, labels):
+for verb in (gallery, verify, patient, explain, labels):
     app.command()(verb)
 app.command("import")(import_data_set)
 app.command()(export)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs about the evidence for a defect: ``gallery``, ``verify``, ``explain``."""
+"""The verbs about the evidence for a defect: ``gallery``, ``verify``, ``patient``, ``explain``."""
 
 from __future__ import annotations
 
@@ -69,6 +69,41 @@ def verify(
     answer = compare_cines(EchoPipeline(models, device=device), *cines)
     text = json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()
     sys.stdout.write(text + "\n")
+
+
+def patient(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="The cines of one patient, or folders of them.")
+    ],
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which defect the cines of one patient show together, and whether they agree.
+
+    Example: monailabel-echo patient study/child_7
+    """
+    from echo_plugin.batch import find_cine_files
+    from echo_plugin.defects.patient_defect import NO_ANSWER
+    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.predict import EchoPipeline
+
+    files, pipeline = find_cine_files(paths), EchoPipeline(models, device=device)
+    cines, patients = [], set()
+    with progress_bar("Looking") as bar:
+        for number, file in enumerate(files):
+            cine = read_cine(file)
+            patients.add(cine.patient_id)
+            cines.append(pipeline.embed(cine))
+            bar(number + 1, len(files), file.name)
+    if len(patients - {None}) > 1:
+        msg = f"The {len(files)} cines are of {len(patients - {None})} patients; those of one are accepted."
+        raise ValueError(msg)
+    answer = pipeline.combine(cines)
+    if answer is None:
+        typer.echo(NO_ANSWER.format(asked=len(files)), err=True)
+        raise typer.Exit(1)
+    sys.stdout.write((json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()) + "\n")
 
 
 def explain(

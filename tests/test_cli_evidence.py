@@ -16,7 +16,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", ["gallery", "verify", "explain"])
+@pytest.mark.parametrize("verb", ["gallery", "verify", "patient", "explain"])
 def test_every_verb_helps_with_an_example(verb: str) -> None:
     answer = run(verb, "--help")
 
@@ -28,6 +28,7 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
     ("arguments", "sentence"),
     [
         (("verify", "absent.dcm", "absent.dcm"), "absent.dcm"),
+        (("patient", "absent"), "absent"),
         (("gallery", "--studies", "absent"), "Study folder 'absent' is no directory"),
     ],
 )

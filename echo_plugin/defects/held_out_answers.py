@@ -107,8 +107,8 @@ def ask(chosen: HeldOut, pipeline: EchoPipeline, progress: Progress | None) -> A
 class PatientAnswers:
     """What the models said of P patients: ``truth`` (P,) ids, ``probabilities`` (P, K).
 
-    ``is_shown`` (P,) : whether any of their cines shows the defect; of a normal heart always.
-    ``has_dropout`` (P,) : whether the interatrial septum drops out on one of them.
+    ``is_shown`` (P,) : whether any of their cines shows the defect; of a normal heart always. ``agreement`` (P,) : of
+    ``PatientDefect``; NaN: not known. ``has_dropout`` (P,) : whether the interatrial septum drops out on one of them.
     """
 
     names: tuple[str, ...]
@@ -116,6 +116,7 @@ class PatientAnswers:
     probabilities: FloatArray
     is_shown: NDArray[np.bool_]
     has_dropout: NDArray[np.bool_]
+    agreement: FloatArray
 
     @property
     def said(self) -> NDArray[np.int_]:
@@ -134,13 +135,15 @@ def join_patients(chosen: HeldOut, answers: Answers, pipeline: EchoPipeline) -> 
     owner = np.array([cine.patient_id for cine in chosen.cines])
     told = {name: (chosen.labelled.defects[name] or Defect.NORMAL).value for name in set(owner.tolist())}
     names = sorted(name for name, defect in told.items() if defect in answers.classes)
-    rows, is_shown, has_dropout = [], [], []
+    rows, is_shown, has_dropout, agreement = [], [], [], []
     for name in names:
         own = np.flatnonzero(owner == name)
         joined = pipeline.combine([answers.embedded[place] for place in own])
         mean = answers.probabilities[own].mean(axis=0)
         rows.append(mean if joined is None else [joined.probabilities[Defect(k)] for k in answers.classes])
+        agreement.append(np.nan if joined is None or joined.agreement is None else joined.agreement)
         is_shown.append(bool(answers.shows[own].any()))
         has_dropout.append(any((answers.cines[place].septal_dropout or 0.0) >= DROPOUT_FROM for place in own))
     truth = np.array([answers.classes.index(told[name]) for name in names])
-    return PatientAnswers(tuple(names), truth, np.array(rows), np.array(is_shown), np.array(has_dropout))
+    facts = np.array(rows), np.array(is_shown), np.array(has_dropout), np.array(agreement)
+    return PatientAnswers(tuple(names), truth, *facts)

@@ -77,3 +77,21 @@ def shown_patient_metrics(cohort: Cohort, patients: PatientAnswers, normal_id: i
     if normal.any():
         metrics["called Normal, with drop-out on some cine"] = mean_over(cohort, normal, right)
     return metrics
+
+
+def agreement_table(cohort: Cohort, patients: PatientAnswers) -> dict[str, Any]:
+    """Return how often children are answered rightly by how many of their views agree: the paper's multi-view check."""
+    right = np.asarray(patients.said == patients.truth, dtype=np.float64)
+    groups = {
+        "all that can show it agree": patients.agreement >= 1,
+        "half or more of them": (patients.agreement >= 0.5) & (patients.agreement < 1),
+        "fewer": patients.agreement < 0.5,
+        "no cine can show it, or no answer": np.isnan(patients.agreement),
+    }
+    rows = [
+        [name, str(int(place.sum())), words(mean_over(cohort, place, right))]
+        for name, place in groups.items()
+        if place.any()
+    ]
+    columns = ["views that call the child's defect so", "patients", "accuracy"]
+    return {"title": "Do the views of a child agree?", "note": "", "columns": columns, "rows": rows}

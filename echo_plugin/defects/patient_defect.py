@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,28 @@ class PatientDefect:
     def probability(self) -> float:
         """The probability of the patient's defect."""
         return self.probabilities[self.defect]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON-ready answer; no key of it names the patient."""
+        return {
+            "defect": self.defect.value,
+            "probability": self.probability,
+            "probabilities": {defect.value: p for defect, p in self.probabilities.items()},
+            "cines": self.cines,
+            "asked": self.asked,
+            "agreement": self.agreement,
+            "similarity": self.similarity,
+        }
+
+    def describe(self) -> str:
+        """Return the answer in words."""
+        words = f"{self.defect.value} {self.probability:.2f} from {self.cines} of {self.asked} cines"
+        if self.agreement is None:
+            return f"{words}; none of them can show it."
+        return f"{words}; {self.agreement:.0%} of those that can show it say so."
+
+
+NO_ANSWER = "No answer: none of the {asked} cines shows a septum well enough."
 
 
 def combine_cines(cines: Sequence[CineEmbedding]) -> PatientDefect | None:

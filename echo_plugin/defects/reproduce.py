@@ -190,7 +190,8 @@ def _run(
         "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {source}",
         "epochs": learned.epochs,
         "validation_measure": learned.best_metric,
-        "chosen": chosen | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
+        "chosen": chosen
+        | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
     }
 
 

@@ -22,6 +22,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.defects.comparison import Comparison, compare_cines
 from echo_plugin.defects.gallery import STARTERS
+from echo_plugin.defects.patient_defect import PatientDefect
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
@@ -172,6 +173,14 @@ class EchoApp(MONAILabelApp):
         cines = [self._read_cine(self.datastore().images.resolve(image))[0] for image in (first, second)]
         with self.gallery_keeper.aside():
             return compare_cines(self.pipeline, *cines)
+
+    def join_patient(self, image: str) -> PatientDefect | None:
+        """Return what all cines of the patient of one say together; of a file of nobody known, what it says alone."""
+        own = self.datastore().images.entry(image)
+        entries = self.datastore().images.studies.entries() if own.patient_id else [own]
+        same = [e for e in entries if e.patient_id == own.patient_id and e.error is None] or [own]
+        with self.gallery_keeper.aside():
+            return self.pipeline.combine([self.pipeline.embed(self._read_cine(e.image_id)[0]) for e in same])
 
     def explain(self, image: str, frame_index: int | None) -> bytes:
         """Return a PNG of what of a cine speaks for the defect that is predicted of it."""

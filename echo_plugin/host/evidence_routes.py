@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of the evidence: /echo/verify compares two cines, /echo/explain draws what a defect was read from."""
+"""The routes of the evidence: two cines compared, the cines of a patient joined, what a defect was read from."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ class TwoCines(BaseModel):
 async def verify(cines: TwoCines) -> dict[str, Any]:
     """Return similarity, threshold, verdict and the error rates at the threshold."""
     return await run_heavy(lambda: echo_app().compare(cines.first, cines.second).to_json())
+
+
+@router.get("/patient", summary="Which defect the cines of one patient show together")
+async def patient(image: str) -> dict[str, Any]:
+    """Return the defect of the patient of a cine from all its cines, and whether they agree; null: no answer."""
+    answer = await run_heavy(lambda: echo_app().join_patient(image))
+    return {"patient_defect": None if answer is None else answer.to_json()}
 
 
 @router.get("/explain", summary="What of a frame speaks for the defect", response_class=Response)

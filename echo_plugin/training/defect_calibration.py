@@ -117,7 +117,8 @@ def calibrate_patients(
 ) -> EmbedderConfig:
     """Return the config with the temperature and biases of least log loss over ``patients`` with (P,) class ids.
 
-    Every class weighs as much, whatever chance put among the validation patients. The numbers are drawn towards 1 and 0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
+    Every class weighs as much, whatever chance put among the validation patients. The numbers are drawn towards 1 and
+    0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
     """
     config = model.config
     neutral = dataclasses.replace(config, patient_temperature=1.0, evidence_bias=(), shown_share=())

@@ -67,3 +67,11 @@ def test_the_order_of_cines_does_not_matter(order: list[int]) -> None:
     first, second = combine_cines(cines), combine_cines([cines[place] for place in order])
 
     assert first.probabilities[Defect.ASD] == pytest.approx(second.probabilities[Defect.ASD], abs=1e-12)
+
+
+def test_an_answer_in_words_and_json_says_how_many_views_agree() -> None:
+    answer = combine_cines([said(Defect.NORMAL, NOTHING), said(Defect.ASD, HOLE)])
+
+    assert answer.describe() == "ASD 0.96 from 2 of 2 cines; 50% of those that can show it say so."
+    assert answer.to_json()["agreement"] == 0.5
+    assert set(answer.to_json()["probabilities"]) == {"Normal", "ASD", "VSD"}

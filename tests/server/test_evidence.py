@@ -62,6 +62,17 @@ def test_nearest_cases_are_of_other_patients_and_can_be_opened(with_gallery, lab
     assert answer["nearest"] == infer(with_gallery, "defects", image)["nearest"]
 
 
+def test_the_cines_of_a_patient_are_joined_and_nothing_names_the_patient(with_gallery, labelled):
+    status, answer = with_gallery.ask("GET", f"/echo/patient?image={labelled[0]}")
+
+    assert status == 200, answer
+    own = with_gallery.studies.entry(labelled[0]).patient_id
+    said = answer["patient_defect"]
+    assert said["asked"] == sum(e.patient_id == own for e in with_gallery.studies.entries())
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert own not in json.dumps(answer)
+
+
 def test_two_cines_are_verified(with_gallery, labelled):
     body = json.dumps({"first": labelled[0], "second": labelled[1]}).encode()
 
