@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ class StudyImages:
     def _look_alone(self) -> None:
         try:
             self.look_again()
-        except (EchoError, OSError):  # the next request that needs the list is told
+        except (EchoError, OSError, sqlite3.Error):  # the next request that needs the list is told
             logger.warning("Files were looked for in vain", exc_info=True)
 
     def set_aside(self, image_id: str, reason: str) -> None:

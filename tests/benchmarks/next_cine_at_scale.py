@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--labelled", type=int, default=3_000)
     parser.add_argument("--calls", type=int, default=20)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # files may be looked for at the end
         root = Path(folder) / "studies"
         root.mkdir()
         make_folder(root, asked.cines, asked.labelled)
