@@ -129,8 +129,8 @@ class FilePredictor:
             return {"path": str(path), "error": f"{path.name} could not be predicted: {type(exc).__name__}: {exc}"}
 
 
-def describe_results(results: Sequence[dict[str, Any]]) -> str:
-    """Return one line of text per predicted file, for a person."""
+def describe_results(results: Sequence[dict[str, Any]], tasks: Sequence[str] = TASKS) -> str:
+    """Return one line of text per predicted file, for a person who asked for ``tasks``."""
     lines = []
     for result in results:
         if "error" in result:
@@ -139,7 +139,7 @@ def describe_results(results: Sequence[dict[str, Any]]) -> str:
         if view := result.get("view"):
             is_still, is_standard = bool(view.get("is_still")), view.get("is_standard")
             parts.append(view_words(view["view"], view["probability"], is_still=is_still, is_standard=is_standard))
-        if result.get("boxes") is not None:
+        if "boxes" in tasks and result.get("boxes") is not None:
             framed = {box["frame_index"] for box in result["boxes"]}
             parts.append(f"{len(result['boxes'])} boxes on {len(framed)} frames")
         if result.get("defect"):

@@ -56,7 +56,7 @@ def predict(
         if journal is not None:
             journal.unlink(missing_ok=True)
     else:
-        sys.stdout.write(describe_results(results))
+        sys.stdout.write(describe_results(results, chosen))
     _keep_views(results, table, sort, is_copy=copy)
     failed = [result for result in results if "error" in result]
     for result in failed:

@@ -140,6 +140,12 @@ def test_a_person_is_told_of_one_frame_and_of_no_standard_view(facts: dict, word
     assert text == f"a.dcm  3 frames  {words}\n"
 
 
+def test_a_person_who_did_not_ask_for_boxes_reads_of_none() -> None:
+    result = {"path": "a.dcm", "frames": 3, "view": {"view": "A4C", "probability": 0.9}, "boxes": []}
+
+    assert describe_results([result], ["view"]) == "a.dcm  3 frames  A4C 0.90\n"
+
+
 def test_a_person_reads_one_line_per_cine() -> None:
     text = describe_results(
         [
