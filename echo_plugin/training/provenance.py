@@ -11,11 +11,13 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from echo_plugin.anatomy import Defect
+from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
@@ -174,10 +176,15 @@ def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learne
 
 
 def next_version(start: Start, name: str) -> str:
-    """Return the version of a model that went on from ``start``."""
-    if start.card is None or start.card.name != name:
-        return "1"
-    return str(int(start.card.version) + 1) if start.card.version.isdecimal() else f"{start.card.version}+1"
+    """Return the version of a model that went on from ``start``: above its own, and that of the starter weights.
+
+    A training from other weights would otherwise publish, under the same name, a number that a starter has.
+    """
+    cards = [start.card] if start.card is not None and start.card.name == name else []
+    with suppress(ModelNotFoundError, ModelMismatchError):
+        cards.append(load_card(STARTERS, name))
+    named = [card.version for card in cards if not card.version.isdecimal()]
+    return f"{named[0]}+1" if named else str(max((int(card.version) for card in cards), default=0) + 1)
 
 
 def words_for_test(labelled: LabelledFolder) -> str:

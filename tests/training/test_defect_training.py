@@ -8,8 +8,10 @@ import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.from_card import build_embedder
@@ -20,6 +22,8 @@ from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares
 from echo_plugin.training.defect_head import backbone_features, renew_head
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import next_version
+from echo_plugin.training.start_weights import Start
 
 torch.set_num_threads(1)
 ATRIAL, VENTRICULAR = DETECTED_SEPTA
@@ -271,3 +275,12 @@ def test_patients_are_calibrated_to_the_log_loss_of_validation_patients() -> Non
     assert log_loss() < before
     assert model.config.shown_share == (1.0, 0.9, 0.4)
     assert model.config.patient_temperature > 0
+
+
+def test_a_training_from_other_weights_does_not_publish_the_number_of_a_starter() -> None:
+    starter = load_card(STARTERS, "defect_embedder")
+
+    assert int(next_version(Start(), "defect_embedder")) == int(starter.version) + 1
+    assert next_version(Start(card=dataclasses.replace(starter, version="40")), "defect_embedder") == "41"
+    assert next_version(Start(card=dataclasses.replace(starter, version="a")), "defect_embedder") == "a+1"
+    assert next_version(Start(), "a_name_of_no_starter") == "1"
