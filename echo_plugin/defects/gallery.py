@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from echo_plugin.anatomy import Defect, View
+from echo_plugin.defects.nearest_search import large_index, ranked
 from echo_plugin.defects.verification import OperatingPoint
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.io.atomic_file import make_directory, write_atomically
@@ -108,19 +109,21 @@ class Gallery:
             return ()
         place = self.places.get(image_id)
         own = self.cases[place].patient_id if patient_id is None and place is not None else patient_id
-        similarities = self.embeddings @ embedding
-        if place is not None:
-            similarities[place] = -np.inf
-        similarities[self._places_of.get(own or "", [])] = -np.inf
+        left_out = list(self._places_of.get(own or "", [])) + ([] if place is None else [place])
         wide = count
         while True:  # a patient with many similar cines takes one place only
-            wide = min(4 * wide, len(similarities))
-            order = _best_first(similarities, wide)
+            wide = min(4 * wide, len(self.cases))
+            order, similarities = ranked(self.embeddings, self._index, embedding, wide, np.unique(left_out).astype(int))
             _, firsts = np.unique(self.patients[order], return_index=True)
-            if len(firsts) >= count or wide == len(similarities):
+            if len(firsts) >= count or wide == len(self.cases):
                 break
-        chosen = order[np.sort(firsts)[:count]]
-        return tuple(NearestCase(self.cases[i], float(np.clip(similarities[i], -1.0, 1.0))) for i in chosen)
+        chosen = np.sort(firsts)[:count]
+        near = np.clip(similarities[chosen], -1.0, 1.0).tolist()
+        return tuple(NearestCase(self.cases[i], value) for i, value in zip(order[chosen], near, strict=True))
+
+    @cached_property
+    def _index(self) -> Any:
+        return large_index(self.embeddings)
 
     @cached_property
     def _places_of(self) -> dict[str, list[int]]:
@@ -128,17 +131,6 @@ class Gallery:
         for place, case in enumerate(self.cases):
             places.setdefault(case.patient_id, []).append(place)
         return places
-
-
-def _best_first(similarities: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the places of the ``count`` highest, highest first and of equals the earlier first; -inf is left out."""
-    if count < len(similarities):
-        best = np.sort(np.argpartition(-similarities, count)[:count])
-    else:
-        best = np.arange(len(similarities))
-    best = best[np.isfinite(similarities[best])]
-    order: NDArray[np.intp] = best[np.argsort(-similarities[best], kind="stable")]
-    return order
 
 
 def require_private(directory: Path) -> None:
