@@ -46,7 +46,7 @@ def renew_head(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.renew_head()
-        _learn(model, features, crops.labels[items], crops.cells[items], steps)
+        learn_head(model, features, crops.labels[items], crops.cells[items], steps)
     after = validate(model)
     if after >= before:
         return after
@@ -66,7 +66,8 @@ def backbone_features(model: DefectEmbedder, crops: DefectCrops, items: Tensor, 
     return torch.cat(parts)
 
 
-def _learn(model: DefectEmbedder, features: Tensor, labels: Tensor, cells: Tensor, steps: int) -> None:
+def learn_head(model: DefectEmbedder, features: Tensor, labels: Tensor, cells: Tensor, steps: int) -> None:
+    """Learn all that follows the backbone from its (n, F) features; batches hold every cell as often."""
     learnt = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
     optimiser = torch.optim.AdamW(learnt, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
     generator = torch.Generator().manual_seed(0)
