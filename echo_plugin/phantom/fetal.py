@@ -24,10 +24,14 @@ SIDE_PX = 192
 
 @dataclass(frozen=True)
 class FetalPatient:
-    """What stays the same in all stills of one fetus: ``heart_px`` radius, ``speckle_px``, gain, machine."""
+    """What stays the same in all stills of one fetus: ``heart_px`` radius, ``speckle_px``, ``looks``, gain, machine.
+
+    ``looks`` : pictures from so many directions that the machine joins in one, which smoothes speckle.
+    """
 
     heart_px: float
     speckle_px: float
+    looks: int
     gain_db: float
     dynamic_range_db: float
     half_opening_rad: float
@@ -48,13 +52,14 @@ class FetalStill:
 def sample_fetal_patient(rng: np.random.Generator) -> FetalPatient:
     """Return a random fetus with its machine."""
     return FetalPatient(
-        heart_px=float(rng.uniform(30, 50)),
+        heart_px=float(rng.uniform(38, 56)),
         speckle_px=float(rng.uniform(0.7, 1.5)),
+        looks=int(rng.integers(2, 7)),
         gain_db=float(rng.normal(0, 4)),
         dynamic_range_db=float(rng.uniform(42, 60)),
         half_opening_rad=float(rng.uniform(0.5, 0.85)),
         is_power_doppler=bool(rng.random() < 0.2),
-        thorax=float(rng.uniform(1.9, 2.5)),
+        thorax=float(rng.uniform(1.6, 2.2)),
     )
 
 
@@ -84,7 +89,9 @@ def draw_fetal_still(patient: FetalPatient, view: View, rng: np.random.Generator
         echo = np.where(distance < flow.width, 0.03, echo)  # blood
         pulse = flow.strength * (1 - 0.5 * (distance / flow.width) ** 2)
         speed = np.where(distance < flow.width, along * pulse, speed)
-    grey = speckled(echo, patient.speckle_px, patient.gain_db + rng.normal(0, 2), patient.dynamic_range_db, rng)
+    grey = speckled(
+        echo, (patient.speckle_px, patient.looks), patient.gain_db + rng.normal(0, 2), patient.dynamic_range_db, rng
+    )
     picture = add_colour(grey, speed, middle, 1.25 * radius, rng, is_power=patient.is_power_doppler)
     pixels, focus = on_screen(picture, middle, 1.15 * radius, patient.half_opening_rad, rng)
     return FetalStill(pixels, view, focus)

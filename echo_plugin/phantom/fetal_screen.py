@@ -27,13 +27,19 @@ _HEADROOM_DB = 14.0
 
 
 def speckled(
-    echo: Floats, speckle_px: float, gain_db: float, dynamic_range_db: float, rng: np.random.Generator
+    echo: Floats, speckle: tuple[float, int], gain_db: float, dynamic_range_db: float, rng: np.random.Generator
 ) -> Floats:
-    """Return (S, S) grey levels 0..1 of echo strengths: speckle, gain, shadows, drop-out, compression."""
+    """Return (S, S) grey levels 0..1 of echo strengths: speckle, gain, shadows, drop-out, compression.
+
+    ``speckle`` : size in px, and the number of looks that are joined.
+    """
     S = len(echo)
+    speckle_px, looks = speckle
     sigma = (speckle_px * 0.7, speckle_px * 1.5)
     field = ndimage.gaussian_filter(rng.standard_normal((2, S, S), dtype=np.float32), (0, *sigma))
-    envelope = np.hypot(*field) / field.std()
+    power = np.square(field).sum(axis=0) / field.var()
+    shifts = rng.integers(16, S - 16, (looks - 1, 2))  # so far apart, speckle knows nothing of itself
+    envelope = np.sqrt((power + sum(np.roll(power, shift, (0, 1)) for shift in shifts)) / looks)
     depth = (np.arange(S, dtype=np.float32)[:, None] + 0.5) / S
     ys, xs = np.mgrid[:S, :S].astype(np.float32)
     beam = np.arctan2(xs - S / 2, ys + 0.25 * S)
@@ -73,7 +79,8 @@ def add_colour(
     turned = np.where(np.abs(measured) > _NYQUIST, measured - 2 * _NYQUIST * np.sign(measured), measured)
     level = np.clip(np.abs(measured if is_power else turned), 0, 1)
     towards = ((turned > 0) | is_power)[shown]
-    low, high = np.where(towards[:, None], *_DARK), np.where(towards[:, None], *_BRIGHT)
+    low = np.where(towards[:, None], _DARK[0], _DARK[1])
+    high = np.where(towards[:, None], _BRIGHT[0], _BRIGHT[1])
     picture = np.repeat(grey[..., None] * 255, 3, axis=2)
     picture[shown] = low + (high - low) * level[shown][:, None]
     if rng.random() < 0.5:  # its outline is drawn

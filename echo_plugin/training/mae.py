@@ -37,7 +37,7 @@ MOTION = Motion(rotation_deg=45.0, scale=0.35, stretch=0.1, shift=0.12, mirror=0
 """Of every frame in every epoch: nothing here depends on the side."""
 MOST_VALIDATION_FRAMES = 256
 PICTURES = 8
-DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 2, 4)}
+DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 1, 4)}
 """Width, depth and heads of the decoder by encoder; the first is the authors'."""
 LIGHT_DECODER = (128, 2, 4)
 """Of the other encoders."""

@@ -13,12 +13,14 @@ from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.views import train_views, view_config
 from echo_plugin.views.open_set import rule_of
 
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
 TWO = (View.A4C, View.PSAX_AV)
+OURS = view_recipe(TrainOptions())
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_frames_of_a_clip_are_moved_and_changed_alike():
     frame = torch.randint(0, 255, (1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     table = table_of(frame.repeat(8, 1, 1))
 
-    clips = view_stages._augmented(table, table.frames, torch.Generator().manual_seed(1), torch.device("cpu"))
+    clips = view_stages._varied(table, table.frames, torch.Generator().manual_seed(1), torch.device("cpu"), OURS)
 
     assert clips.shape == (2, 4, 1, 48, 48)
     assert not torch.allclose(clips[0, 0], clips[1, 0], atol=0.05)  # two clips: two draws
@@ -79,7 +81,9 @@ def test_left_and_right_are_never_exchanged():
     frame[:, :, :24] = 200
     table = table_of(frame.repeat(4 * 64, 1, 1))
 
-    clips = view_stages._augmented(table, table.frames, torch.Generator().manual_seed(2), torch.device("cpu"))[:, 0, 0]
+    clips = view_stages._varied(table, table.frames, torch.Generator().manual_seed(2), torch.device("cpu"), OURS)[
+        :, 0, 0
+    ]
 
     left, right = clips[:, 16:32, 12:20].mean(dim=(1, 2)), clips[:, 16:32, 28:36].mean(dim=(1, 2))
     assert (left > right).float().mean() > 0.97
@@ -93,14 +97,14 @@ def test_the_classifier_of_single_frames_follows_without_pulling_at_the_encoder(
     table = table_of(torch.randint(0, 255, (8, 48, 48), dtype=torch.uint8))
     chosen = torch.tensor([0, 1])
 
-    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0)).backward()
+    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0), OURS).backward()
 
     assert model.frame_head.weight.grad.abs().sum() > 0
     with_head = model.backbone.fc.weight.grad.clone()
     model.zero_grad()
     with torch.no_grad():
         model.frame_head.weight.mul_(50)
-    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0)).backward()
+    view_stages._clip_loss(model, table, chosen, torch.Generator().manual_seed(0), OURS).backward()
     torch.testing.assert_close(model.backbone.fc.weight.grad, with_head)
 
 
