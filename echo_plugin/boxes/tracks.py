@@ -31,6 +31,9 @@ SHOWN_PART = 0.92
 """Averaged scores are a little lower than the single ones in which a detector's operating score was found."""
 
 
+_NONE = np.zeros(0, dtype=np.intp)
+
+
 @dataclass(frozen=True)
 class TrackOptions:
     """How boxes of one septum are joined.
@@ -135,25 +138,35 @@ def _all_courses(candidates: Sequence[SeptalBox], frame_indices: Sequence[int], 
 
 
 def _courses(boxes: Sequence[SeptalBox], options: TrackOptions) -> list[Course]:
-    """Return the boxes of one septum as courses; frame by frame the best box goes on first, where it overlaps most."""
-    boxes = sorted(boxes, key=lambda box: (box.frame_index, -_score(box), *box.xyxy))
+    """Return the boxes of one septum as courses, each grown both ways from the best box that is left."""
+    boxes = sorted(boxes, key=lambda box: (-_score(box), box.frame_index, *box.xyxy))
     frames = np.array([box.frame_index for box in boxes])
     scores, corners = np.array([_score(box) for box in boxes]), np.stack([box.xyxy for box in boxes])
-    courses: list[list[int]] = []
-    for frame in np.unique(frames):
-        here = np.flatnonzero(frames == frame)
-        open_courses = [c for c in courses if frame - frames[c[-1]] <= options.longest_gap + 1]
-        ends = [c[-1] for c in open_courses]
-        overlaps = box_iou(corners[here], corners[ends])
-        fit = np.where(overlaps >= options.least_overlap, overlaps * scores[ends], 0.0)
-        for row, box in enumerate(here.tolist()):
-            place = int(fit[row].argmax()) if ends else -1
-            if place >= 0 and fit[row, place] > 0:
-                open_courses[place].append(box)
-                fit[:, place] = 0.0
-            else:
-                courses.append([box])
-    return [Course(boxes[0].septum, frames[c], corners[c], scores[c]) for c in courses]
+    on_frame = {int(frame): np.flatnonzero(frames == frame) for frame in np.unique(frames)}
+    is_free = np.ones(len(boxes), dtype=bool)
+
+    def following(end: int, step: int) -> int | None:
+        """Return the box that goes on, on the nearest frame that has one: surest and overlapping most."""
+        for frame in range(int(frames[end]) + step, int(frames[end]) + step * (options.longest_gap + 2), step):
+            here = on_frame.get(frame, _NONE)
+            here = here[is_free[here]]
+            overlaps = box_iou(corners[[end]], corners[here])[0] if len(here) else _NONE
+            if len(here) and overlaps.max() >= options.least_overlap:
+                return int(here[np.where(overlaps >= options.least_overlap, overlaps * scores[here], -1.0).argmax()])
+        return None
+
+    courses = []
+    for seed in range(len(boxes)):
+        if is_free[seed]:
+            course, is_free[seed] = [seed], False
+            for step in (1, -1):
+                end: int | None = seed
+                while end is not None and (end := following(end, step)) is not None:
+                    course.append(end)
+                    is_free[end] = False
+            members = np.array(sorted(course, key=lambda i: int(frames[i])))
+            courses.append(Course(boxes[0].septum, frames[members], corners[members], scores[members]))
+    return courses
 
 
 def _averaged(course: Course, looked_at: NDArray[np.int_]) -> Course:

@@ -105,6 +105,16 @@ def test_a_box_that_its_neighbours_confirm_gains_on_one_that_stands_alone() -> N
     assert 0 < weighed[1].score < 0.2
 
 
+def test_a_course_is_not_led_away_by_weak_boxes_beside_it() -> None:
+    steady = [box(i, 50.0, 0.3 + 0.02 * i) for i in range(20)]
+    leading_away = [box(i, 50.0 + 4 * i, 0.1) for i in range(20)] + [box(i, 62.0, 0.12) for i in range(20)]
+
+    linked = link_boxes([*leading_away, *steady], range(20))
+
+    assert len(linked) == 20
+    assert all(abs(b.x1 - 50) < 1e-6 for b in linked)
+
+
 def test_every_weak_box_is_kept_for_the_precision_recall_curve() -> None:
     weak = [box(i, 50.0, 0.06) for i in range(3)] + [box(2, 300.0, 0.9)]
 
