@@ -20,9 +20,17 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import Progress, digest_of
 from echo_plugin.training.loop import Learned, lower_precision, run_epochs, shuffled_batches
-from echo_plugin.training.mae_frames import UnlabelledFrames, cines_key, decode_frames, find_unlabelled, parts_of
+from echo_plugin.training.mae_frames import (
+    UnlabelledCine,
+    UnlabelledFrames,
+    cines_key,
+    decode_frames,
+    find_unlabelled,
+    parts_of,
+)
 from echo_plugin.training.mae_pictures import write_reconstructions
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
+from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
 from echo_plugin.training.recipe import Recipe
@@ -120,7 +128,7 @@ def train_mae(
         | {"epochs": learned.epochs, "split_digest": split.digest}
         | fingerprints(split, start, cines_key(cines)),
         training_data=TrainingData(
-            "frames without labels" + start.words, len(patients), len(cines), cines_key(cines), split.sizes
+            _provenance(cines, images) + start.words, len(patients), len(cines), cines_key(cines), split.sizes
         ),
         metrics=metrics,
         command=options.command,
@@ -222,6 +230,14 @@ def _error(model: MaskedAutoencoder, frames: UnlabelledFrames, chosen: Tensor, n
             drawn = model(inputs, drawn_noise.to(device))
         total += float(model.loss(inputs, drawn)) * len(items)
     return total / len(chosen)
+
+
+def _provenance(cines: Sequence[UnlabelledCine], images: Sequence[Path]) -> str:
+    """Return one phrase for a person: what is learned from here."""
+    made = frozenset[str]().union(*(phantom_ids(folder) for folder in images))
+    if all(cine.image_id in made for cine in cines):
+        return "phantoms only, without labels"
+    return "frames without labels" + (", phantoms among them" if any(c.image_id in made for c in cines) else "")
 
 
 def _split(patients: Sequence[str], start: Start, models: Path, seed: int) -> Split:

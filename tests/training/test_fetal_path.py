@@ -36,9 +36,13 @@ def test_a_fetal_still_is_answered_after_pre_training_and_fine_tuning(studies, t
 
     pretrained, card = load_card(models, "masked_autoencoder"), load_card(models, "view_classifier")
     assert (pretrained.config["mask_ratio"], pretrained.config["is_patch_normalised"]) == (0.5, True)
+    assert pretrained.training_data.provenance == "phantoms only, without labels"
     assert card.classes == tuple(view.value for view in FETAL_5)
     assert card.config["border"] > 0
-    assert "phantoms only, going on from masked_autoencoder 1" in card.training_data.provenance
+    assert (
+        "phantoms only, going on from masked_autoencoder 1 (phantoms only, without labels)"
+        in card.training_data.provenance
+    )
     still = next(studies.rglob("*.png"))
     _run("predict", still, "--tasks", "view", "--models", models, "--json", tmp_path / "out.json", "--device", "cpu")
     (answer,) = json.loads((tmp_path / "out.json").read_text())
