@@ -75,7 +75,7 @@ def boxes_of_person(report: Dataset) -> PersonReport:
             msg = f"Report {report.get('SOPInstanceUID', '')} has more than {_MOST_ITEMS} content items."
             raise AnnotationError(msg)
         if is_named(item, codes.DCM.PersonObserverName):
-            author = str(item.get("PersonName", "")).replace("^", " ").strip()[:64] or None
+            author = _name(str(item.get("PersonName", "")))
         if is_named(item, codes.DCM.MeasurementGroup) and _is_rectangle(item):
             septum = _septum(item)
             for coordinates in below(item):
@@ -84,6 +84,12 @@ def boxes_of_person(report: Dataset) -> PersonReport:
                 sop_uid, box = _box(report, coordinates, septum)
                 found.setdefault(sop_uid, {})[box] = None  # several measurements repeat the coordinates
     return PersonReport({uid: tuple(boxes) for uid, boxes in found.items()}, author)
+
+
+def _name(person: str) -> str | None:
+    """Return a person's name as text; None: there is none, or it is OHIF's ``unknown^unknown``."""
+    words = person.replace("^", " ").split()
+    return " ".join(words)[:64] if {word.lower() for word in words} - {"unknown"} else None
 
 
 def _is_rectangle(group: Dataset) -> bool:

@@ -125,6 +125,16 @@ def test_the_observer_of_a_persons_report_is_its_author(source):
     assert boxes_of_person(dcmread_copy(boxes_report(source, BOXES, DOCTOR, now=NOW))).author == "Müller"
 
 
+@pytest.mark.parametrize("name", ["unknown^unknown", "", "^"])
+def test_a_report_of_nobody_in_particular_has_no_author(source, name):
+    report = dcmread_copy(boxes_report(source, BOXES, DOCTOR, now=NOW))
+    for item in sr.below(report):
+        if item.ValueType == "PNAME":
+            item.PersonName = name
+
+    assert boxes_of_person(report).author is None
+
+
 def test_coordinates_stand_below_a_measurement_in_the_order_of_a_perimeter(source):
     """What OHIF asks: NUM > SCOORD > IMAGE with a 1-based frame; POLYLINE top left, top right, bottom right, ..."""
     report = dcmread_copy(boxes_report(source, BOXES[1:2], MODEL, now=NOW))

@@ -48,7 +48,7 @@ function boxToolClass({ RectangleROITool, drawing }) {
       const isBelow = isCompared || by === OTHER_READER; // where the reader's own box may lie in the same place
       const place = [Math.min(...xs), isBelow ? Math.max(...ys) + 2 : Math.max(0, Math.min(...ys) - LABEL_HEIGHT_PX - 5)];
       drawing.drawTextBox(svgDrawingHelper, annotation.annotationUID, 'label', textLines, place, {
-        color, fontFamily: 'sans-serif', fontSize: '13px', padding: 1, centering: { x: false, y: false },
+        color, background: 'rgba(0, 0, 0, 0.55)', fontFamily: 'sans-serif', fontSize: '13px', padding: 1, centering: { x: false, y: false },
       });
       delete annotation.data.handles.textBox; // nothing to drag but the box
       return true;

@@ -57,7 +57,7 @@ function footer(session) {
   const next = section(
     ({ about, strategy }) => ({ strategies: about?.strategies, strategy }),
     ({ strategies, strategy }) => strategies && h('div', { class: 'echo-row' },
-      choice(Object.keys(strategies), strategy, (chosen) => session.set({ strategy: chosen }), { title: strategies[strategy], 'aria-label': 'How the next cine is chosen', 'data-echo': 'strategy' }),
+      choice(Object.keys(strategies), strategy, (chosen) => session.setStrategy(chosen), { title: strategies[strategy], 'aria-label': 'How the next cine is chosen', 'data-echo': 'strategy' }),
       button('Next cine', () => tasks.next(session, session.state.strategy), { key: 'N', 'data-echo': 'next' })));
   const saved = section((state) => ({ ...pickStatus(state), imageId: state.imageId, hasAside: state.hasAside }), (picked) => status(picked, session));
   const message = section(({ message: said }) => said, (said) => said && h('p', { class: `message ${said.kind}`, role: 'status', 'data-echo': 'message' }, said.text));

@@ -11,7 +11,9 @@ import { Viewer } from './viewer.js';
 import { MODEL, OTHER_READER, PERSON } from './words.js';
 
 const READER = 'echo-reader';
+const STRATEGY = 'echo-strategy';
 const KEEP_AFTER_MS = 250;
+const LANDING_MS = 5000;
 const SMALLEST_BOX_PX = 2;
 const NOT_READ = 'The annotation of this cine is still being read; nothing can be drawn or submitted until it is here.';
 
@@ -29,10 +31,12 @@ export class Session {
     this.reading = new Set(); // ids of the cines whose annotation was asked for and is not here yet
     this.predictions = new Map();
     this.asked = null; // { imageId, frames, reason }: the cine that was asked for, until it is shown
+    this.landing = null; // { imageId, frameIndex, until }: the viewer shows the first frame once more while it opens
     this.state = {
       about: null, imageId: null, frames: 0, frameIndex: 0, reader: localStorage.getItem(READER) ?? '', drawing: null,
       draft: null, prediction: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
-      reason: null, worthDrawing: [], isComparing: true, strategy: 'random',
+      reason: null, worthDrawing: [], isComparing: true,
+      strategy: localStorage.getItem(STRATEGY) ?? 'random',
     };
   }
 
@@ -48,6 +52,12 @@ export class Session {
   setReader(reader) {
     localStorage.setItem(READER, reader);
     this.set({ reader });
+  }
+
+  /** Choose the next cine in this way, also on the page of the next one. */
+  setStrategy(strategy) {
+    localStorage.setItem(STRATEGY, strategy);
+    this.set({ strategy });
   }
 
   /** Do something that takes a while; a refusal becomes the message. */
@@ -72,8 +82,12 @@ export class Session {
       if ([...this.drafts.values()].some(isChanged)) event.preventDefault();
     };
     window.addEventListener('beforeunload', beforeLeaving);
+    const onHand = () => { this.landing = null; };
+    const hands = ['pointerdown', 'wheel', 'keydown'];
+    hands.forEach((kind) => window.addEventListener(kind, onHand, { capture: true, passive: true }));
     const ends = [
       () => added.unsubscribe(),
+      () => hands.forEach((kind) => window.removeEventListener(kind, onHand, { capture: true })),
       () => window.removeEventListener('beforeunload', beforeLeaving),
       this.viewer.watch(() => this.onCine(), () => this.onFrame()),
       this.picture.watch((annotation, kind) => this.onEdit(annotation, kind)),
@@ -84,7 +98,9 @@ export class Session {
 
   async refreshAbout() {
     try {
-      this.set({ about: await api.about() });
+      const about = await api.about();
+      const offered = Object.keys(about.strategies);
+      this.set({ about, strategy: offered.includes(this.state.strategy) ? this.state.strategy : offered[0] });
     } catch (error) {
       this.say(error.message, 'bad');
     }
@@ -99,6 +115,9 @@ export class Session {
     const shown = this.viewer.shown();
     if (shown?.imageId === this.state.imageId) this.set({ frameIndex: shown.frameIndex });
     else this.onCine();
+    const { landing } = this;
+    if (!landing || performance.now() > landing.until) this.landing = null;
+    else if (shown?.imageId === landing.imageId && shown.frameIndex !== landing.frameIndex) this.viewer.goTo(landing.frameIndex);
   }
 
   onCine() {
@@ -119,7 +138,10 @@ export class Session {
       conflict: null, hasAside: Boolean(asideOf(shown.imageId)), drawing: null, message: null,
       reason: asked?.reason ?? null, worthDrawing: asked?.frames ?? [],
     });
-    if (asked?.frames.length) this.viewer.goTo(asked.frames[0]);
+    if (asked?.frames.length) {
+      this.landing = { imageId: shown.imageId, frameIndex: asked.frames[0], until: performance.now() + LANDING_MS };
+      this.viewer.goTo(asked.frames[0]);
+    }
     if (this.state.draft) this.draw();
     else this.read(shown.imageId);
   }

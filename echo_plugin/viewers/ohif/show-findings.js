@@ -79,12 +79,12 @@ function nearestCases(cases) {
   return h(
     'div',
     { 'data-echo': 'nearest' },
-    h('h3', {}, 'Most similar past cases'),
+    h('h3', {}, cases.some(({ similarity }) => similarity > 0) ? 'Most similar past cases' : 'Past cases: none is alike'),
     h('div', { class: 'cases' }, cases.map(({ image_id: imageId, study_instance_uid: study, defect, similarity }) => {
       const picture = study ? h('img', { src: pictureUrl(imageId), alt: `Past case with ${defect}` }) : h('span', { class: 'missing' }, 'not in this folder');
       const caption = h('span', {}, `${defect} ${similarity.toFixed(2)}`);
       if (!study) return h('span', { class: 'case' }, picture, caption);
-      return h('a', { class: 'case', href: cineUrl(study, imageId), target: '_blank', rel: 'noopener', title: 'Open this case in a new tab' }, picture, caption);
+      return h('a', { class: 'case', href: cineUrl(study, imageId), target: '_blank', rel: 'noopener', title: `Similarity ${similarity.toFixed(2)} (1: the same, 0 and less: nothing in common). Opens in a new tab` }, picture, caption);
     })),
   );
 }

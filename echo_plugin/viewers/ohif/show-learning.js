@@ -34,8 +34,8 @@ export function trainingCard({ training, about, epochs, model }, watch, choose) 
   return [
     h('div', { class: 'echo-row' },
       choice(Object.keys(about.trainers), model, (chosen) => choose({ model: chosen }), { 'aria-label': 'What is trained', title: about.trainers[model], disabled: running, 'data-echo': 'trainer' }),
-      h('label', { class: 'echo-inline', title: '0: as many as the recipe takes' }, 'epochs',
-        h('input', { type: 'number', min: 0, max: 999, value: epochs, disabled: running, onchange: (event) => choose({ epochs: Number(event.target.value) || 0 }), 'data-echo': 'epochs' })),
+      h('label', { class: 'echo-inline', title: 'Empty: as many as the recipe takes' }, 'epochs',
+        h('input', { type: 'number', min: 1, max: 999, value: epochs || '', placeholder: 'recipe', disabled: running, onchange: (event) => choose({ epochs: Number(event.target.value) || 0 }), 'data-echo': 'epochs' })),
       running
         ? button('Stop', () => watch.stop(), { class: 'danger', 'data-echo': 'stop-training' })
         : button('Train', () => watch.start(model, epochs), { class: 'primary', 'data-echo': 'start-training' })),

@@ -12,13 +12,14 @@ const CSS = `
 .echo-panel nav { flex: none; display: flex; border-bottom: 1px solid #2b3d63; }
 .echo-panel nav button { flex: 1; border-radius: 0; background: none; padding: 4px; color: #b9c8ea; border-bottom: 2px solid transparent; }
 .echo-panel nav button[aria-selected=true] { color: #fff; border-bottom-color: #5acce6; }
-.echo-panel .body { flex: 1; min-height: 0; overflow-y: auto; padding: 8px 10px; scrollbar-color: #33466f #0b1426; }
-.echo-panel .foot { flex: none; padding: 8px 10px; border-top: 1px solid #2b3d63; background: #0e1a33; }
-.echo-panel section { margin-bottom: 5px; }
+.echo-panel .body { flex: 1; min-height: 0; overflow-y: auto; padding: 5px 10px; scrollbar-color: #33466f #0b1426; }
+.echo-panel .foot { flex: none; padding: 5px 10px; border-top: 1px solid #2b3d63; background: #0e1a33; }
+.echo-panel section { margin-bottom: 3px; }
 .echo-panel h3 .bar { flex: 1; grid-template-columns: 0 1fr 34px; gap: 0 4px; }
-.echo-panel .echo-row { display: flex; gap: 6px; margin: 4px 0; }
+.echo-panel .echo-row { display: flex; gap: 6px; margin: 3px 0; }
 .echo-panel .echo-line { display: flex; gap: 8px; align-items: baseline; }
-.echo-panel button { flex: 1 1 auto; border: 0; border-radius: 4px; padding: 4px 7px; background: #24395f; color: #eef3ff; font: inherit; cursor: pointer; white-space: nowrap; }
+.echo-panel .echo-line b { flex: none; }
+.echo-panel button { flex: 1 1 auto; border: 0; border-radius: 4px; padding: 3px 7px; background: #24395f; color: #eef3ff; font: inherit; cursor: pointer; white-space: nowrap; }
 .echo-panel button:hover:not(:disabled) { background: #34507f; }
 .echo-panel button:focus-visible, .echo-panel select:focus-visible, .echo-panel input:focus-visible { outline: 2px solid #5acce6; outline-offset: 1px; }
 .echo-panel button:disabled { opacity: .45; cursor: default; }
@@ -30,8 +31,8 @@ const CSS = `
 .echo-panel button.draw { border-left: 5px solid var(--septum); }
 .echo-panel button.draw[aria-pressed=true] { background: var(--septum); color: #08101f; font-weight: 600; }
 .echo-panel button[aria-pressed=true]:not(.draw) { box-shadow: inset 0 -2px #5acce6; }
-.echo-panel kbd { margin-left: 6px; padding: 0 4px; border: 1px solid currentColor; border-radius: 3px; font: 10px/1.3 ui-monospace, monospace; opacity: .75; }
-.echo-panel select, .echo-panel input:not([type=checkbox]) { min-width: 0; padding: 4px 6px; border: 1px solid #3b5080; border-radius: 4px; background: #101d38; color: #fff; font: inherit; }
+.echo-panel kbd { margin-left: 6px; padding: 0 4px; border: 1px solid currentColor; border-radius: 3px; font: 10px/1.3 ui-monospace, monospace; }
+.echo-panel select, .echo-panel input:not([type=checkbox]) { min-width: 0; padding: 2px 6px; border: 1px solid #3b5080; border-radius: 4px; background: #101d38; color: #fff; font: inherit; }
 .echo-panel .hint { color: #b9c8ea; font-size: 11.5px; }
 .echo-panel .number { font-variant-numeric: tabular-nums; color: #fff; }
 .echo-panel .card { margin: 4px 0; padding: 5px 8px; border: 1px solid #2b3d63; border-radius: 5px; background: #101d38; }
@@ -48,24 +49,26 @@ const CSS = `
 .echo-panel figure img { width: 68px; height: 68px; object-fit: contain; background: #000; border-radius: 3px; display: block; }
 .echo-panel button.picture { padding: 0; background: none; }
 .echo-panel .cases { display: grid; grid-template-columns: repeat(5, 1fr); gap: 5px; }
-.echo-panel .case { display: block; color: #cfe0ff; font-size: 10.5px; text-align: center; }
-.echo-panel .case img, .echo-panel .missing { width: 100%; height: 52px; object-fit: contain; background: #000; border-radius: 3px; display: block; color: #b9c8ea; }
+.echo-panel .case { display: block; color: #cfe0ff; font-size: 10.5px; line-height: 1.2; text-align: center; }
+.echo-panel .case img, .echo-panel .missing { width: 100%; height: 46px; object-fit: contain; background: #000; border-radius: 3px; display: block; color: #b9c8ea; }
 .echo-panel a.case:hover { text-decoration: underline; }
 .echo-panel .strip { display: flex; height: 24px; gap: 1px; padding: 2px 0; overflow: hidden; }
 .echo-panel .strip button { flex: 1 1 0; min-width: 1px; padding: 0; border-radius: 2px; position: relative; }
 .echo-panel .strip button[aria-selected=true] { outline: 2px solid #fff; z-index: 1; }
 .echo-panel .strip .empty { background: #24324f linear-gradient(45deg, transparent 44%, #fff 44% 56%, transparent 56%) !important; }
 .echo-panel .strip .worth::after { content: ''; position: absolute; left: 50%; bottom: 1px; width: 4px; height: 4px; margin-left: -2px; border-radius: 2px; background: #fff; box-shadow: 0 0 2px #000; }
-.echo-panel .boxes { list-style: none; margin: 4px 0; padding: 0; }
-.echo-panel .boxes li { display: flex; gap: 8px; align-items: center; margin: 3px 0; padding-left: 7px; border-left: 4px solid var(--septum); }
+.echo-panel .boxes { list-style: none; margin: 2px 0; padding: 0; }
+.echo-panel .boxes li { display: flex; gap: 8px; align-items: center; margin: 2px 0; padding-left: 7px; border-left: 4px solid var(--septum); }
 .echo-panel .boxes li.model { border-left-style: dashed; }
 .echo-panel .boxes select { flex: 1; }
 .echo-panel .boxes .by { width: 72px; color: #b9c8ea; font-size: 12px; }
-.echo-panel .cine-choices { display: flex; gap: 8px; align-items: end; }
-.echo-panel .cine-choices label { display: flex; flex-direction: column; flex: 1; font-size: 11.5px; color: #b9c8ea; }
-.echo-panel .cine-choices label.check { flex: none; flex-direction: row; gap: 4px; align-items: center; padding-bottom: 6px; }
+.echo-panel .cine-choices { display: flex; gap: 8px; align-items: center; }
+.echo-panel .cine-choices label { display: flex; flex: 1; gap: 5px; align-items: center; font-size: 11.5px; color: #b9c8ea; }
+.echo-panel .cine-choices label select { flex: 1; width: 0; }
+.echo-panel .cine-choices label.check { flex: none; gap: 4px; }
 .echo-panel label.echo-inline { display: flex; gap: 5px; align-items: center; color: #b9c8ea; }
-.echo-panel label.echo-inline input { width: 58px; }
+.echo-panel label.echo-inline input { width: 62px; }
+.echo-panel input::placeholder { color: #b9c8ea; opacity: 1; }
 .echo-panel .why { padding: 5px 8px; border-left: 3px solid #5acce6; background: #10283a; }
 .echo-panel .why button { flex: none; padding: 0 6px; margin: 2px 3px 0 0; }
 .echo-panel .message { margin: 0; padding: 5px 10px; background: #12381f; color: #c9f7d4; }

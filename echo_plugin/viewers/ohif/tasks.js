@@ -39,10 +39,11 @@ export const predictStudy = (session) =>
     const failures = [];
     for (const [done, { image_id: imageId }] of cines.entries()) {
       session.set({ progress: { done, total: cines.length } });
-      await predictOne(session, imageId).catch((error) => {
-        if (error.name === 'AbortError') throw error;
-        failures.push(error.message);
-      });
+      await predictOne(session, imageId).catch((error) => failures.push(error.message));
+      if (stopping.signal.aborted) {
+        session.say(`Cancelled; ${done} of ${cines.length} cines of this study are predicted.`, 'note');
+        return;
+      }
     }
     if (failures.length) session.say(`${failures.length} of ${cines.length} cines failed. ${failures[0]}`, 'bad');
     else session.say(`All ${cines.length} cines of this study are predicted.`);
