@@ -50,6 +50,7 @@ COMPARISONS = (
     ("weaving over plain GRU, spaced", "GRU + weaving, 4 spaced", "GRU, 4 spaced"),
     ("weaving over attention, consecutive", "GRU + weaving, 4 consecutive", "attention, 4 consecutive"),
     ("weaving, consecutive, over the image classifier", "GRU + weaving, 4 consecutive", "image classifier"),
+    ("weaving, spaced, over the image classifier", "GRU + weaving, 4 spaced", "image classifier"),
     ("consecutive over spaced, with weaving", "GRU + weaving, 4 consecutive", "GRU + weaving, 4 spaced"),
 )
 

@@ -28,7 +28,7 @@ from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder
-from echo_plugin.training.loop import place, run_epochs
+from echo_plugin.training.loop import lower_precision, place, run_epochs
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
 from echo_plugin.training.recipe import Recipe
@@ -37,8 +37,8 @@ from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.views.folds import TRAIN_CLIPS, FoldAnswers, Published, measured_apart
 
 EPOCHS = 40
-CHANGED = 2
-"""Further embeddings of each cine to learn from, in which its frames are moved and changed alike."""
+CHANGED = 1
+"""Further embeddings of each cine to learn from, in which its frames are moved and changed alike; each costs a pass."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def _embed(prepared: PreparedFrames, published: Published, options: TrainOptions
     for index in torch.unique(prepared.cine).tolist():
         pixels = prepared.pixels[prepared.cine == index].to(device).float().div(255)[None]  # one clip of all its frames
         versions = [pixels, *(recipe.vary(pixels, generator) for _ in range(CHANGED))]
-        each = [encoder.clip_features(normalise(version * 255))[0] for version in versions]
+        with lower_precision(device):
+            each = [encoder.clip_features(normalise(version * 255))[0] for version in versions]
         rows.append(torch.stack(each, dim=1).half().cpu())
     return torch.cat(rows)
 
