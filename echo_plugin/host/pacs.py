@@ -27,6 +27,7 @@ import httpx
 from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
+from echo_plugin.host.pacs_answers import DUPLICATE, failure_reasons, first_value
 from echo_plugin.host.pacs_connection import archive_client, archive_streams
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,14 @@ class Pacs:
         kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
         with answering(self.host):
             headers = {"Content-Type": kind, "Accept": DICOM_JSON}
-            self._require_ok(self._client.post(f"{self.url}/studies", content=body, headers=headers))
+            answer = self._client.post(f"{self.url}/studies", content=body, headers=headers)
+            reasons = failure_reasons(answer)
+        if reasons == {DUPLICATE}:
+            return  # stored before: the same report has the same UID
+        self._require_ok(answer)
+        if reasons:
+            msg = f"The archive {self.host} did not store an instance (failure reason {', '.join(sorted(reasons))})."
+            raise PacsError(msg)
 
     def _get_json(self, path: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         with answering(self.host):
@@ -196,12 +204,6 @@ def _bounded(answer: httpx.Response) -> Iterator[bytes]:
             msg = f"The archive's instance has more than {_LARGEST_INSTANCE_BYTES >> 30} GiB."
             raise PacsError(msg)
         yield chunk
-
-
-def first_value(item: Mapping[str, Any], tag: str) -> str:
-    """Return the first value of an attribute in DICOM JSON as text; empty where there is none."""
-    values = (item.get(tag) or {}).get("Value") or [""]
-    return str(values[0])
 
 
 def authorization_from_environment(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -24,7 +24,8 @@ from typing import Any
 from echo_plugin.annotations import Annotation, require_image_id
 from echo_plugin.cine import Cine
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host.pacs import Pacs, PacsError, first_value
+from echo_plugin.host.pacs import Pacs, PacsError
+from echo_plugin.host.pacs_answers import first_value
 from echo_plugin.io.atomic_file import fsync_directory, make_directory
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.image_id import is_uid
@@ -161,15 +162,37 @@ class PacsFolder(StudyFolder):
             super().refresh()
 
     def _drop_unused(self, newest: Path) -> None:
-        """Delete fetched cines, the longest unused first, until what nobody annotated fits into ``kept_bytes``."""
-        annotated = self._store.annotated_ids()
-        kept = [(path.stat(), path) for path in newest.parent.glob("*.dcm") if path.stem not in annotated]
+        """Delete fetched cines, the longest unused first, until what nobody annotated fits into ``kept_bytes``.
+
+        Only what the archive lists goes: it can be fetched again.
+        """
+        droppable = self._listed.keys() - self._store.annotated_ids()
+        kept = []
+        for path in newest.parent.glob("*.dcm"):
+            if path.stem in droppable:
+                with suppress(FileNotFoundError):  # another thread has dropped it
+                    kept.append((path.stat(), path))
         total = sum(status.st_size for status, _ in kept)
         for status, path in sorted(kept, key=lambda pair: pair[0].st_atime_ns):
             if total <= self.kept_bytes or time.time() - status.st_atime < IN_USE_S:
                 break
-            path.unlink(missing_ok=True)
-            total -= status.st_size
+            if self._drop(path):
+                total -= status.st_size
+
+    def _drop(self, path: Path) -> bool:
+        """Delete a fetched cine unless somebody has begun to read or annotate it; return whether it is gone."""
+        fetching = self._fetching[path.stem]
+        if not fetching.acquire(blocking=False):
+            return False
+        try:
+            is_unused = time.time() - path.stat().st_atime >= IN_USE_S
+            if is_unused:
+                path.unlink()
+        except FileNotFoundError:
+            return True
+        finally:
+            fetching.release()
+        return is_unused
 
 
 def _mark_used(path: Path) -> None:

@@ -27,7 +27,8 @@ from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb import base_url
 from echo_plugin.host.dicomweb_media import DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
-from echo_plugin.host.pacs import Pacs, first_value
+from echo_plugin.host.pacs import Pacs
+from echo_plugin.host.pacs_answers import first_value
 from echo_plugin.host.report_submission import annotate_from_report
 from echo_plugin.host.request_parts import echo_app, run_heavy
 from echo_plugin.io.dicom_sr_read import read_report

@@ -84,6 +84,10 @@ def recorder():
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, *_):
             pass
 
@@ -562,6 +566,31 @@ def test_an_instance_is_sent_once_even_if_nobody_answers(forgetful):
     assert asked == ["POST"]
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "sentence"),
+    [(200, 0xA700, "reason 42752"), (202, 0xC000, "reason 49152"), (409, 0xC000, "status 409")],
+)
+def test_an_instance_that_the_archive_did_not_keep_is_not_said_to_be_stored(recorder, status, reason, sentence):
+    recorder.answer = stow_failure(status, reason)
+
+    with pytest.raises(PacsError, match=sentence):
+        Pacs(recorder.url).store(b"x")
+
+
+@pytest.mark.parametrize("status", [200, 409])
+def test_an_instance_that_is_there_already_is_stored(recorder, status):
+    recorder.answer = stow_failure(status, 0x0111)
+
+    Pacs(recorder.url).store(b"x")
+
+    assert len(recorder.seen) == 1
+
+
+def stow_failure(status: int, reason: int) -> tuple[int, dict[str, str], bytes]:
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
+    return status, {"Content-Type": "application/dicom+json"}, json.dumps(failed).encode()
+
+
 def test_no_proxy_of_the_environment_sees_the_archives_answers(recorder, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -585,6 +614,23 @@ def test_the_cines_longest_unused_go_and_annotated_ones_stay(pacs, tmp_path, arc
     assert here == {annotated, in_use, newest}
     assert set(folder.image_ids()) == set(archive.catalogue.instances())
     assert folder.read_cine(unused).sop_instance_uid == unused  # it is fetched again
+
+
+def test_neither_what_is_being_annotated_nor_what_the_archive_does_not_list_goes(pacs, tmp_path):
+    folder = PacsFolder(tmp_path / "beside", pacs, kept_bytes=0)
+    begun, _, vanished, newest = folder.image_ids()
+    folder.read_cine(begun)
+    here = folder.root / "pacs"
+    unlisted = here / "1.2.3.dcm"
+    unlisted.write_bytes(b"kept by somebody")
+    for path in (here / f"{begun}.dcm", unlisted):
+        os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    (here / f"{vanished}.dcm").symlink_to("nowhere")  # as if another thread dropped it between looking and asking
+
+    with folder._fetching[begun]:  # as save_annotation holds it when it makes sure that the cine is here
+        folder.read_cine(newest)
+
+    assert {path.stem for path in here.glob("*.dcm") if path.exists()} == {begun, "1.2.3", newest}
 
 
 def test_reading_a_fetched_cine_keeps_it(folder):
