@@ -197,11 +197,22 @@ def _value_matches(values: Sequence[str], wanted: str, vr: str) -> bool:
     if vr in _NUMBERS:
         return any(_number(value) == _number(one) for value in values for one in wanted.split("\\"))
     flags = re.IGNORECASE if vr == "PN" else 0
-    pattern = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
-    alternatives = pattern.split(re.escape("\\")) if vr == "CS" else [pattern]
+    alternatives = [_pattern(one) for one in (wanted.split("\\") if vr == "CS" else [wanted])]
     if not values:
         return set(wanted) == {"*"}
     return any(re.fullmatch(one, value, flags) for value in values for one in alternatives)
+
+
+def _pattern(wanted: str) -> str:
+    """Return the regular expression of a text with * and ?; each * settles for the first place that fits.
+
+    >>> _pattern("a*b?*c")
+    'a(?>.*?b.).*c'
+    """
+    first, *rest = [re.escape(part).replace(r"\?", ".") for part in wanted.split("*")]
+    if not rest:
+        return first
+    return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + f".*{rest[-1]}"
 
 
 def _number(text: str) -> float | str:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a DICOMweb client finds in a study folder: searches, headers, frames as they are stored, pictures."""
 
+import fnmatch
 import io
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
@@ -11,6 +13,8 @@ from email.policy import HTTP
 import numpy as np
 import pytest
 from dicomweb_client.api import DICOMwebClient
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import generate_pixel_data_frame
@@ -18,7 +22,7 @@ from pydicom.encaps import generate_pixel_data_frame
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host import dicom_archive
 from echo_plugin.host.dicomweb_media import accepted_types
-from echo_plugin.host.dicomweb_query import parse_query
+from echo_plugin.host.dicomweb_query import _pattern, parse_query
 from echo_plugin.io.dicom_catalogue import DicomCatalogue
 from echo_plugin.io.dicom_json import read_metadata
 
@@ -379,6 +383,15 @@ def test_accept_headers_are_understood():
         ("application/dicom+json", "*"),
         ("image/*", "*"),
     ]
+
+
+@given(wanted=st.text("ab*?", max_size=8), value=st.text("ab", max_size=8))
+def test_wildcards_match_as_the_shell_has_them(wanted, value):
+    assert bool(re.fullmatch(_pattern(wanted), value)) == fnmatch.fnmatchcase(value, wanted)
+
+
+def test_many_wildcards_are_told_apart_without_trying_every_place_for_each():
+    assert re.fullmatch(_pattern("*a" * 24 + "b"), "a" * 64) is None  # else a search would occupy the server for days
 
 
 def test_a_query_without_parameters_asks_for_everything():
