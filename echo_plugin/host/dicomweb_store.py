@@ -24,7 +24,7 @@ from fastapi.responses import Response
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
-from echo_plugin.errors import AnnotationError, EchoError
+from echo_plugin.errors import EchoError
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.dicomweb import archive, base_url, dicom_json
 from echo_plugin.host.multipart_stream import parts_to_files
@@ -170,9 +170,12 @@ def _keep_report(here: DicomArchive, path: Path, outcome: Outcome, dataset: Data
     here.catalogue.refresh()
     try:
         annotate_from_report(here.studies, content)
-    except (AnnotationError, ValueError) as exc:
+    except (EchoError, ValueError) as exc:
         logger.warning("Report %s is kept, but became no annotation: %s", outcome.sop_uid, exc)
         return str(exc)
+    except Exception as exc:  # it is kept, and the other instances must be too
+        logger.warning("Report %s is kept, but became no annotation (%s)", outcome.sop_uid, type(exc).__name__)
+        return f"Report {outcome.sop_uid} became no annotation ({type(exc).__name__})."
     return None
 
 

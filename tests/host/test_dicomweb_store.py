@@ -9,6 +9,8 @@ from pydicom import dcmread
 
 from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.errors import UnreadableCineError
+from echo_plugin.host import dicomweb_store
 from echo_plugin.host.report_submission import annotate_from_report
 from echo_plugin.host.reports import Reports
 from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
@@ -187,6 +189,21 @@ def test_a_report_that_cannot_be_an_annotation_is_kept_with_the_reason(post, fir
 
     assert answer.status_code == 200
     assert "frame index 99" in answer.json()["00081199"]["Value"][0]["00000902"]["Value"][0]
+
+
+@pytest.mark.parametrize("failure", [UnreadableCineError("no cine"), RuntimeError("DOE^JANE")])
+def test_instances_beside_a_report_that_fails_as_an_annotation_are_kept(post, first, archive, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(dicomweb_store, "annotate_from_report", fail)
+
+    answer = post(report_of(first), copied(first, "1.2.3.4.8"))
+
+    assert answer.status_code == 200
+    assert len(answer.json()["00081199"]["Value"]) == 2
+    assert "1.2.3.4.8" in archive.catalogue.instances()
+    assert "DOE" not in answer.text
 
 
 def test_reports_do_not_count_as_cines(post, first, archive):
