@@ -7,15 +7,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
+from echo_plugin.host.panel_routes_prediction import MODELS_OF_TASK
 from echo_plugin.host.request_parts import echo_app, run_heavy
-from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 
 router = APIRouter(prefix="/echo")
-MODELS_OF_TASK = {
-    "view": {VIEW_CLASSIFIER},
-    "boxes": {SEPTAL_DETECTOR},
-    "defect": {SEPTAL_DETECTOR, DEFECT_EMBEDDER},
-}
 What = Annotated[Literal["annotation", "prediction"], Query(description="What the report says.")]
 
 
