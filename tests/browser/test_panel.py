@@ -236,6 +236,23 @@ def test_what_is_not_submitted_survives_a_reload_that_asks_first(served, reader_
     reader.wait_for_boxes(image_id, "boxes.length === 0")
 
 
+def test_a_tab_that_is_left_takes_nothing_from_another_one(served, reader_at_work):
+    reader, image_id = reader_at_work(), served.new[2]
+    reader.open(study_of(served, image_id), image_id)
+    other = reader.context.new_page()
+    other.goto(reader.page.url)
+    other.locator(f"[data-echo=status][data-image='{image_id}']").wait_for()
+    reader.page.bring_to_front()
+    reader.page.keyboard.press("1")
+    reader.drag((30, 40), (70, 90))
+    kept = f"() => localStorage.getItem('echo-draft/{image_id}')"
+    drawn = reader.page.wait_for_function(kept).json_value()
+
+    other.goto("about:blank")
+
+    assert reader.page.evaluate(kept) == drawn
+
+
 def test_two_readers_who_submit_one_cine_at_once_lose_nothing(served, reader_at_work, keep_picture):
     readers = [reader_at_work("Dr One"), reader_at_work("Dr Two")]
     image_id = next(i for i in served.studies.image_ids() if served.studies.annotation(i) and i not in served.new)
@@ -311,6 +328,7 @@ def test_the_next_cine_is_opened_and_says_why(served, reader_at_work):
     labelled = next(i for i in served.studies.image_ids() if served.studies.annotation(i) and i not in served.new)
     reader.open(study_of(served, labelled), labelled)
 
+    assert reader.part("strategy").input_value() == "hybrid"  # until one chooses
     reader.part("strategy").select_option("first")
     reader.page.keyboard.press("Escape")
     reader.part("frames").locator("button").first.focus()  # keys do not act in a field

@@ -12,6 +12,7 @@ import { MODEL, OTHER_READER, PERSON } from './words.js';
 
 const READER = 'echo-reader';
 const STRATEGY = 'echo-strategy';
+const BEST_STRATEGY = 'hybrid'; // until the reader chooses another
 const KEEP_AFTER_MS = 250;
 const LANDING_MS = 5000;
 const SMALLEST_BOX_PX = 2;
@@ -28,6 +29,7 @@ export class Session {
     this.picture = new PictureBoxes(this.viewer);
     this.listeners = new Set();
     this.drafts = new Map();
+    this.unkept = new Set(); // ids of the cines whose draft has changed since the browser's storage was written
     this.reading = new Set(); // ids of the cines whose annotation was asked for and is not here yet
     this.predictions = new Map();
     this.asked = null; // { imageId, frames, reason }: the cine that was asked for, until it is shown
@@ -36,7 +38,7 @@ export class Session {
       about: null, imageId: null, frames: 0, frameIndex: 0, reader: localStorage.getItem(READER) ?? '', drawing: null,
       draft: null, prediction: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
       reason: null, worthDrawing: [], isComparing: true,
-      strategy: localStorage.getItem(STRATEGY) ?? 'random',
+      strategy: localStorage.getItem(STRATEGY) ?? BEST_STRATEGY,
     };
   }
 
@@ -78,8 +80,10 @@ export class Session {
     const { displaySetService } = this.viewer.services;
     const added = displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, () => this.openAsked());
     const beforeLeaving = (event) => {
+      const changed = [...this.drafts].filter(([, draft]) => isChanged(draft));
+      changed.forEach(([imageId]) => this.unkept.add(imageId));
       this.keepNow();
-      if ([...this.drafts.values()].some(isChanged)) event.preventDefault();
+      if (changed.length) event.preventDefault();
     };
     window.addEventListener('beforeunload', beforeLeaving);
     const onHand = () => { this.landing = null; };
@@ -100,7 +104,8 @@ export class Session {
     try {
       const about = await api.about();
       const offered = Object.keys(about.strategies);
-      this.set({ about, strategy: offered.includes(this.state.strategy) ? this.state.strategy : offered[0] });
+      const strategy = [this.state.strategy, BEST_STRATEGY].find((name) => offered.includes(name)) ?? offered[0];
+      this.set({ about, strategy });
     } catch (error) {
       this.say(error.message, 'bad');
     }
@@ -194,15 +199,18 @@ export class Session {
   change(now, { redraw = true } = {}) {
     const draft = { ...this.state.draft, now };
     this.drafts.set(this.state.imageId, draft);
+    this.unkept.add(this.state.imageId);
     clearTimeout(this.keeping);
     this.keeping = setTimeout(() => this.keepNow(), KEEP_AFTER_MS);
     this.set({ draft });
     if (redraw) this.draw();
   }
 
+  /** Write to the browser's storage what changed in this page; what another tab has kept there stays. */
   keepNow() {
     clearTimeout(this.keeping);
-    this.drafts.forEach((draft, imageId) => keepDraft(imageId, draft));
+    this.unkept.forEach((imageId) => keepDraft(imageId, this.drafts.get(imageId)));
+    this.unkept.clear();
   }
 
   /**

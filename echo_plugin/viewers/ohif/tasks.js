@@ -90,6 +90,7 @@ function showConflict(session, theirs) {
 
 function adopt(session, { image_id: imageId }, draft) {
   session.drafts.set(imageId, draft);
+  session.unkept.add(imageId);
   session.keepNow();
   if (imageId !== session.state.imageId) return;
   session.set({ draft, conflict: null, hasAside: Boolean(asideOf(imageId)) });
