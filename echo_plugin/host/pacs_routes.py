@@ -47,11 +47,12 @@ router = APIRouter(prefix="/dicom-web", include_in_schema=False, lifespan=_conne
 
 _PATH = re.compile(r"(?:studies|series|instances|bulkdata)(?:/[A-Za-z0-9_,~-]+(?:\.[A-Za-z0-9_,~-]+)*)*")
 """No empty part, and none that begins with a dot: nothing that could climb out of the base address."""
-_ASKED = ("accept", "accept-encoding", "content-type", "if-none-match", "if-modified-since", "range")
+_ASKED = ("accept", "content-type", "if-none-match", "if-modified-since", "range")
 _ANSWERED = (
     "content-type", "content-encoding", "content-location", "etag", "last-modified", "cache-control", "warning",
     "content-range", "retry-after",
 )  # fmt: skip
+_ENCODINGS = ("gzip", "deflate", "identity")
 _LARGEST_REPORT_BYTES = 16 << 20
 
 
@@ -71,6 +72,7 @@ async def pass_through(http: Request, path: str) -> Response:
     query = http.scope["query_string"].decode("latin-1")
     url = f"{archive.url}/{asked}" + (f"?{query}" if query else "")
     headers = {name: http.headers[name] for name in _ASKED if name in http.headers} | archive.headers
+    headers["accept-encoding"] = _readable_encodings(http.headers.get("accept-encoding", ""))
     body: BinaryIO | None = await _spooled(http) if http.method == "POST" else None
     try:
         request = archive.streams.build_request(
@@ -111,6 +113,16 @@ async def _answer(http: Request, archive: Pacs, answer: httpx.Response, stored: 
             logger.warning("Reports that the archive has stored became no annotation (%s).", type(exc).__name__)
     headers.pop("content-encoding", None)  # it has been read
     return Response(content.replace(archive.url.encode(), base_url(http).encode()), answer.status_code, headers)
+
+
+def _readable_encodings(accepted: str) -> str:
+    """Return those of the encodings a client accepts that are undone here, where DICOM JSON is read.
+
+    >>> _readable_encodings("gzip, deflate;q=0.5, br, zstd")
+    'gzip, deflate;q=0.5'
+    """
+    names = [name.strip() for name in accepted.split(",")]
+    return ", ".join(name for name in names if name.partition(";")[0].strip() in _ENCODINGS) or "identity"
 
 
 class _Streamed(StreamingResponse):

@@ -189,6 +189,17 @@ def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, m
     assert SECRET not in repr(app.pacs)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "asked"), [("gzip, br, zstd;q=0.9", "gzip"), ("br", "identity"), ("", "identity")]
+)
+def test_no_encoding_is_asked_for_that_cannot_be_read_here(through, recorder, monkeypatch, accepted, asked):
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+
+    through.get("/dicom-web/studies", headers={"Accept-Encoding": accepted})
+
+    assert recorder.seen[-1][1]["accept-encoding"] == asked
+
+
 def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, monkeypatch):
     monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
 
