@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import mimetypes
 from contextlib import suppress
@@ -92,7 +93,7 @@ async def viewer_file(path: str) -> Response:
     try:
         folder = await _viewer_folder()
     except ViewerUnavailableError as exc:
-        return HTMLResponse(UNAVAILABLE.format(exc), status_code=503)
+        return HTMLResponse(UNAVAILABLE.format(html.escape(str(exc))), status_code=503)
     file = _inside(folder, path)
     if file is None and Path(path).suffix in {*_TYPES, ".map", ".png", ".ico", ".woff2"}:
         raise HTTPException(404, f"The viewer has no file {path[:80]!r}.")

@@ -258,6 +258,15 @@ def test_a_viewer_that_cannot_be_fetched_is_a_page_that_says_so(browser, package
     assert "could not be fetched" in answer.text
 
 
+def test_what_npm_says_is_text_on_that_page(browser, package, monkeypatch):
+    def fails(*_):
+        raise ViewerUnavailableError("npm ended with 1 (<anonymous>).")
+
+    monkeypatch.setattr(ohif_package, "fetch", fails)
+
+    assert "(&lt;anonymous&gt;)" in browser.get("/ohif/").text
+
+
 def test_pages_that_wait_for_the_viewer_keep_nobody_from_predicting(package, monkeypatch):
     started, may_end = threading.Event(), threading.Event()
 
