@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotate and train as a person would through 3D Slicer, and measure what each choice of the next cine is worth.
 
-    python tests/benchmarks/active_learning_loop.py OUT [--pool 75] [--rounds 6] [--batch 5] [--seeds 5] [--epochs 8]
+    python tests/benchmarks/active_learning_loop.py OUT [--visits 7] [--rounds 4] [--batch 4] [--seeds 5] [--epochs 8]
 
-A pool of phantom visits without labels is served on loopback by the app's own server: of each child the four-chamber
-and subcostal views and four or five others, as recorded, about half of which show no septum. MONAI Label's client for
-3D Slicer asks for the next sample, an oracle submits the phantom's true boxes on the frames that the answer names, the
-app's trainer goes on from the published detector, and AP50 is measured on phantom patients of another seed. All
-strategies of one seed begin with the same cines and the same weak detector: one that knows the apical four-chamber view
-alone, begun with the view classifier's encoder. The reference, ``all``, has every cine of the pool labelled and trains
-for ``--all-epochs``, by default as many steps as the rounds together have.
+A laboratory that shows its pictures upside down, as many paediatric ones do, begins with the shipped detector, which
+has never seen that. Its pool of phantom visits without labels (of each child the four-chamber and subcostal views and
+four or five others, as recorded, about half of which show no septum) is served on loopback by the app's own server.
+MONAI Label's client for 3D Slicer asks for the next sample, an oracle submits the phantom's true boxes on the frames
+that the answer names, the app's trainer goes on from the published detector, and AP50 is measured on phantom patients
+of another seed. All strategies of one seed begin with the same cines. The reference, ``all``, has every cine of the
+pool labelled and trains for ``--all-epochs``, by default as many steps as the rounds together have.
 
 Training and scoring, for which the server starts processes, run in this one through the functions that those processes
-run: nothing else differs, and a round costs seconds. Cines are scored for the strategies that read scores, and views
-named for ``failing_view`` alone. ``--size`` is the side of the detector's input in px (the product has 192). Each
-(strategy, seed) is kept when it is done; started again, the rest is done. Writes loop.json, loop.md and loop.png to OUT
-after every seed.
+run: nothing else differs. Cines are scored for the strategies that read scores, and views named for ``failing_view``
+alone. Each (strategy, seed) is kept when it is done; started again, the rest is done. Writes loop.json, loop.md and
+loop.png to OUT after every seed.
 """
 
 import argparse
@@ -36,21 +35,23 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import pydicom
 import torch
 
-from echo_plugin.anatomy import DETECTED_SEPTA, View
+from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
 from echo_plugin.boxes.matching import average_precision, match_detections
 from echo_plugin.io.atomic_file import write_atomically
+from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.markups import boxes_to_markups
+from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load_published
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.phantom.study import write_phantom_study_folder
 from echo_plugin.training.datasets import detection_frames, open_labelled_folder
-from echo_plugin.training.detector import detect, train_detector, true_boxes
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.detector import detect, true_boxes
 from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,37 +60,49 @@ ALL = "all"
 FRAMES_DRAWN = 3
 READ_SCORES = ("uncertainty", "diversity", "hybrid", "failing_view")
 CINES_PER_VISIT = 20 / 3
+UPSIDE_DOWN = "upside_down"
+STARTERS = REPOSITORY / "apps" / "echo" / "model"
 
 
 def make_folders(out: Path, asked: argparse.Namespace) -> SimpleNamespace:
-    """Return the folders: ``pool`` and ``held_out`` phantoms, and ``base``, the weak detector to begin with."""
-    places = SimpleNamespace(pool=out / "pool", held_out=out / "held_out", first=out / "first", base=out / "base")
-    per_patient = {"views": asked.views, "frames": asked.frames}
-    cines = len(asked.views) if asked.views else CINES_PER_VISIT
-    write_phantom_study_folder(places.pool, patients=math.ceil(asked.pool / cines), seed=4100, **per_patient)
-    write_phantom_study_folder(places.held_out, patients=asked.held_out, seed=4200, **per_patient)
-    write_phantom_study_folder(places.first, patients=asked.base, seed=4300, views=[View.A4C], frames=asked.frames)
-    if not (places.base / f"{SEPTAL_DETECTOR}.json").is_file():
-        shutil.copytree(REPOSITORY / "apps" / "echo" / "model", out / "starters", dirs_exist_ok=True)
-        begin = (
-            {"start": "views", "starter": out / "starters"} if asked.backbone == "resnet18" else {"start": "scratch"}
-        )
-        options = TrainOptions(epochs=asked.base_epochs, seed=0, **begin, **size_of(asked))
-        train_detector(places.first, places.base, options)
-        for kind in ("safetensors", "json"):  # names the views for failing_view
-            shutil.copy(out / "starters" / f"{VIEW_CLASSIFIER}.{kind}", places.base)
-        shutil.rmtree(out / "starters")
+    """Return the folders: ``pool`` and ``held_out`` phantoms, upside down."""
+    places = SimpleNamespace(pool=out / "pool", held_out=out / "held_out")
+    for root, patients, seed in ((places.pool, asked.visits, 4100), (places.held_out, asked.held_out, 4200)):
+        if not (root / UPSIDE_DOWN).is_file():
+            write_phantom_study_folder(root, patients=patients, seed=seed, frames=asked.frames)
+            for path in sorted(root.glob("*/*.dcm")):
+                turn_over(path, root / "annotations")
+            (root / UPSIDE_DOWN).touch()
     return places
 
 
-def size_of(asked: argparse.Namespace) -> dict:
-    return {"image_size": asked.size, "backbone": asked.backbone, "device": "cpu"}
+def turn_over(path: Path, annotations: Path) -> None:
+    """Turn the tissue region of a cine and its boxes upside down; what is around it stays."""
+    cine = read_cine(path)
+    region, pixels = tissue_region(cine), cine.read_frames(range(cine.frame_count)).copy()
+    top, bottom = math.floor(region.y1), min(math.ceil(region.y2), cine.height)
+    left, right = math.floor(region.x1), min(math.ceil(region.x2), cine.width)
+    pixels[:, top:bottom, left:right] = pixels[:, top:bottom, left:right][:, ::-1]
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.PhotometricInterpretation = "RGB" if pixels.shape[-1] == 3 else "MONOCHROME2"
+    if pixels.shape[-1] == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+    label = annotations / f"{cine.image_id}.json"
+    said = json.loads(label.read_text())
+    for box in said["boxes"]:
+        box["y1"], box["y2"] = top + bottom - box["y2"], top + bottom - box["y1"]
+    label.write_text(json.dumps(said))
 
 
 class HeldOut:
     """The held-out frames, prepared once."""
 
-    def __init__(self, root: Path, size: int) -> None:
+    def __init__(self, root: Path) -> None:
+        size = load_published(STARTERS, SEPTAL_DETECTOR)[0].input_size_px
         labelled = open_labelled_folder(root)
         choice = [(cine, frames) for cine in labelled.cines if (frames := detection_frames(cine, FRAMES_DRAWN))]
         self.frames = prepare_frames(labelled, choice, prepare_detection(size), name="held-out", cache_dir=None)
@@ -137,8 +150,10 @@ class Site:
         self.truth = StudyFolder(places.pool)
         self.studies, self.models, self.asked = folder / "studies", folder / "models", asked
         shutil.copytree(places.pool, self.studies, ignore=shutil.ignore_patterns("annotations", ".echo_*"))
-        hidden = () if names_views else (f"{VIEW_CLASSIFIER}.*",)
-        shutil.copytree(places.base, self.models, ignore=shutil.ignore_patterns(*hidden))
+        self.models.mkdir()
+        for name in (SEPTAL_DETECTOR, *([VIEW_CLASSIFIER] if names_views else [])):
+            for kind in ("safetensors", "json"):
+                shutil.copy(STARTERS / f"{name}.{kind}", self.models)
         settings.MONAI_LABEL_APP_DIR = str(REPOSITORY / "apps" / "echo")
         settings.MONAI_LABEL_STUDIES = str(self.studies)
         settings.MONAI_LABEL_APP_CONF = {"models": str(self.models), "device": "cpu", "cache": str(folder / "cache")}
@@ -152,12 +167,10 @@ class Site:
         score_folder(StudyFolder(self.studies), self.models, self.app.waiting.store, device="cpu")
 
     def train(self, seed: int, epochs: int) -> None:
-        """Do what the server's training process does, at the size that was asked for."""
+        """Do what the server's training process does."""
         trainer = self.app._trainers["septal_boxes"]
         whole = type(trainer)._options
-        trainer._options = lambda request: dataclasses.replace(
-            whole(trainer, request), batch_size=8, **size_of(self.asked)
-        )
+        trainer._options = lambda request: dataclasses.replace(whole(trainer, request), batch_size=8, device="cpu")
         self.app.train({"model": "septal_boxes", "epochs": epochs, "seed": seed})
 
     def submit(self, client, image_id: str, frames: list[int]) -> int:
@@ -314,27 +327,22 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--strategies", default=",".join(STRATEGIES), type=lambda text: text.split(","))
     parser.add_argument("--all-epochs", type=int, help="default: as many steps as all rounds together")
-    parser.add_argument(
-        "--views", help="default: those of a visit", type=lambda text: [View(v) for v in text.split(",")]
-    )
     for name, number in {
-        "pool": 75, "rounds": 6, "batch": 5, "seeds": 5, "epochs": 8, "size": 96, "frames": 6,
-        "held-out": 9, "base": 6, "base-epochs": 30, "threads": 1,
+        "visits": 7, "rounds": 4, "batch": 4, "seeds": 5, "epochs": 8, "frames": 3, "held-out": 9, "threads": 1,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--backbone", default="resnet18")
     asked = parser.parse_args()
     logging.basicConfig(level="WARNING")
     torch.set_num_threads(asked.threads)
     if asked.all_epochs is None:  # round r learns from r batches
         steps = asked.epochs * asked.batch * asked.rounds * (asked.rounds + 1) / 2
-        asked.all_epochs = math.ceil(steps / asked.pool)
+        asked.all_epochs = math.ceil(steps / (asked.visits * CINES_PER_VISIT))
     out = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     places = make_folders(out, asked)
     keep_pictures()
-    held_out = HeldOut(places.held_out, asked.size)
-    settings = {key: str(value) for key, value in vars(asked).items() if key not in ("out", "seeds", "strategies")}
+    held_out = HeldOut(places.held_out)
+    settings = {k: str(v) for k, v in vars(asked).items() if k not in ("out", "seeds", "strategies", "threads")}
     client = None
     results = []
     for seed in range(asked.seeds):
