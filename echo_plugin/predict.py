@@ -134,7 +134,7 @@ class EchoPipeline:
                     gallery = self.gallery.of(progress.models["defects"].sha256)
                     if gallery is not None:
                         nearest = gallery.nearest(
-                            found.vector, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
+                            found.embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
                         )
         boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
         view = view if "view" in tasks else None

@@ -61,10 +61,10 @@ class CinePrediction:
 
 @dataclass(frozen=True)
 class CineEmbedding:
-    """One cine as past cases are compared with it, what it says of the defect, and the cards of the models behind it.
+    """What one cine looks like and says of the defect, and the cards of the models behind it.
 
     ``vector`` (D,) float32 of unit length: its cosine with another tells how likely both have one defect.
-    ``embedding`` (D,) float32 of unit length: the network's own, which holds everything else that was seen too.
+    ``embedding`` (D,) float32 of unit length: the network's own, by which cases that look alike are found.
     ``evidence`` (K,) : what the cine says of its patient, see ``DefectEmbedder.evidence``.
     """
 

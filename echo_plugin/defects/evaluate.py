@@ -152,7 +152,7 @@ def _figures(
         *coverage_curve(answers.truth, answers.probabilities), metrics["accuracy"].baseline, own
     )
     figures["Most similar cases of other patients"] = pictures.draw_retrieved(
-        answers.thumbnails, answers.vectors, answers.truth, cohort.patients, answers.classes
+        answers.thumbnails, answers.embeddings, answers.truth, cohort.patients, answers.classes
     )
     figures["Worst cines"] = draw_pictures(worst_cines(chosen, answers.probabilities, answers.truth, answers.classes))
     return figures

@@ -64,6 +64,7 @@ class Gallery:
 
     ``detector_sha256`` : of the weights that found the septa. ``passed_over`` : fingerprint by image id of labelled
     cines without a septum to embed. ``operating_point`` : when two cases count as one defect; None: not known.
+    ``signatures`` : (N, D) by which that is told, see ``DefectEmbedder.signature``; None: of an earlier version.
     """
 
     sha256: str
@@ -72,9 +73,11 @@ class Gallery:
     detector_sha256: str = ""
     passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
     operating_point: OperatingPoint | None = None
+    signatures: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.cases):
+        lengths = {len(rows) for rows in (self.embeddings, self.signatures) if rows is not None}
+        if self.embeddings.ndim != 2 or lengths != {len(self.cases)}:
             msg = (
                 f"Gallery has embeddings {self.embeddings.shape} and {len(self.cases)} cases;"
                 " one (N, D) row for each case is accepted."
@@ -163,7 +166,10 @@ def write_gallery(directory: Path, gallery: Gallery) -> None:
     text = np.frombuffer(json.dumps(index, separators=(",", ":")).encode(), dtype=np.uint8)
     embeddings = np.ascontiguousarray(gallery.embeddings, dtype=np.float32)
     make_directory(directory)
-    write_atomically(directory / GALLERY_FILE, save({"embeddings": embeddings, "index": text}), mode=0o600)
+    tensors = {"embeddings": embeddings, "index": text}
+    if gallery.signatures is not None:
+        tensors["signatures"] = np.ascontiguousarray(gallery.signatures, dtype=np.float32)
+    write_atomically(directory / GALLERY_FILE, save(tensors), mode=0o600)
 
 
 def read_gallery(directory: Path) -> Gallery | None:
@@ -189,6 +195,7 @@ def read_gallery(directory: Path) -> Gallery | None:
             index["detector_sha256"],
             index["passed_over"],
             None if point is None else OperatingPoint(**point),
+            tensors.get("signatures"),
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as exc:
         msg = f"Gallery {GALLERY_FILE} is not valid ({exc}); delete it and make it anew with `monailabel-echo gallery`."

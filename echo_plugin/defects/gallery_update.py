@@ -30,8 +30,9 @@ from echo_plugin.training.provenance import known_patients, names_its_patients
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
-Rows = dict[str, tuple[PastCase, NDArray[np.float32]]]
-"""Case and (D,) embedding by image id."""
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+Rows = dict[str, tuple[PastCase, Vectors]]
+"""Case with its (D,) embedding and signature by image id."""
 
 WRITE_EVERY = 64
 """So many embedded cines are lost at most when somebody interrupts a first run."""
@@ -77,7 +78,8 @@ def update_gallery(
     for case, entry in wanted:
         place = old.places.get(case.image_id)
         if place is not None and old.cases[place].fingerprint == case.fingerprint:
-            rows[case.image_id] = case, old.embeddings[place]
+            assert old.signatures is not None
+            rows[case.image_id] = case, (old.embeddings[place], old.signatures[place])
         elif old.passed_over.get(case.image_id) == case.fingerprint:
             passed_over[case.image_id] = case.fingerprint
         else:
@@ -87,11 +89,11 @@ def update_gallery(
             break
         if progress is not None:
             progress(number, len(missing), entry.path.name)
-        vector = _embed(folder, pipeline, case.image_id, embedder, detector)
-        if vector is None:
+        vectors = _embed(folder, pipeline, case.image_id, embedder, detector)
+        if vectors is None:
             passed_over[case.image_id] = case.fingerprint
         else:
-            rows[case.image_id] = case, vector
+            rows[case.image_id] = case, vectors
         if number % WRITE_EVERY == WRITE_EVERY - 1:
             so_far = _gallery(rows, passed_over, embedder, detector, old.operating_point)
             write_gallery(pipeline.gallery.directory, so_far)
@@ -112,7 +114,8 @@ def _reusable(pipeline: EchoPipeline, embedder: ModelCard, detector: ModelCard) 
     except ModelMismatchError as exc:
         logger.warning("The gallery is made anew: %s", exc)
         old = None
-    if old is None or (old.sha256, old.detector_sha256) != (embedder.sha256, detector.sha256):
+    is_of_these = old is not None and (old.sha256, old.detector_sha256) == (embedder.sha256, detector.sha256)
+    if old is None or not is_of_these or old.signatures is None:
         return _gallery({}, {}, embedder, detector, None)
     return old
 
@@ -121,9 +124,12 @@ def _gallery(
     rows: Rows, passed_over: dict[str, str], embedder: ModelCard, detector: ModelCard, point: OperatingPoint | None
 ) -> Gallery:
     ordered = [rows[image_id] for image_id in sorted(rows)]
-    embeddings = np.stack([vector for _, vector in ordered]) if ordered else np.zeros((0, 1), dtype=np.float32)
+    none = np.zeros((0, 1), dtype=np.float32)
+    embeddings, signatures = (
+        np.stack([vectors[part] for _, vectors in ordered]) if ordered else none for part in (0, 1)
+    )
     cases = tuple(case for case, _ in ordered)
-    return Gallery(embedder.sha256, embeddings, cases, detector.sha256, dict(passed_over), point)
+    return Gallery(embedder.sha256, embeddings, cases, detector.sha256, dict(passed_over), point, signatures)
 
 
 def _labelled(folder: StudyFolder) -> tuple[list[tuple[PastCase, CineEntry]], int]:
@@ -169,8 +175,8 @@ def _case(annotation: Annotation, entry: CineEntry, patient_id: str) -> PastCase
 
 def _embed(
     folder: StudyFolder, pipeline: EchoPipeline, image_id: str, embedder: ModelCard, detector: ModelCard
-) -> NDArray[np.float32] | None:
-    """Return the embedding of a cine; None: no septum was found on it, or it cannot be read."""
+) -> Vectors | None:
+    """Return embedding and signature of a cine; None: no septum was found on it, or it cannot be read."""
     try:
         embedded = pipeline.embed(folder.read_cine(image_id))
     except ModelMismatchError:
@@ -181,7 +187,7 @@ def _embed(
     if (embedded.embedder.sha256, embedded.detector.sha256) != (embedder.sha256, detector.sha256):
         msg = "The models were replaced while the gallery was being made; make it again."
         raise ModelMismatchError(msg)
-    return None if embedded.defect.is_whole_frame else embedded.vector
+    return None if embedded.defect.is_whole_frame else (embedded.embedding, embedded.vector)
 
 
 def measure_operating_point(gallery: Gallery, embedder: ModelCard, folder: StudyFolder) -> OperatingPoint | None:
@@ -189,7 +195,8 @@ def measure_operating_point(gallery: Gallery, embedder: ModelCard, folder: Study
 
     None: the card does not say whom it learned from, or too few others are in the gallery.
     """
-    if not names_its_patients(embedder):
+    signatures = gallery.signatures
+    if signatures is None or not names_its_patients(embedder):
         return None
     parts = known_patients(embedder, sorted({case.patient_id for case in gallery.cases}))
     phantoms = phantom_ids(folder.root)
@@ -203,7 +210,7 @@ def measure_operating_point(gallery: Gallery, embedder: ModelCard, folder: Study
         cases = [gallery.cases[i] for i in places]
         classes = sorted({case.defect.value for case in cases})
         pairs = cross_patient_pairs(
-            gallery.embeddings[places].astype(np.float64),
+            signatures[places].astype(np.float64),
             [classes.index(case.defect.value) for case in cases],
             [case.patient_id for case in cases],
         )

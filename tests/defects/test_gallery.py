@@ -31,6 +31,21 @@ def ids(nearest) -> list[str]:
     return [near.case.image_id for near in nearest]
 
 
+def test_what_tells_one_defect_is_kept_beside_what_looks_alike(tmp_path: Path) -> None:
+    signatures = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    cases = (PastCase("a", "p1", Defect.VSD), PastCase("b", "p2", Defect.NORMAL))
+
+    write_gallery(tmp_path, Gallery("", np.eye(2, dtype=np.float32), cases, signatures=signatures))
+    found = read_gallery(tmp_path)
+    write_gallery(tmp_path, Gallery("", np.eye(2, dtype=np.float32), cases))
+
+    assert found is not None
+    np.testing.assert_array_equal(found.signatures, signatures)
+    assert read_gallery(tmp_path).signatures is None  # of an earlier version: made anew
+    with pytest.raises(ValueError, match="one \\(N, D\\) row for each case"):
+        Gallery("", np.eye(2, dtype=np.float32), cases, signatures=signatures[:1])
+
+
 def test_gallery_is_written_and_read_back(tmp_path: Path) -> None:
     gallery = Gallery(
         "ab" * 32,
