@@ -166,7 +166,7 @@ def write_gallery(directory: Path, gallery: Gallery) -> None:
     text = np.frombuffer(json.dumps(index, separators=(",", ":")).encode(), dtype=np.uint8)
     embeddings = np.ascontiguousarray(gallery.embeddings, dtype=np.float32)
     make_directory(directory)
-    tensors = {"embeddings": embeddings, "index": text}
+    tensors: dict[str, NDArray[Any]] = {"embeddings": embeddings, "index": text}
     if gallery.signatures is not None:
         tensors["signatures"] = np.ascontiguousarray(gallery.signatures, dtype=np.float32)
     write_atomically(directory / GALLERY_FILE, save(tensors), mode=0o600)
