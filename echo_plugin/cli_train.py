@@ -125,6 +125,7 @@ def train(
             sampling=sampling,
             vocabulary=vocabulary,
             start=start,
+            starter=None if kind is None else starter_folder(models, kind, start),
             max_minutes=max_minutes,
             patience=patience,
             cache_dir=cache,
@@ -142,7 +143,18 @@ def train(
         learned_from = folders if kind is None else studies
         card = run(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
         if is_first():
-            typer.echo(f"Published {card.name} {card.version} to {models}.", err=True)
+            words = f"Published {card.name} {card.version} to {models}; it learned from {card.trained_on}."
+            typer.echo(words, err=True)
+
+
+def starter_folder(models: Path, what: Trainable, start: str) -> Path | None:
+    """Return where the starting weights lie: among those shipped, unless ``models`` has some or others are wanted."""
+    from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
+    from echo_plugin.runtime import TRAIN_COMMANDS
+
+    own = next(name for name, word in TRAIN_COMMANDS.items() if word == what)
+    name = {"starter": own, "views": VIEW_CLASSIFIER}.get(start)
+    return None if name is None or (models / f"{name}.json").is_file() else DEFAULT_MODELS
 
 
 def _trainer(what: Trainable) -> Callable[..., Any]:

@@ -118,3 +118,15 @@ def test_training_on_an_unlabelled_folder_is_refused_in_one_sentence(tmp_path: P
     assert "holds no annotated cine" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())
+
+
+def test_a_training_into_a_new_folder_goes_on_from_the_shipped_weights(tmp_path: Path) -> None:
+    from echo_plugin.cli_options import DEFAULT_MODELS, Trainable
+    from echo_plugin.cli_train import starter_folder
+
+    assert starter_folder(tmp_path, Trainable.DETECTOR, "starter") == DEFAULT_MODELS
+    assert (DEFAULT_MODELS / "septal_detector.json").is_file()
+    assert starter_folder(tmp_path, Trainable.DETECTOR, "scratch") is None
+    (tmp_path / "septal_detector.json").write_text("{}")
+    assert starter_folder(tmp_path, Trainable.DETECTOR, "starter") is None
+    assert starter_folder(tmp_path, Trainable.DEFECTS, "views") == DEFAULT_MODELS
