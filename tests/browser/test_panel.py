@@ -299,12 +299,21 @@ def test_mine_or_theirs_can_be_kept_and_the_other_is_not_lost(served, reader_at_
     reader.part("take-theirs").click()
     reader.says("yours is set aside")
     assert reader.part("status").get_attribute("data-changed") == "false"
-    reader.part("bring-back").click()
+    reader.go_to(1)
+    reader.page.keyboard.press("e")
+    submit_for(served, image_id, "Dr Two", annotated_frames=[3, 4])
+    reader.part("submit").click()
+    reader.part("take-theirs").click()
+    reader.part("bring-back").click()  # the later of the two that were given up
+    reader.part("bring-back").click()  # the earlier; the later takes its place
     reader.submit()
 
     assert served.studies.annotation(image_id).annotated_frames == (0,)
+    reader.part("bring-back").click()
+    reader.submit()
+    assert served.studies.annotation(image_id).annotated_frames == (1, 3)
     theirs = submit_for(served, image_id, "Dr Two", annotated_frames=[0, 5], view="A2C")
-    reader.go_to(1)
+    reader.go_to(2)
     reader.page.keyboard.press("e")
     reader.page.keyboard.press("s")
     reader.part("keep-mine").click()
@@ -312,8 +321,8 @@ def test_mine_or_theirs_can_be_kept_and_the_other_is_not_lost(served, reader_at_
     reader.says(f"Saved as revision {theirs['revision'] + 1}")
 
     stored = served.studies.annotation(image_id)
-    assert (stored.annotated_frames, stored.view) == ((0, 1), None)
-    assert [a.annotated_frames for a in served.studies.history(image_id)] == [(3,), (0,), (0, 5), (0, 1)]
+    assert (stored.annotated_frames, stored.view) == ((1, 2, 3), None)
+    assert [a.annotated_frames for a in served.studies.history(image_id)] == [(3,), (3, 4), (0,), (1, 3), (0, 5), (1, 2, 3)]
     reader.forgive("409")
 
 

@@ -38,6 +38,18 @@ export function keptDraft(imageId) {
   return kept?.base?.image_id === imageId ? { base: kept.base, now: withUids(kept.now) } : null;
 }
 
-/** Keep what a reader gave up in favour of another reader's version, so that it can be brought back. */
-export const setAside = (imageId, annotation) => store(SET_ASIDE + imageId, annotation && toDocument(annotation, annotation.author));
-export const asideOf = (imageId) => load(SET_ASIDE + imageId);
+const asideOf = (imageId) => [load(SET_ASIDE + imageId) ?? []].flat();
+export const hasAside = (imageId) => asideOf(imageId).length > 0;
+
+/** Keep what a reader gave up in favour of another version, above what was set aside before. */
+export function setAside(imageId, annotation) {
+  store(SET_ASIDE + imageId, [...asideOf(imageId), toDocument(annotation, annotation.author)]);
+}
+
+/** Return what was set aside last, and keep it no longer. */
+export function takeAside(imageId) {
+  const kept = asideOf(imageId);
+  const last = kept.pop();
+  store(SET_ASIDE + imageId, kept.length ? kept : null);
+  return last;
+}

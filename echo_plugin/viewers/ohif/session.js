@@ -6,7 +6,7 @@ import * as api from './api.js';
 import { isAnnotated, withFrame } from './annotation.js';
 import { setDrawing } from './box-tool.js';
 import { PictureBoxes } from './boxes.js';
-import { asideOf, isChanged, keepDraft, keptDraft, newDraft } from './draft.js';
+import { hasAside, isChanged, keepDraft, keptDraft, newDraft } from './draft.js';
 import { Viewer } from './viewer.js';
 import { MODEL, OTHER_READER, PERSON } from './words.js';
 
@@ -140,7 +140,7 @@ export class Session {
     setDrawing(this.managers, false);
     this.set({
       ...shown, draft: this.drafts.get(shown.imageId) ?? null, prediction: this.predictions.get(shown.imageId) ?? null,
-      conflict: null, hasAside: Boolean(asideOf(shown.imageId)), drawing: null, message: null,
+      conflict: null, hasAside: hasAside(shown.imageId), drawing: null, message: null,
       reason: asked?.reason ?? null, worthDrawing: asked?.frames ?? [],
     });
     if (asked?.frames.length) {

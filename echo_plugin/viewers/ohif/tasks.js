@@ -3,7 +3,7 @@
 
 import * as api from './api.js';
 import { merge, newUid, saysTheSame, toDocument, withUids } from './annotation.js';
-import { asideOf, isChanged, newDraft, setAside } from './draft.js';
+import { hasAside, isChanged, newDraft, setAside, takeAside } from './draft.js';
 import { clock, frameList } from './words.js';
 
 let stopping = null;
@@ -93,7 +93,7 @@ function adopt(session, { image_id: imageId }, draft) {
   session.unkept.add(imageId);
   session.keepNow();
   if (imageId !== session.state.imageId) return;
-  session.set({ draft, conflict: null, hasAside: Boolean(asideOf(imageId)) });
+  session.set({ draft, conflict: null, hasAside: hasAside(imageId) });
   session.draw();
 }
 
@@ -122,12 +122,12 @@ export function settle(session, choice) {
   );
 }
 
-/** Bring back the version that was set aside in a conflict. */
+/** Bring back the version that was set aside last; changes made since are set aside in its place. */
 export function bringBack(session) {
   const { imageId, draft } = session.state;
-  const aside = asideOf(imageId);
-  setAside(imageId, null);
-  session.set({ hasAside: false });
+  const aside = takeAside(imageId);
+  if (isChanged(draft)) setAside(imageId, draft.now);
+  session.set({ hasAside: hasAside(imageId) });
   session.change(withUids({ ...aside, revision: draft.base.revision }));
   session.say('Your version is back; look at it, then submit.', 'note');
 }
