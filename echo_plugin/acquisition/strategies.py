@@ -7,6 +7,7 @@ the reason in words for the annotator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,10 @@ from echo_plugin.acquisition.pool import VIEWS, Pool
 
 BATCH = 10
 BUDGET_RATIO = 4
-"""Hybrid: the most uncertain BATCH x BUDGET_RATIO cines are candidates (delta = 4 in PPAL), of them the most unlike."""
+"""Hybrid: the most uncertain BATCH x BUDGET_RATIO cines are candidates (delta = 4 in PPAL), of them the most unlike.
+
+But no more than one in BUDGET_RATIO of those that wait: in a small pool all would be, and uncertainty would say nothing.
+"""
 
 PER_PATIENT = 2
 """So many cines of one patient are shown in a batch, that is between two published models."""
@@ -66,7 +70,8 @@ def uncertain_and_unlike(pool: Pool, situation: Situation) -> Choice:
     if not len(scored):
         return _without_scores(pool, situation)
     order = np.argsort(-pool.scores.uncertainty[scored], kind="stable")
-    best = np.sort(scored[order[: BATCH * BUDGET_RATIO]])
+    count = min(BATCH * BUDGET_RATIO, math.ceil(len(scored) / BUDGET_RATIO))
+    best = np.sort(scored[order[:count]])
     return _farthest(pool, best, situation, f"among the {len(best)} most uncertain of {_of(scored, situation)}")
 
 

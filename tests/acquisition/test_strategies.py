@@ -82,7 +82,15 @@ def test_the_hybrid_passes_over_what_is_unlike_but_certain():
     assert pool.cines.image_ids[most_unlike(labelled, everyone(labelled)).place] == "c50"
     choice = uncertain_and_unlike(labelled, everyone(labelled))
     assert labelled.cines.image_ids[choice.place] != "c50"
-    assert "among the 40 most uncertain of 50" in choice.reason
+    assert "among the 13 most uncertain of 50" in choice.reason
+
+
+@pytest.mark.parametrize(("count", "candidates"), [(1, 1), (8, 2), (160, 40), (400, 40)])
+def test_the_hybrid_looks_at_a_quarter_of_a_small_pool(count, candidates):
+    known = {f"c{n}": evidence(0.5, [1, n / 100]) for n in range(count)}
+    pool = pool_of("".join(chr(200 + n) for n in range(count)), known)
+
+    assert f"among the {candidates} most uncertain of {count}" in uncertain_and_unlike(pool, everyone(pool)).reason
 
 
 def test_a_rare_and_badly_answered_view_comes_first():
