@@ -21,7 +21,7 @@ BATCH = 10
 BUDGET_RATIO = 4
 """Hybrid: the most uncertain BATCH x BUDGET_RATIO cines are candidates (delta = 4 in PPAL), of them the most unlike.
 
-But no more than one in BUDGET_RATIO of those that wait: in a small pool all would be, and uncertainty would say nothing.
+But no more than one in BUDGET_RATIO of those that wait: in a small pool all would be, and uncertainty would not count.
 """
 
 PER_PATIENT = 2
