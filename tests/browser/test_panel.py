@@ -322,7 +322,14 @@ def test_mine_or_theirs_can_be_kept_and_the_other_is_not_lost(served, reader_at_
 
     stored = served.studies.annotation(image_id)
     assert (stored.annotated_frames, stored.view) == ((1, 2, 3), None)
-    assert [a.annotated_frames for a in served.studies.history(image_id)] == [(3,), (3, 4), (0,), (1, 3), (0, 5), (1, 2, 3)]
+    assert [a.annotated_frames for a in served.studies.history(image_id)] == [
+        (3,),
+        (3, 4),
+        (0,),
+        (1, 3),
+        (0, 5),
+        (1, 2, 3),
+    ]
     reader.forgive("409")
 
 
