@@ -155,7 +155,7 @@ def test_what_a_person_chooses_goes_before_the_recipe():
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="Training recipe is 'secret'; ours, paper are accepted"):
+    with pytest.raises(ValueError, match="Training recipe is 'secret'; ours, paper, usf-mae are accepted"):
         TrainOptions(recipe="secret")
 
 
