@@ -80,7 +80,7 @@ def test_going_on_keeps_every_patient_in_its_part(easy_studies, tmp_path):
     patients = list(open_labelled_folder(easy_studies).defects)
     assert int(second.version) == int(first.version) + 1
     assert known_patients(first, patients) == known_patients(second, patients)
-    assert "going on from defect_embedder 1" in second.trained_on
+    assert f"going on from defect_embedder {first.version} " in second.trained_on
 
 
 def test_models_of_one_folder_share_their_test_patients(easy_studies, tmp_path):
