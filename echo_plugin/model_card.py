@@ -89,6 +89,8 @@ class ModelCard:
         if self.input_size_px < 32:
             msg = f"Model {self.name}: input_size_px is {self.input_size_px}; 32 or more is accepted."
             raise ValueError(msg)
+        as_in_json = {key: list(value) if isinstance(value, tuple) else value for key, value in self.config.items()}
+        object.__setattr__(self, "config", as_in_json)  # a card read back equals the one written
 
     @property
     def trained_on(self) -> str:
