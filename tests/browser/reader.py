@@ -86,6 +86,11 @@ IN_SIGHT = """(name) => {
 SEPTUM_COLOURS = {"interatrial": (76, 201, 255), "interventricular": (255, 169, 77)}
 
 
+def height(box: dict[str, Any]) -> float:
+    """In px of the file."""
+    return float(box["y2"] - box["y1"])
+
+
 class Reader:
     """One browser window with one reader in front of it."""
 
@@ -207,11 +212,13 @@ class Reader:
         strip = self.picture().astype(int)[rows, max(round(x) - 3, 0) : round(x) + 4]
         return float((np.abs(strip - (colour or SEPTUM_COLOURS[box["septum"]])).sum(axis=2) < 90).any(axis=1).mean())
 
-    def wait_for_outline(self, box: dict[str, Any], colour: tuple[int, int, int], least_share: float) -> None:
-        """Wait until so much of a box's left side is drawn in a colour, by one look at the page after the other."""
-        deadline = time.monotonic() + LIMIT_MS / 1000
-        while (share := self.outline_share(box, colour)) < least_share:
+    def wait_for_outline(self, boxes: list[dict[str, Any]], colour: tuple[int, int, int], least_share: float) -> None:
+        """Wait until so much of a left side is drawn in a colour: that of the tallest box on the frame then shown."""
+        deadline, share = time.monotonic() + LIMIT_MS / 1000, 0.0
+        while share < least_share:
             assert time.monotonic() < deadline, f"{share:.2f} of the box is drawn"
+            shown = [box for box in boxes if box["frame_index"] == self.frame()]  # a viewer may go to another one
+            share = max((self.outline_share(box, colour) for box in sorted(shown, key=height)[-1:]), default=0.0)
 
     def says(self, text: str) -> str:
         """Wait until the message has ``text`` in it; return the message."""
