@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from pathlib import Path, PurePosixPath
@@ -30,6 +29,7 @@ from echo_plugin.io.atomic_file import make_directory, write_atomically
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, write_patients
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
+from echo_plugin.phantom.claim import claim_folder
 from echo_plugin.phantom.contact_sheet import SheetRow, draw_contact_sheet
 from echo_plugin.phantom.fetal import FetalStill, draw_fetal_still, sample_fetal_patient
 from echo_plugin.phantom.patient import STUDY_DATE
@@ -55,7 +55,10 @@ def write_fetal_study_folder(
     if patients < 1 or stills < 1 or seed < 0:
         msg = f"Fetal phantoms of {patients} patients with {stills} stills of a view, seed {seed}; from 1, 1 and 0."
         raise ValueError(msg)
-    _claim(out, {"kind": "fetal", "version": __version__, "patients": patients, "seed": seed, "frames": stills})
+    arguments = {"kind": "fetal", "version": __version__, "patients": patients, "seed": seed, "frames": stills}
+    if claim_folder(out, arguments) != arguments:
+        msg = f"{out} holds phantoms of other arguments; repeat those of its phantom.json or name another folder."
+        raise ValueError(msg)
     if (out / "phantom.csv").exists():
         return patients * stills * len(FETAL_5)
     make_directory(out / ANNOTATIONS_DIRECTORY)
@@ -97,21 +100,6 @@ def write_fetal_sheet(study: Path, png: Path, *, columns: int = 6) -> None:
         rows.append(SheetRow(view.value, pictures, ((),) * len(chosen), captions))
     png.parent.mkdir(parents=True, exist_ok=True)
     draw_contact_sheet(rows).save(png)
-
-
-def _claim(out: Path, arguments: dict[str, object]) -> None:
-    """Mark ``out`` as the folder of these arguments, or refuse it."""
-    marker = out / "phantom.json"
-    if marker.exists():
-        if json.loads(marker.read_text(encoding="utf-8")) != arguments:
-            msg = f"{out} holds phantoms of other arguments; repeat those of its phantom.json or name another folder."
-            raise ValueError(msg)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is not empty and was not made by the phantom; an empty or new folder is accepted."
-        raise ValueError(msg)
-    make_directory(out)
-    write_atomically(marker, (json.dumps(arguments, indent=1) + "\n").encode())
 
 
 def _write_still(out: Path, patient_id: str, number: int, still: FetalStill) -> dict[str, str]:

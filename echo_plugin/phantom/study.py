@@ -29,6 +29,7 @@ from echo_plugin.anatomy import DEFECTS, Defect, View
 from echo_plugin.io.annotation_file import annotation_from_json
 from echo_plugin.io.atomic_file import make_directory, remove_abandoned, write_atomically
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
+from echo_plugin.phantom.claim import claim_folder
 from echo_plugin.phantom.encoding import Encoding
 from echo_plugin.phantom.study_patient import FIXED_COLUMNS, PatientPlan, cine_count, image_patient
 
@@ -45,7 +46,6 @@ DEFAULT_ENCODINGS: Mapping[Encoding, float] = {
 }
 """How often a machine stores each way; one machine always stores the same way."""
 
-_MARKER = "phantom.json"
 _TABLE = "phantom.csv"
 _ROWS = ".phantom_rows"
 
@@ -122,7 +122,6 @@ def summarise_phantom_study(folder: Path) -> PhantomStudySummary:
 
 def _claim(out: Path, plan: PatientPlan, patients: int) -> None:
     """Mark ``out`` as the folder of these arguments, or refuse it."""
-    marker = out / _MARKER
     arguments = {
         "made_by": "monailabel-echo phantom",
         "version": __version__,
@@ -133,19 +132,12 @@ def _claim(out: Path, plan: PatientPlan, patients: int) -> None:
         "defects": [defect.value for defect in plan.defects],
         "encodings": {encoding.value: weight for encoding, weight in plan.encodings},
     }
-    if marker.exists():
-        found = json.loads(marker.read_text(encoding="utf-8"))
-        other = sorted(key for key in arguments if found.get(key) != arguments[key])
-        if other:
-            was = ", ".join(f"{key} {found.get(key)!r}" for key in other)
-            msg = f"{out} holds phantoms made with {was}; repeat those arguments or name another folder."
-            raise ValueError(msg)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is not empty and was not made by the phantom; an empty or new folder is accepted."
+    found = claim_folder(out, arguments)
+    other = sorted(key for key in arguments if found.get(key) != arguments[key])
+    if other:
+        was = ", ".join(f"{key} {found.get(key)!r}" for key in other)
+        msg = f"{out} holds phantoms made with {was}; repeat those arguments or name another folder."
         raise ValueError(msg)
-    make_directory(out)
-    write_atomically(marker, (json.dumps(arguments, indent=1) + "\n").encode())
 
 
 def _rows_file(plan: PatientPlan, index: int) -> Path:

@@ -155,7 +155,7 @@ def _wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
     pytest.fail(f"the server did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # while it is open no other test of this thread can run an event loop of its own
 def browser(chromium) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

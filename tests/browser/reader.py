@@ -86,11 +86,6 @@ IN_SIGHT = """(name) => {
 SEPTUM_COLOURS = {"interatrial": (76, 201, 255), "interventricular": (255, 169, 77)}
 
 
-def height(box: dict[str, Any]) -> float:
-    """In px of the file."""
-    return float(box["y2"] - box["y1"])
-
-
 class Reader:
     """One browser window with one reader in front of it."""
 
@@ -218,7 +213,8 @@ class Reader:
         while share < least_share:
             assert time.monotonic() < deadline, f"{share:.2f} of the box is drawn"
             shown = [box for box in boxes if box["frame_index"] == self.frame()]  # a viewer may go to another one
-            share = max((self.outline_share(box, colour) for box in sorted(shown, key=height)[-1:]), default=0.0)
+            if shown:
+                share = self.outline_share(max(shown, key=lambda box: box["y2"] - box["y1"]), colour)
 
     def says(self, text: str) -> str:
         """Wait until the message has ``text`` in it; return the message."""
