@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from echo_plugin.batch import FilePredictor
 from echo_plugin.errors import EchoError
 from echo_plugin.prediction import TASKS
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import TRAIN_COMMANDS
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def predict_archive(
     tasks: Sequence[str] = TASKS,
     frame_indices: Sequence[int] | None = None,
     device: str = "auto",
-    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+    progress: Progress = lambda done, total, note: None,
     predictor: type[FilePredictor] = FilePredictor,
 ) -> list[Result]:
     """Return one JSON-ready entry per distinct file, in order; a file that fails gives ``{"path", "error"}``.

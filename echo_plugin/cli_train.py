@@ -13,6 +13,7 @@ import typer
 
 from echo_plugin.cli_mae import Images, MaskRatio, PatchNorm, mae_trainer
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Trainable
+from echo_plugin.progress import Progress
 from echo_plugin.progress_bar import progress_bar
 
 Start = Annotated[
@@ -171,7 +172,7 @@ def _trainer(what: Trainable) -> Callable[..., Any]:
     return train_views
 
 
-def _shown_on(bar: Callable[[int, int, str], None]) -> Callable[[Any], None]:
+def _shown_on(bar: Progress) -> Callable[[Any], None]:
     """Return what moves the bar with every epoch; an interrupted training that goes on is said in words too."""
 
     def on_epoch(status: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,8 +20,7 @@ from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.study_folder import StudyFolder
-
-Progress = Callable[[int, int, str], None]
+from echo_plugin.progress import Progress
 
 WHICH = ("image_id", "file", "patient_id")
 SAID = ("defect", "defect_size_mm", "view")

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "echo_plugin"
 
 FLOORS = {
-    0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card"},
+    0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card", "progress"},
     1: {"io", "models", "phantom"},
     2: {
         "preprocess", "predict", "prediction", "batch", "archive", "overview", "runtime", "study_labels",

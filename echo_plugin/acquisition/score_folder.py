@@ -21,12 +21,11 @@ from echo_plugin.errors import EchoError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

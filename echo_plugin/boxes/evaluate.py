@@ -8,7 +8,7 @@ where the cine is calibrated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ from echo_plugin.io.sector import tissue_region
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.preprocess import FrameMapping, map_region, to_model_input
+from echo_plugin.progress import Progress
 from echo_plugin.report import Picture, draw_curves, draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, detection_frames
-
-Progress = Callable[[int, int, str], None]
 
 FRAMES_PER_CINE = 8
 """Annotated frames of a cine that are measured, evenly spread: neighbours say the same."""

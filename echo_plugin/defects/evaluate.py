@@ -7,7 +7,7 @@ the same told apart by age, view, size, image quality and drop-out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,9 @@ from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
+from echo_plugin.progress import Progress
 from echo_plugin.report import draw_confusion, draw_pictures, write_report
 from echo_plugin.training.datasets import crop_frames
-
-Progress = Callable[[int, int, str], None]
 
 
 def evaluate_defects(

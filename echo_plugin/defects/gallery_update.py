@@ -24,12 +24,12 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 from echo_plugin.predict import EchoPipeline
+from echo_plugin.progress import Progress
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
 Rows = dict[str, tuple[PastCase, Vectors]]
 """Case with its (D,) embedding and signature by image id."""

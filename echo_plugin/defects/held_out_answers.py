@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,7 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CineEmbedding
-
-Progress = Callable[[int, int, str], None]
+from echo_plugin.progress import Progress
 
 THUMBNAIL_PX = 96
 

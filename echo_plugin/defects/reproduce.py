@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, VIEW_CLASSIFIER
 from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.durable_file import write_synced
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
 from echo_plugin.training.defect_calibration import embed_crops
@@ -49,7 +50,6 @@ from echo_plugin.training.state import training_key
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 
 FRACTIONS = (0.7, 0.1, 0.2)
 """The paper's 84, 12 and 24 of 120 patients."""

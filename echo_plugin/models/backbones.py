@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.models.iresnet import iresnet50
 from echo_plugin.models.lean_torchvision import densenet121, resnet18, resnet50
+from echo_plugin.models.state_keys import require_fitting
 
 FACE_FILE = "iresnet50_arcface.pth"
 """Name under which --from face looks for a published ArcFace checkpoint, beside torchvision's own weights."""
@@ -94,16 +95,7 @@ def load_body(network: nn.Module, name: str, state: Mapping[str, Tensor], source
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):  # older checkpoints lack them and nothing here reads them
             given.setdefault(key, value)
-        if key not in given:
-            msg = f"{source} lacks {key!r}, which {name} has."
-            raise ModelMismatchError(msg)
-        if given[key].shape != value.shape:
-            msg = f"{source} has {key!r} of shape {tuple(given[key].shape)}; {name} takes {tuple(value.shape)}."
-            raise ModelMismatchError(msg)
-    for key in given:
-        if key not in expected:
-            msg = f"{source} has {key!r}, which {name} lacks."
-            raise ModelMismatchError(msg)
+    require_fitting(given, expected, source=source, network=name)
     floating = {key: value.float() for key, value in given.items() if value.is_floating_point()}
     network.load_state_dict(floating, strict=False)  # but the counters of batches
 

@@ -31,6 +31,7 @@ from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import card_to_json, load_card
 from echo_plugin.models.durable_file import only_writer, sync_directory, write_synced
+from echo_plugin.models.state_keys import require_fitting
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config")
@@ -140,21 +141,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -
     ModelMismatchError
         Naming the first key that is missing, unknown or of another shape.
     """
-    expected = model.state_dict()
-    for key, value in expected.items():
-        if key not in state:
-            msg = f"Model {card.name}: weights lack {key!r}, which {card.architecture} has."
-            raise ModelMismatchError(msg)
-        if state[key].shape != value.shape:
-            msg = (
-                f"Model {card.name}: weight {key!r} is {tuple(state[key].shape)},"
-                f" {card.architecture} takes {tuple(value.shape)}."
-            )
-            raise ModelMismatchError(msg)
-    for key in state:
-        if key not in expected:
-            msg = f"Model {card.name}: weights have {key!r}, which {card.architecture} lacks."
-            raise ModelMismatchError(msg)
+    require_fitting(state, model.state_dict(), source=f"Model {card.name}", network=card.architecture)
     model.load_state_dict(dict(state))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from echo_plugin.errors import ModelMismatchError
+from echo_plugin.models.state_keys import require_fitting
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +54,8 @@ def load_vit(vit: nn.Module, state: Mapping[str, Tensor], source: str, grey: tup
         given |= _for_grey(given[PROJECTION], given[PROJECTION_BIAS], grey)
     if "pos_embed" in given and given["pos_embed"].shape[2:] == expected["pos_embed"].shape[2:]:
         given["pos_embed"] = resized_positions(given["pos_embed"], expected["pos_embed"].shape[1])
-    for key, value in expected.items():
-        if key not in given:
-            msg = f"{source} lacks {key!r}, which the encoder has; a masked autoencoder of its size is accepted."
-            raise ModelMismatchError(msg)
-        if given[key].shape != value.shape:
-            found, wanted = tuple(given[key].shape), tuple(value.shape)
-            msg = f"{source} has {key!r} of shape {found}; the encoder takes {wanted}: use its --backbone."
-            raise ModelMismatchError(msg)
-    for key in given:
-        if key not in expected:
-            msg = f"{source} has {key!r}, which the encoder lacks; a masked autoencoder of its size is accepted."
-            raise ModelMismatchError(msg)
+    hint = "; a masked autoencoder of its size is accepted, another one with its own --backbone"
+    require_fitting(given, expected, source=source, network="the encoder", hint=hint)
     vit.load_state_dict({key: value.float() for key, value in given.items()})
 
 

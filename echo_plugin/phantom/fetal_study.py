@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, time
 from pathlib import Path, PurePosixPath
 
@@ -33,9 +33,7 @@ from echo_plugin.phantom.claim import claim_folder
 from echo_plugin.phantom.contact_sheet import SheetRow, draw_contact_sheet
 from echo_plugin.phantom.fetal import FetalStill, draw_fetal_still, sample_fetal_patient
 from echo_plugin.phantom.patient import STUDY_DATE
-
-Report = Callable[[int, int, str], None]
-"""Called with patients done, patients in all, and a note."""
+from echo_plugin.progress import Progress
 
 _COLUMNS = ("file", "image_id", "patient_id", "view", "height", "width", "focus")
 _STREAM = 0xFE7A1
@@ -43,7 +41,7 @@ _STREAM = 0xFE7A1
 
 
 def write_fetal_study_folder(
-    out: Path, *, patients: int, seed: int, stills: int, progress: Report | None = None
+    out: Path, *, patients: int, seed: int, stills: int, progress: Progress | None = None
 ) -> int:
     """Write the study folder ``out`` and return how many pictures it holds; ``stills`` of each view per patient.
 

@@ -17,7 +17,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -32,9 +32,7 @@ from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.phantom.claim import claim_folder
 from echo_plugin.phantom.encoding import Encoding
 from echo_plugin.phantom.study_patient import FIXED_COLUMNS, PatientPlan, cine_count, image_patient
-
-Report = Callable[[int, int, str], None]
-"""Called with cines done, cines in all, and a note."""
+from echo_plugin.progress import Progress
 
 DEFAULT_ENCODINGS: Mapping[Encoding, float] = {
     Encoding.JPEG_COLOUR: 0.80,
@@ -69,7 +67,7 @@ def write_phantom_study_folder(
     views: Sequence[View] | None = None,
     frames: int = 32,
     jobs: int = 1,
-    progress: Report | None = None,
+    progress: Progress | None = None,
     defects: Sequence[Defect] = DEFECTS,
     encodings: Mapping[Encoding, float] = DEFAULT_ENCODINGS,
 ) -> PhantomStudySummary:
@@ -172,7 +170,7 @@ def _is_corrected(annotation_path: Path) -> bool:
     return annotation_from_json(annotation_path.read_text(encoding="utf-8"), source=annotation_path.name).revision > 1
 
 
-def _image_missing_patients(plan: PatientPlan, patients: int, jobs: int, report: Report) -> None:
+def _image_missing_patients(plan: PatientPlan, patients: int, jobs: int, report: Progress) -> None:
     missing = [index for index in range(patients) if not _rows_file(plan, index).exists()]
     total = sum(cine_count(plan, index) for index in range(patients))
     done = total - sum(cine_count(plan, index) for index in missing)

@@ -24,7 +24,8 @@ from echo_plugin.cine import Cine
 from echo_plugin.defects.septal_crops import UNION, can_show, choose_crops, cut_crops, imaged_septa
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, crop_frames
+from echo_plugin.progress import Progress
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, crop_frames
 from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
 
 ROOM = 1.35

@@ -18,10 +18,11 @@ from echo_plugin.models.backbones import face_file, load_body, read_weights
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.preprocess import CONTEXT_MARGIN, normalise
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import CROP_MOTION, centre_affines, compose, random_affines, warp
-from echo_plugin.training.datasets import LabelledCine, Progress, open_labelled_folder
+from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.defect_calibration import embed_crops
 from echo_plugin.training.defect_crops import (
     DefectCrops,

@@ -21,10 +21,11 @@ from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.preprocess import normalise
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import move_boxes, random_affines, spoil, visible_boxes, warp
-from echo_plugin.training.datasets import Progress, detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import detection_frames, open_labelled_folder
 from echo_plugin.training.detector_recipes import (
     LEAST_SIDE_PX,
     OURS,

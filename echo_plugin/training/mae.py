@@ -16,9 +16,10 @@ from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
 from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
 from echo_plugin.preprocess import normalise
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.augment import Motion, random_affines, warp
-from echo_plugin.training.datasets import Progress, digest_of
+from echo_plugin.training.datasets import digest_of
 from echo_plugin.training.loop import Learned, lower_precision, run_epochs, shuffled_batches
 from echo_plugin.training.mae_frames import (
     UnlabelledCine,

@@ -23,7 +23,8 @@ from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
 from echo_plugin.preprocess import to_model_input
-from echo_plugin.training.datasets import Progress, digest_of, evenly_chosen
+from echo_plugin.progress import Progress
+from echo_plugin.training.datasets import digest_of, evenly_chosen
 from echo_plugin.training.prepared_frames import PREPARATION
 from echo_plugin.training.splits import Split
 

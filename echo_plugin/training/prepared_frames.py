@@ -23,7 +23,8 @@ from echo_plugin.cine import Cine
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.preprocess import to_model_input
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, digest_of
+from echo_plugin.progress import Progress
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
 
 logger = logging.getLogger(__name__)
 

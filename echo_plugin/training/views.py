@@ -17,9 +17,10 @@ from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress, open_labelled_folder
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole

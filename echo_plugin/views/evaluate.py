@@ -20,14 +20,13 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, config_from_card
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.predict import EchoPipeline
+from echo_plugin.progress import Progress
 from echo_plugin.report import draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.options import EpochStatus, TrainOptions
 from echo_plugin.views.folds import cross_validate, patient_folds
 from echo_plugin.views.open_set import rule_of
 from echo_plugin.views.report import open_set_metrics, view_facts, view_figures, view_metrics
-
-Progress = Callable[[int, int, str], None]
 
 
 def evaluate_views(

@@ -23,9 +23,10 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, Progress
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole

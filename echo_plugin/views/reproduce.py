@@ -11,7 +11,7 @@ starting weights begins anew. Patients from whom the starting weights learned ta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from echo_plugin.anatomy import NED_12, View
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.durable_file import write_synced
+from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
@@ -26,8 +27,6 @@ from echo_plugin.training.views import view_config
 from echo_plugin.views.folds import Published, patient_folds
 from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
 from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
-
-Progress = Callable[[int, int, str], None]
 
 TEST_FOLDS = 4
 """Of phantoms, one fold in so many is tested for each seed."""

@@ -194,14 +194,14 @@ def test_text_that_is_no_json_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        ({"weight": torch.zeros(3, 2)}, "weights lack 'bias', which resnet18 has"),
+        ({"weight": torch.zeros(3, 2)}, "Model model lacks 'bias', which resnet18 has"),
         (
             {"weight": torch.zeros(3, 5), "bias": torch.zeros(3)},
-            r"weight 'weight' is \(3, 5\), resnet18 takes \(3, 2\)",
+            r"has 'weight' of shape \(3, 5\); resnet18 takes \(3, 2\)",
         ),
         (
             {"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "extra": torch.zeros(1)},
-            "weights have 'extra', which resnet18 lacks",
+            "Model model has 'extra', which resnet18 lacks",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,10 +23,9 @@ from echo_plugin.io.datasets.packed_frames import pack_pictures, pack_transposed
 from echo_plugin.io.datasets.source_cine import DataSet, LeftOut, NotTakenError, SourceCine, WeakBoxes
 from echo_plugin.io.patients_file import PATIENTS_FILE, write_patients
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
+from echo_plugin.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
