@@ -116,9 +116,71 @@ def test_all_cines_of_a_study_are_predicted_with_progress_until_it_is_cancelled(
     reader.says("Cancelled; 1 of 2 cines of this study are predicted")
 
     assert reader.boxes(first)
+    assert not reader.part("child").is_visible()  # one cine is not the child
     reader.page.unroute(f"**/echo/predictions/{second}")
     reader.part("predict-study").click()
     reader.says("All 2 cines of this study are predicted")
+
+
+def test_the_cines_of_a_study_are_joined_into_an_answer_for_the_child(served, reader_at_work, keep_picture):
+    reader = reader_at_work()
+    first, second = served.several
+    reader.open(study_of(served, first), first)
+
+    reader.part("predict-study").click()
+    reader.part("child").wait_for()
+    reader.says("All 2 cines of this study are predicted")
+
+    joined = served.ask(f"echo/patient?image={second}")["patient_defect"]
+    said = reader.part("child").inner_text()
+    assert joined["defect"] in said
+    assert f"{joined['cines']} of {joined['asked']} cines took part" in said
+    for name, probability in joined["probabilities"].items():
+        line = reader.part("child").locator(".bar").filter(has_text=name)
+        assert f"{100 * probability:.0f}%" in line.inner_text()
+        fill, track = (line.locator(f".{part}").bounding_box()["width"] for part in ("fill", "track"))
+        assert fill / track == pytest.approx(probability, abs=0.02)
+    assert reader.part("agreement").inner_text()
+    reader.part("child").scroll_into_view_if_needed()
+    keep_picture(reader.page, "child")
+    assert reader.is_in_sight("child")
+    assert (reader.too_faint(), reader.overflowing()) == ([], [])
+    reader.part("fold").click()
+    assert f"{100 * joined['probability']:.0f}%" in reader.part("child").inner_text()
+    assert not reader.part("agreement").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (200, {"patient_defect": None}, "No answer: none of this child's cines shows a septum well enough."),
+        (400, {"detail": "Cine 1.2 cannot be read."}, "The cines were not joined: Cine 1.2 cannot be read."),
+        (200, {"agreement": 1.0}, "The views agree: all cines that can show ASD say ASD."),
+        (200, {"agreement": 0.5}, "The views do not agree: 50% of the cines that can show ASD say ASD."),
+        (200, {"agreement": None}, "None of these views can show ASD"),
+        (200, {"cines": 1}, "From one cine alone"),
+        (200, {"probability": 0.35}, "Undecided: hardly better than chance."),
+    ],
+    ids=["abstained", "refused", "agree", "disagree", "cannot", "alone", "undecided"],
+)
+def test_how_far_the_cines_of_a_child_agree_is_said_in_words(served, reader_at_work, status, answer, words):
+    reader, (first, second) = reader_at_work(), served.several
+    said = {"defect": "ASD", "probability": 0.6, "probabilities": {"Normal": 0.3, "ASD": 0.6, "VSD": 0.1}}
+    whole = (
+        answer
+        if {"patient_defect", "detail"} & set(answer)
+        else {"patient_defect": {**said, "cines": 2, "asked": 3, "agreement": 1.0, "similarity": 0.4, **answer}}
+    )
+    prediction = served.ask(f"echo/predictions/{first}", "POST")
+    reader.page.route("**/echo/predictions/*", lambda route: route.fulfill(json=prediction))
+    reader.page.route("**/echo/patient*", lambda route: route.fulfill(json=whole, status=status))
+    reader.open(study_of(served, second), second)
+
+    reader.part("predict-study").click()
+    reader.part("child").filter(has_text=words).wait_for()
+
+    assert (reader.too_faint(), reader.overflowing()) == ([], [])
+    reader.forgive("400")
 
 
 def pixels_agree(served, reader, image_id: str, box, shift_px: tuple[int, int] = (0, 0)) -> float:

@@ -38,6 +38,8 @@ export const cine = (imageId) => ask('GET', `echo/cines/${id(imageId)}`);
 export const readAnnotation = (imageId) => ask('GET', `echo/annotations/${id(imageId)}`);
 export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(document.image_id)}`, document);
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
+/** Ask what all cines of the child of a cine say together; null: none of them was answered. */
+export const childDefect = async (imageId, signal) => (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
 export const nextCine = (strategy, reader) => ask('POST', 'echo/next', { strategy, client_id: reader || null });
 export const suspicious = () => ask('GET', 'echo/suspicious');
 export const training = () => ask('GET', 'echo/training');

@@ -6,6 +6,7 @@ import { discard } from './editing.js';
 import { listenToKeys } from './keys.js';
 import { Session } from './session.js';
 import { cineChoices, drawButtons, frameBoxes, frameTools, pickCine, pickFrame, pickStatus } from './show-annotate.js';
+import { childCard } from './show-child.js';
 import { conflictCard } from './show-conflict.js';
 import { findings } from './show-findings.js';
 import { FrameStrip } from './show-frames.js';
@@ -19,8 +20,9 @@ import { clock } from './words.js';
 function predictButtons({ busy, progress, imageId }, session) {
   if (busy === 'predict') {
     const many = progress?.total > 1;
+    const doing = many && progress.done === progress.total ? 'Joining the cines of this child' : many ? `Predicting cine ${progress.done + 1} of ${progress.total}` : 'Predicting';
     return [
-      h('div', { class: 'echo-row' }, h('span', { class: 'live', 'data-echo': 'progress' }, many ? `Predicting cine ${progress.done + 1} of ${progress.total}` : 'Predicting'),
+      h('div', { class: 'echo-row' }, h('span', { class: 'live', 'data-echo': 'progress' }, doing),
         button('Cancel', () => tasks.stopPredicting())),
       h('progress', many ? { max: progress.total, value: progress.done } : {}),
     ];
@@ -95,6 +97,7 @@ export function mountPanel(root, managers) {
     section(({ busy, progress, imageId }) => ({ busy, progress, imageId }), (picked) => predictButtons(picked, session)),
     section(({ prediction, imageId, isFolded }) => ({ imageId, isFolded, ...(prediction ?? {}), boxes: undefined, timings_ms: undefined }),
       (picked) => findings(picked, goTo, (isFolded) => session.set({ isFolded }))),
+    section(({ child, isFolded }) => ({ child, isFolded }), childCard),
     { node: h('section', {}, strip.node), update: (state) => strip.update(state) },
     section(pickFrame, (picked) => picked.frames > 0 && frameBoxes(picked, session)),
     section(({ drawing }) => ({ drawing }), (picked) => drawButtons(picked, session)),

@@ -32,11 +32,12 @@ export class Session {
     this.unkept = new Set(); // ids of the cines whose draft has changed since the browser's storage was written
     this.reading = new Set(); // ids of the cines whose annotation was asked for and is not here yet
     this.predictions = new Map();
+    this.children = new Map(); // by study: what all cines of its child say together
     this.asked = null; // { imageId, frames, reason }: the cine that was asked for, until it is shown
     this.landing = null; // { imageId, frameIndex, until }: the viewer shows the first frame once more while it opens
     this.state = {
       about: null, imageId: null, frames: 0, frameIndex: 0, reader: localStorage.getItem(READER) ?? '', drawing: null,
-      draft: null, prediction: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
+      draft: null, prediction: null, child: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
       reason: null, worthDrawing: [], isComparing: true,
       strategy: localStorage.getItem(STRATEGY) ?? BEST_STRATEGY,
     };
@@ -140,6 +141,7 @@ export class Session {
     setDrawing(this.managers, false);
     this.set({
       ...shown, draft: this.drafts.get(shown.imageId) ?? null, prediction: this.predictions.get(shown.imageId) ?? null,
+      child: this.children.get(this.viewer.study()) ?? null,
       conflict: null, hasAside: hasAside(shown.imageId), drawing: null, message: null,
       reason: asked?.reason ?? null, worthDrawing: asked?.frames ?? [],
     });

@@ -7,8 +7,10 @@ import { frameList, percent } from './words.js';
 
 const VIEWS_SHOWN = 3;
 const BETTER_THAN_CHANCE = 1.2;
+export const UNDECIDED = 'Undecided: hardly better than chance.';
 
-function bar(name, probability, note, { chosen = false } = {}) {
+/** Return a line with a name, a probability as a bar and as a number, and a note where there is one. */
+export function bar(name, probability, note, { chosen = false } = {}) {
   return h(
     'div',
     { class: `bar${chosen ? ' chosen' : ''}` },
@@ -40,8 +42,12 @@ function viewDoubt(view) {
 function doubt(defect) {
   if (defect.abstained) return `The model abstains: ${defect.abstained}`;
   if (defect.is_whole_frame) return 'No septum was found: whole frames were compared, so this says little.';
-  const chance = 1 / Object.keys(defect.probabilities).length;
-  return defect.probability < BETTER_THAN_CHANCE * chance ? 'Undecided: hardly better than chance.' : null;
+  return isUndecided(defect) ? UNDECIDED : null;
+}
+
+/** Return whether the likeliest class is hardly likelier than a guess. */
+export function isUndecided({ probability, probabilities }) {
+  return probability < BETTER_THAN_CHANCE / Object.keys(probabilities).length;
 }
 
 function cropUsed(imageId, { crops = [] }, goTo) {

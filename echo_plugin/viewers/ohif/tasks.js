@@ -35,8 +35,10 @@ export const predictCine = (session) =>
 export const predictStudy = (session) =>
   session.work('predict', async () => {
     stopping = new AbortController();
-    const cines = await api.cinesOfStudy(session.viewer.study());
+    const study = session.viewer.study();
+    const cines = await api.cinesOfStudy(study);
     const failures = [];
+    setChild(session, study, null);
     for (const [done, { image_id: imageId }] of cines.entries()) {
       session.set({ progress: { done, total: cines.length } });
       await predictOne(session, imageId).catch((error) => failures.push(error.message));
@@ -47,7 +49,26 @@ export const predictStudy = (session) =>
     }
     if (failures.length) session.say(`${failures.length} of ${cines.length} cines failed. ${failures[0]}`, 'bad');
     else session.say(`All ${cines.length} cines of this study are predicted.`);
+    const isAnyAnswered = cines.some(({ image_id: imageId }) => session.predictions.get(imageId)?.defect);
+    if (isAnyAnswered) await joinCines(session, study, cines);
   });
+
+/** Ask what the cines of the child say together; why that is not known is said in its place. */
+async function joinCines(session, study, cines) {
+  session.set({ progress: { done: cines.length, total: cines.length } });
+  let child;
+  try {
+    child = { answer: await api.childDefect(cines[0].image_id, stopping.signal) };
+  } catch (error) {
+    child = { error: error.name === 'AbortError' ? 'cancelled.' : error.message };
+  }
+  setChild(session, study, child);
+}
+
+function setChild(session, study, child) {
+  session.children.set(study, child);
+  if (study === session.viewer.study()) session.set({ child });
+}
 
 export const stopPredicting = () => stopping?.abort();
 
