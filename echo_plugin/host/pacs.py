@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import re
 import stat
@@ -29,9 +28,6 @@ from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
 from echo_plugin.host.pacs_answers import DUPLICATE, failure_reasons, first_value
 from echo_plugin.host.pacs_connection import archive_client, archive_streams
-
-logger = logging.getLogger(__name__)
-logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes addresses, and searches name patients
 
 CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
 """A file with one line, ``user:password`` or ``Bearer <token>``."""

@@ -6,6 +6,7 @@ An archive ends connections that were quiet for a while, sometimes in the moment
 
 from __future__ import annotations
 
+import logging
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -14,6 +15,8 @@ import httpx
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 ATTEMPTS = 3
 _HARMLESS = ("GET", "HEAD")
+_SAY_ADDRESSES = ("httpx", "httpcore.http11")
+"""Loggers that write what was asked, or the headers of an answer, where a redirect repeats it."""
 _ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
@@ -45,12 +48,28 @@ class _AsyncTransport(httpx.AsyncHTTPTransport):
 
 def archive_client(headers: dict[str, str]) -> httpx.Client:
     """Return a client for threads that sends ``headers`` with all it asks."""
+    _keep_addresses_out_of_logs()
     return httpx.Client(transport=_Transport(**_trusting()), headers=headers, **_plain())
 
 
 def archive_streams() -> httpx.AsyncClient:
     """Return a client for one event loop."""
+    _keep_addresses_out_of_logs()
     return httpx.AsyncClient(transport=_AsyncTransport(**_trusting()), **_plain())
+
+
+def _keep_addresses_out_of_logs() -> None:
+    """Drop what is said below a warning of each request: its address, and a search for a patient names one.
+
+    A filter, and here rather than at import: a process that asks no archive logs as it did, and one that does keeps
+    its addresses to itself at whatever level its logging is set to, before or after.
+    """
+    for name in _SAY_ADDRESSES:
+        logging.getLogger(name).addFilter(_is_warning)  # once, however many clients there are
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _trusting() -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -173,8 +175,16 @@ def test_no_path_leads_out_of_the_archive(through, recorder, monkeypatch, path):
     assert recorder.seen == []
 
 
-def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, monkeypatch, caplog):
-    caplog.set_level(logging.DEBUG)
+@pytest.fixture
+def logged(caplog):
+    """What all loggers say at any level, but for the client that a test asks this server with."""
+    for logger in (None, "httpx", "httpcore"):
+        caplog.set_level(logging.DEBUG, logger=logger)
+    own = "httpx2"  # of starlette's TestClient
+    return lambda: "\n".join(f"{r.name}: {r.getMessage()}" for r in caplog.records if r.name != own)
+
+
+def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, monkeypatch, logged):
     app = SimpleNamespace(pacs=Pacs(recorder.url, f"Bearer {SECRET}"))
     monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
 
@@ -185,8 +195,43 @@ def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, m
     assert headers["authorization"] == f"Bearer {SECRET}"
     assert headers["accept"] == "a/b;q=0.1"
     assert answer.json() == []
-    assert SECRET not in caplog.text
+    assert "httpcore" in logged()  # it is listened to
+    for private in (SECRET, "PatientName", "D%C3%B6e", "Döe"):
+        assert private not in logged()
     assert SECRET not in repr(app.pacs)
+
+
+def test_a_search_of_a_thread_is_in_no_log(recorder, logged):
+    archive = Pacs(recorder.url, f"Bearer {SECRET}")
+
+    archive._get_json("/studies", {"PatientName": "Doe*"})
+    logging.getLogger("httpx").setLevel(logging.DEBUG)  # as a library may set it later
+    archive._get_json("/studies", {"PatientName": "Doe*"})
+
+    recorder.answer = (302, {"Location": "/elsewhere?PatientName=Doe"}, b"")
+    with pytest.raises(PacsError, match="status 302"):
+        archive._get_json("/studies", {"PatientName": "Doe*"})
+
+    assert [path for path, _ in recorder.seen] == ["/dicom-web/studies?PatientName=Doe%2A"] * 3
+    assert "httpcore" in logged()
+    for private in (SECRET, "PatientName", "Doe"):
+        assert private not in logged()
+
+
+def test_warnings_about_a_connection_are_still_logged(recorder, caplog):
+    Pacs(recorder.url).instances()
+
+    logging.getLogger("httpx").warning("no more connections")
+
+    assert "no more connections" in caplog.text
+
+
+def test_nothing_is_logged_otherwise_because_a_module_was_imported():
+    said = "import logging, echo_plugin.host.pacs; one = logging.getLogger('httpx'); print(one.level, one.filters)"
+
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["0", "[]"]
 
 
 @pytest.mark.parametrize(
