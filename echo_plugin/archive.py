@@ -2,8 +2,8 @@
 """Predict an archive of cines: by one process or by Ray's many, taken up again after an interruption.
 
 Each result is written to a journal when it is there, so that a run that was killed goes on with the rest; one whose
-file has changed since counts for nothing. There is exactly one result per cine, in the order asked: only this process
-writes, and what a dying worker had under way is done again by another.
+file has changed since counts for nothing, and one that failed is tried again. There is exactly one result per cine, in
+the order asked: only this process writes, and what a dying worker had under way is done again by another.
 """
 
 from __future__ import annotations
@@ -119,6 +119,9 @@ def _by_ray(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]
         count = max(1, min(len(files), int(resources.get("GPU" if on_gpu else "CPU", 1))))
         remote = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(_Worker)
         workers = [remote.remote(make) for _ in range(count)]
+        for refusal in ray.get([worker.refusal.remote() for worker in workers]):
+            if refusal:
+                raise EchoError(refusal)
         waiting = iter(files)
         at_work = {w.predict.remote(path.absolute()): (w, path) for w, path in zip(workers, waiting, strict=False)}
         while at_work:
@@ -137,7 +140,15 @@ class _Worker:
     """A process of Ray with one set of models."""
 
     def __init__(self, make: _Make) -> None:
-        self._predictor = make()
+        self._refusal = ""
+        try:
+            self._predictor = make()
+        except EchoError as exc:  # said once, not of each cine
+            self._refusal = str(exc)
+
+    def refusal(self) -> str:
+        """Return why this process cannot predict, if it cannot."""
+        return self._refusal
 
     def predict(self, path: Path) -> Result:
         return self._predictor.predict(path)
@@ -157,7 +168,7 @@ def _ray() -> Iterator[Any]:
         alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             ray.init(log_to_driver=False, configure_logging=False, **({} if os.environ.get("RAY_ADDRESS") else alone))
-        except (RuntimeError, ConnectionError) as exc:
+        except Exception as exc:  # Ray raises bare ones
             msg = f"Engine ray did not start ({str(exc).splitlines()[0]}); --engine local needs none."
             raise EchoError(msg) from exc
     try:
@@ -206,7 +217,12 @@ def _read_journal(path: Path, digest: str) -> dict[str, Result] | None:
         return None
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    return {line["file"]: line["result"] for line in lines[1:] if line["stamp"] == _stamp(Path(line["file"]))}
+    kept = {line["file"]: line for line in lines[1:]}
+    return {
+        file: line["result"]
+        for file, line in kept.items()
+        if "error" not in line["result"] and line["stamp"] == _stamp(Path(file))
+    }
 
 
 def _stamp(path: Path) -> list[int] | None:
