@@ -16,6 +16,7 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.evaluation_pictures import worst_cines
 from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort
+from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, config_from_card
 from echo_plugin.models.view_classifier import ViewConfig
@@ -25,7 +26,6 @@ from echo_plugin.report import draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.options import EpochStatus, TrainOptions
 from echo_plugin.views.folds import cross_validate, patient_folds
-from echo_plugin.views.open_set import rule_of
 from echo_plugin.views.report import open_set_metrics, view_facts, view_figures, view_metrics
 
 
@@ -41,7 +41,8 @@ def evaluate_views(
 ) -> dict[str, Any]:
     """Measure views by cine and write the report to ``out``.
 
-    Cines of views that the model does not know, and those of OTHER, measure whether it says so.
+    Cines of views that the model does not know, and those of OTHER, measure whether it says so; of stills it says
+    nothing of the kind, so "open_set_cines", how many are measured by that, leaves them out.
 
     Raises
     ------
@@ -65,16 +66,11 @@ def evaluate_views(
     probabilities = np.array(rows)
     cohort = known.cohort([cine.patient_id for cine in known.cines], seed)
     metrics = view_metrics(cohort, truth, probabilities, classes, known.commonest_class)
-    if rule_of(chosen.card) is not None:
-        everyone = chosen.cohort([cine.patient_id for cine in chosen.cines], seed)
-        is_strange = np.array(
-            [not k or _view_name(c) == View.OTHER.value for k, c in zip(is_known, chosen.cines, strict=True)]
-        )
-        is_named = np.array([a.view.value == _view_name(c) for a, c in zip(answers, chosen.cines, strict=True)])
-        is_standard = np.array([bool(answer.is_standard) for answer in answers])
-        metrics |= open_set_metrics(everyone, is_strange, is_standard, is_named)
+    strange, asked = _open_set(chosen, answers, classes, seed)
+    metrics |= strange
     facts = view_facts(cohort, truth, probabilities, classes, metrics)
     extra = {key: facts[key] for key in ("classes", "confusion", "expected_calibration_error")}
+    extra["open_set_cines"] = asked
     figures = view_figures(truth, probabilities, classes)
     figures["Worst cines"] = draw_pictures(worst_cines(known, probabilities, truth, classes))
     return write_report(out, known.report("views", cohort, metrics, extra), figures, title="Views")
@@ -141,6 +137,21 @@ def _answers(chosen: HeldOut, models: Path, device: str, progress: Progress | No
         if progress is not None:
             progress(number + 1, len(chosen.cines), "")
     return answers
+
+
+def _open_set(
+    chosen: HeldOut, answers: Sequence[ViewPrediction], classes: Sequence[str], seed: int
+) -> tuple[dict[str, Metric], int]:
+    """Return the open-set figures, and of how many cines: those of which the model says whether they are standard."""
+    asked = [(c, a) for c, a in zip(chosen.cines, answers, strict=True) if a.is_standard is not None]
+    if not asked:
+        return {}, 0
+    names = [_view_name(cine) for cine, _ in asked]
+    is_strange = np.array([name not in classes or name == View.OTHER.value for name in names])
+    is_named = np.array([answer.view.value == name for name, (_, answer) in zip(names, asked, strict=True)])
+    is_standard = np.array([answer.is_standard for _, answer in asked], dtype=bool)
+    cohort = chosen.cohort([cine.patient_id for cine, _ in asked], seed)
+    return open_set_metrics(cohort, is_strange, is_standard, is_named), len(asked)
 
 
 def _view_name(cine: LabelledCine) -> str:
