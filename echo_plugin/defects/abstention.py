@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """When not to answer: an embedding far from every class centre, no septum, or a view that does not show the walls.
 
+A cine that the view classifier calls no standard view shows no wall that one could name.
+
 A threshold is an angle in degrees, chosen on validation patients and kept in the model's card; cards without one never
 abstain by angle.
 """
@@ -54,6 +56,8 @@ def reason_to_abstain(
         return None
     if is_whole_frame:
         return "no septum found"
+    if view is not None and view.is_standard is False:
+        return view.words
     walls = [None if septum is Septum.UNSPECIFIED else septum for septum in septa]
     if view is not None and not any(is_suitable(wall, view) for wall in walls):
         return f"view {view.view.value} does not show this septum"

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,16 @@ def test_what_is_unlike_every_class_gets_no_answer() -> None:
 )
 def test_a_view_that_does_not_show_the_wall_gets_no_answer(view, probability, septa, reason) -> None:
     assert reason_to_abstain(CONFIG, 10.0, septa, seen_as(view, probability), is_whole_frame=False) == reason
+
+
+@pytest.mark.parametrize(
+    ("is_standard", "reason"), [(False, "no standard view (A4C 0.60)"), (True, None), (None, None)]
+)
+def test_a_cine_without_a_standard_view_gets_no_answer(is_standard: bool | None, reason: str | None) -> None:
+    view = dataclasses.replace(seen_as(View.A4C, 0.6), is_standard=is_standard)
+
+    assert reason_to_abstain(CONFIG, 10.0, WALL, view, is_whole_frame=False) == reason
+    assert reason_to_abstain({}, 10.0, WALL, view, is_whole_frame=False) is None
 
 
 def test_the_threshold_keeps_out_the_far_ones_that_are_wrong() -> None:
