@@ -112,6 +112,17 @@ class Pacs:
             raise PacsError(msg)
         return paths[0]
 
+    def holds(self, sop_uid: str) -> bool:
+        """Return whether the archive has an instance.
+
+        Raises
+        ------
+        PacsError
+            If the archive cannot be asked.
+        """
+        found = self._get_json("/instances", {"SOPInstanceUID": sop_uid, "limit": 1})
+        return any(first_value(item, "00080018") == sop_uid for item in found)  # it may have filtered nothing
+
     def store(self, content: bytes) -> None:
         """Store one instance.
 
@@ -129,7 +140,7 @@ class Pacs:
             answer = self._client.post(f"{self.url}/studies", content=body, headers=headers)
             reasons = failure_reasons(answer)
         if reasons == {DUPLICATE}:
-            return  # stored before: the same report has the same UID
+            return  # stored before: what is sent from here has a UID made of its content
         self._require_ok(answer)
         if reasons:
             msg = f"The archive {self.host} did not store an instance (failure reason {', '.join(sorted(reasons))})."

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured reports of annotations and predictions, stored with the cines for other viewers."""
+"""Structured reports of annotations and predictions, stored with the cines for other viewers.
+
+A report's UID is made of what it says, not of when (``io.dicom_sr.document``): what was said before is stored no
+second time. An archive would keep the first (Orthanc, unless it is told to overwrite) or refuse the second.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import threading
+from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -32,6 +38,7 @@ class Reports:
     def __init__(self, dicom: DicomArchive, pacs: Pacs | None) -> None:
         self._dicom = dicom
         self._pacs = pacs
+        self._storing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def of_annotation(self, image_id: str) -> list[str]:
         """Store what a person drew on a cine and return the SOP Instance UIDs; none where nothing is drawn.
@@ -72,18 +79,20 @@ class Reports:
         return [self._store(report) for report in reports]
 
     def _store(self, report: Dataset) -> str:
-        """Store a report once: the same content has the same UID."""
-        uid, stream = str(report.SOPInstanceUID), io.BytesIO()
-        report.save_as(stream, write_like_original=False)
-        if self._pacs is not None:
-            self._pacs.store(stream.getvalue())
-            return uid
-        folder = self._dicom.studies.root / REPORTS_DIRECTORY
-        path = folder / f"{uid}.dcm"
-        if not path.exists():
-            make_directory(folder)
-            write_atomically(path, stream.getvalue())
-            self._dicom.catalogue.refresh()
+        """Store a report unless it is there, whoever else says the same at this moment; return its UID."""
+        uid = str(report.SOPInstanceUID)
+        path = self._dicom.studies.root / REPORTS_DIRECTORY / f"{uid}.dcm"
+        with self._storing[uid]:
+            if self._pacs.holds(uid) if self._pacs else path.exists():
+                return uid
+            stream = io.BytesIO()
+            report.save_as(stream, write_like_original=False)
+            if self._pacs is not None:
+                self._pacs.store(stream.getvalue())
+            else:
+                make_directory(path.parent)
+                write_atomically(path, stream.getvalue())
+                self._dicom.catalogue.refresh()
         return uid
 
 

@@ -8,7 +8,7 @@ Plain pydicom: the highdicom that runs with pydicom 2 cannot put coordinates bel
 
 References
 ----------
-PS3.16 TID 1500, 1501, 4019; PS3.3 A.35.3, C.18.6 (spatial coordinates)
+PS3.16 TID 1500, 1501, 4019; PS3.3 A.35.3, C.18.6 (spatial coordinates); PS3.5 9 (unique identifiers)
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_source(path: Path) -> Dataset:
 def boxes_report(source: Dataset, boxes: Sequence[SeptalBox], observer: Observer, *, now: datetime) -> Dataset:
     """Return a Comprehensive SR of septal boxes, one measurement group for each.
 
-    The same boxes of the same observer always get the same SOP Instance UID.
+    The same boxes of the same observer get the same SOP Instance UID again (see ``document``).
 
     Raises
     ------
@@ -89,7 +89,8 @@ def boxes_report(source: Dataset, boxes: Sequence[SeptalBox], observer: Observer
         relationship=None,
     )
     what = "AI boxes" if observer.version else "Boxes"
-    return document(source, root, uid.ComprehensiveSRStorage, identity, description=f"{what}: septa", now=now)
+    series = ("boxes", repr(observer))
+    return document(source, root, uid.ComprehensiveSRStorage, series, description=f"{what}: septa", now=now)
 
 
 def write_report(report: Dataset, path: Path) -> None:
@@ -152,9 +153,14 @@ def procedure() -> Dataset:
 
 
 def document(
-    source: Dataset, root: Dataset, sop_class: uid.UID, identity: Sequence[str], *, description: str, now: datetime
+    source: Dataset, root: Dataset, sop_class: uid.UID, series: Sequence[str], *, description: str, now: datetime
 ) -> Dataset:
-    """Return the whole SR object around its content, UNVERIFIED, in the patient and study of ``source``."""
+    """Return the whole SR object around its content, UNVERIFIED, in the patient and study of ``source``.
+
+    Its SOP Instance UID is made of all that it holds but of when it was made: whoever says the same again names the
+    same object, and what differs in anything else, also in the patient's header, is another one (PS3.5 9). Of two
+    objects that differ in their time only, one is to be stored: an archive has one content for a UID.
+    """
     report = Dataset()
     report.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _COPIED:
@@ -163,19 +169,20 @@ def document(
     for keyword in _EMPTY_ALLOWED:
         if keyword not in report:
             setattr(report, keyword, "")
-    report.SOPClassUID, report.SOPInstanceUID = sop_class, _uid("report", identity)
-    report.SeriesInstanceUID = _uid("series", [str(source.StudyInstanceUID), *identity[1:3]])
+    report.SOPClassUID = sop_class
+    report.SeriesInstanceUID = _uid("series", [str(source.StudyInstanceUID), *series])
     report.Modality, report.SeriesNumber, report.InstanceNumber = "SR", 990, 1
     report.SeriesDescription = description
     report.Manufacturer, report.ManufacturerModelName = MANUFACTURER, MANUFACTURER
-    report.ContentDate, report.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    report.SeriesDate, report.SeriesTime = report.ContentDate, report.ContentTime
     report.CompletionFlag, report.VerificationFlag = "COMPLETE", "UNVERIFIED"
     report.ReferencedPerformedProcedureStepSequence = Items([])
     report.PerformedProcedureCodeSequence = Items([])
     report.CurrentRequestedProcedureEvidenceSequence = Items([_evidence(source)])
     report.update(root)
     report.ContentTemplateSequence = Items([_template("1500" if sop_class == uid.ComprehensiveSRStorage else "2000")])
+    report.SOPInstanceUID = _uid("report", [report.to_json()])  # the time is not in it yet
+    report.ContentDate, report.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    report.SeriesDate, report.SeriesTime = report.ContentDate, report.ContentTime
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, report.SOPInstanceUID
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian

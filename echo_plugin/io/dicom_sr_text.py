@@ -53,14 +53,14 @@ def text_report(
     if not findings:
         msg = f"Image {source.SOPInstanceUID} has neither view nor defect to report."
         raise AnnotationError(msg)
-    identity = [str(source.SOPInstanceUID), "text", repr(observer), repr(view), repr(defect)]
     findings += [sr.text(codes.DCM.Comment, comment) for comment in (_which_cine(source), NOT_CLINICAL) if comment]
     root = sr.container(
         codes.LN.DiagnosticImagingReport,
         [*context(observer), procedure(), sr.container(codes.DCM.Findings, findings)],
         relationship=None,
     )
-    return document(source, root, uid.EnhancedSRStorage, identity, description="AI view and defect", now=now)
+    series = ("text", repr(observer))
+    return document(source, root, uid.EnhancedSRStorage, series, description="AI view and defect", now=now)
 
 
 def _words(source: Dataset, what: str, said: Named, probabilities: Mapping[Named, float]) -> list[Dataset]:

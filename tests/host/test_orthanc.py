@@ -2,6 +2,9 @@
 """Our DICOMweb answers what Debian's Orthanc answers of the same files, and Orthanc can be the archive behind it."""
 
 import importlib.util
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +21,11 @@ from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import Reports
+from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
+from echo_plugin.prediction import CinePrediction
 
 pytestmark = pytest.mark.orthanc
+BOX = SeptalBox(2, 20, 20, 60, 70, Septum.INTERATRIAL, 0.7)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,38 @@ def test_reports_are_stored_in_the_archive(folder, orthanc, theirs, tmp_path):
 
     found = theirs.search_for_instances(search_filters={"SOPInstanceUID": uid})
     assert [item["00080060"]["Value"] for item in found] == [["SR"]]
+
+
+def test_orthanc_keeps_the_first_of_two_contents_under_one_uid_and_says_that_both_are_stored(archive, orthanc, theirs):
+    """Why other content needs another UID: nobody is told that it was thrown away."""
+    first, pacs = next(iter(archive.catalogue.instances().values())), Pacs(orthanc.url)
+    report = boxes_report(read_source(first.path), (BOX,), Observer("twice"), now=datetime(2026, 3, 1, tzinfo=UTC))
+    assert not pacs.holds(report.SOPInstanceUID)
+
+    for said in ("first", "later"):
+        report.SeriesDescription = said
+        stream = io.BytesIO()
+        report.save_as(stream, write_like_original=False)
+        pacs.store(stream.getvalue())
+
+    (kept,) = theirs.retrieve_series_metadata(report.StudyInstanceUID, report.SeriesInstanceUID)
+    assert kept["0008103E"]["Value"] == ["first"]
+    assert pacs.holds(report.SOPInstanceUID)
+
+
+def test_a_prediction_reported_again_is_stored_once_and_another_one_beside_it(folder, orthanc, theirs, tmp_path):
+    image_id = folder.image_ids()[0]
+    (tmp_path / "cache").mkdir()
+    reports = Reports(DicomArchive(folder, tmp_path / "cache"), Pacs(orthanc.url))
+    prediction = CinePrediction((BOX,), None, None, (), {}, {})
+
+    (uid,) = reports.of_prediction(image_id, prediction)
+    (again,) = reports.of_prediction(image_id, prediction)
+    (other,) = reports.of_prediction(image_id, replace(prediction, boxes=(replace(BOX, score=0.6),)))
+
+    assert uid == again != other
+    found = theirs.search_for_instances(search_filters={"Modality": "SR"})
+    assert {uid, other} <= {item["00080018"]["Value"][0] for item in found}
 
 
 def test_what_orthanc_answers_passes_through(orthanc, folder, monkeypatch, archive):

@@ -215,6 +215,51 @@ def test_the_same_boxes_make_the_same_report_again(source):
     assert again.SOPInstanceUID != boxes_report(source, BOXES[:2], MODEL, now=NOW).SOPInstanceUID
 
 
+def uid_of(source, observer=MODEL, **header: object) -> tuple[str, str]:
+    """Return the UIDs of both reports on a cine whose header is changed."""
+    changed = copy.deepcopy(source)
+    for keyword, value in header.items():
+        setattr(changed, keyword, value)
+    reports = (
+        boxes_report(changed, BOXES, observer, now=NOW),
+        text_report(changed, VIEW, DEFECT, observer, now=NOW),
+    )
+    return tuple(str(report.SOPInstanceUID) for report in reports)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"PatientName": "Groesser^Kind"},
+        {"StudyDescription": "follow-up"},
+        {"SeriesInstanceUID": "1.2.3.5"},
+        {"observer": Observer("septal_boxes", "1.3", "phantoms")},
+        {"observer": Observer("septal_boxes", "1.2", "phantoms, more")},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_reports_that_differ_in_anything_written_have_other_uids(source, changes):
+    for one, other in zip(uid_of(source), uid_of(source, **changes), strict=True):
+        assert one != other
+
+
+def test_reports_of_one_uid_differ_in_their_time_alone(source):
+    unseen = replace(VIEW, probabilities={View.A4C: 0.90001, View.PSAX_AV: 0.09999})  # rounded where it is written
+    later = datetime(2027, 1, 1, tzinfo=UTC)
+    one, other = (
+        text_report(source, VIEW, DEFECT, MODEL, now=NOW),
+        text_report(source, unseen, DEFECT, MODEL, now=later),
+    )
+
+    assert one.SOPInstanceUID == other.SOPInstanceUID
+    assert {element.keyword for element in one if element != other[element.tag]} == {
+        "ContentDate",
+        "ContentTime",
+        "SeriesDate",
+        "SeriesTime",
+    }
+
+
 def test_malformed_coordinates_are_named(source):
     report = as_saved_by_ohif(boxes_report(source, BOXES[:1], MODEL, now=NOW))
     for item in sr.below(report):
