@@ -41,7 +41,7 @@ from echo_plugin.training.pretrained import imagenet_weights
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.recipe import Recipe
-from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
 from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def train_defects(
         If the weights to begin with, named by ``options.start``, are absent or do not fit.
     """
     torch.manual_seed(options.seed)
+    options = with_network_of_start(options, DEFECT_EMBEDDER, models)
     labelled = open_labelled_folder(studies)
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
@@ -118,6 +119,7 @@ def train_defects(
         metrics=metrics,
         options=options,
         start=start,
+        models=models,
     )
     return publish_learned(models, learned, card)
 

@@ -40,7 +40,7 @@ from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
-from echo_plugin.training.start_weights import load_start
+from echo_plugin.training.start_weights import load_start, with_network_of_start
 from echo_plugin.training.state import state_path
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def train_detector(
         If no patient has annotated frames to learn from.
     """
     torch.manual_seed(options.seed)
+    options = with_network_of_start(options, SEPTAL_DETECTOR, models)
     labelled = open_labelled_folder(studies)
     recipe = detector_recipe(options.recipe)
     most = options.frames_per_cine or FRAMES_PER_CINE
@@ -125,6 +126,7 @@ def train_detector(
         metrics=metrics,
         options=options,
         start=start,
+        models=models,
     )
     return publish_learned(models, learned, card)
 

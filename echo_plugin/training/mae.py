@@ -36,7 +36,7 @@ from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.splits import Split, split_by_patient
-from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
 from echo_plugin.training.state import FOLDER, state_path
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
@@ -89,6 +89,7 @@ def train_mae(
         If there is nothing to learn from.
     """
     torch.manual_seed(options.seed)
+    options = with_network_of_start(options, MASKED_AUTOENCODER, models)
     task = task or MaeOptions()
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
     config = mae_config(options, task)
@@ -120,7 +121,7 @@ def train_mae(
         metrics["reconstruction_error"] = Metric(-learned.best_metric, None, None, count, "validation frames")
     card = ModelCard(
         name=MASKED_AUTOENCODER,
-        version=next_version(start, MASKED_AUTOENCODER),
+        version=next_version(start, MASKED_AUTOENCODER, models),
         task="pretraining",
         architecture=f"masked autoencoder, {config.backbone}",
         classes=("pixels",),

@@ -122,15 +122,16 @@ def build_card(
     metrics: Mapping[str, Metric],
     options: TrainOptions,
     start: Start,
+    models: Path,
 ) -> ModelCard:
-    """Return the card of a finished training; ``config`` holds ``input_size_px``."""
+    """Return the card of a training to be published to ``models``; ``config`` holds ``input_size_px``."""
     data = TrainingData(
         labelled.provenance + start.words, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes
     )
     size = config["input_size_px"]
     return ModelCard(
         name=name,
-        version=next_version(start, name),
+        version=next_version(start, name, models),
         task=task,
         architecture=architecture,
         classes=classes,
@@ -175,14 +176,16 @@ def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learne
     return f"{made} && {train}" if made else train
 
 
-def next_version(start: Start, name: str) -> str:
-    """Return the version of a model that went on from ``start``: above its own, and that of the starter weights.
+def next_version(start: Start, name: str, models: Path) -> str:
+    """Return the version of a model that went on from ``start`` and is published to ``models``.
 
-    A training from other weights would otherwise publish, under the same name, a number that a starter has.
+    It is above that of ``start``, of what is published there, and of the starter weights: a training from other
+    weights would otherwise publish, under the same name, a number that there has been.
     """
     cards = [start.card] if start.card is not None and start.card.name == name else []
-    with suppress(ModelNotFoundError, ModelMismatchError):
-        cards.append(load_card(STARTERS, name))
+    for folder in (models, STARTERS):
+        with suppress(ModelNotFoundError, ModelMismatchError):
+            cards.append(load_card(folder, name))
     named = [card.version for card in cards if not card.version.isdecimal()]
     return f"{named[0]}+1" if named else str(max((int(card.version) for card in cards), default=0) + 1)
 

@@ -8,12 +8,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from echo_plugin.anatomy import VIEW_VOCABULARIES
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, VIEW_CLASSIFIER, load_published, load_state
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import (
+    DEFECT_EMBEDDER,
+    MASKED_AUTOENCODER,
+    SEPTAL_DETECTOR,
+    VIEW_CLASSIFIER,
+    load_published,
+    load_state,
+)
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.vit_checkpoint import LICENCE, load_vit, say_licence
 from echo_plugin.preprocess import GREY_MEAN, GREY_STD
@@ -23,6 +33,22 @@ from echo_plugin.training.pretrained import file_weights, imagenet_weights, load
 logger = logging.getLogger(__name__)
 
 GREY = (GREY_MEAN, GREY_STD)
+
+OWN = {VIEW_CLASSIFIER: "views", MASKED_AUTOENCODER: "mae"}
+"""Words beside "starter" by which a training may ask for the model of its own name."""
+
+EARLIEST = {"head": "arcface", "cropping": "union"}
+"""What the card of a defect embedder means that says nothing of these."""
+
+ASKED_BY = {
+    "backbone": "--backbone",
+    "head": "--head",
+    "cropping": "--crops",
+    "temporal": "--pooling",
+    "sampling": "--sampling",
+    "vocabulary": "--vocabulary",
+}
+"""The options that make a network another one; its card says what it is."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,57 @@ class Start:
         return 0.2 if self.card is not None and self.card.name == name else 1.0
 
 
-def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
-    """Load the starting weights into ``model``, where the options want some that fit.
+def with_network_of_start(options: TrainOptions, name: str, models: Path) -> TrainOptions:
+    """Return the options with what they leave open about the network as the model that they go on from has it.
 
-    Without a published model of its own a training starts from random weights; where there is one that does not fit, a
-    warning is logged. Weights that were asked for by name and are absent, or do not fit, are an error.
+    Where none is published, or they begin otherwise, they stay as they are. A given size stays too: weights of
+    convolutions go on at another.
+
+    Raises
+    ------
+    ModelMismatchError
+        If they ask for another network than the published one: it would be thrown away.
+    """
+    if options.start not in ("starter", OWN.get(name)) or _recipe_names_network(options, name):
+        return options
+    folder = options.starter or models
+    try:
+        card = load_card(folder, name)
+    except ModelNotFoundError:
+        return options
+    taught = _network_of(card)
+    for key, found in taught.items():
+        asked = getattr(options, key)
+        if asked is not None and asked != found:
+            msg = (
+                f"Model {name} {card.version} in {folder} has {key} {found!r}, not {asked!r}; leave {ASKED_BY[key]} out"
+                " to go on with it, or begin another with --from scratch."
+            )
+            raise ModelMismatchError(msg)
+    return dataclasses.replace(options, image_size=options.image_size or card.input_size_px, **taught)
+
+
+def _recipe_names_network(options: TrainOptions, name: str) -> bool:
+    """Whether the recipe that was asked for is of a network of its own, as a paper has it."""
+    return options.recipe != "ours" and name != SEPTAL_DETECTOR
+
+
+def _network_of(card: ModelCard) -> dict[str, Any]:
+    """Return the network of a card in the words of the options."""
+    config = (EARLIEST if card.name == DEFECT_EMBEDDER else {}) | dict(card.config)
+    taught = {key: config[key] for key in ASKED_BY if key in config}
+    if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
+        taught["temporal"] = "image"
+    names = [word for word, views in VIEW_VOCABULARIES.items() if tuple(view.value for view in views) == card.classes]
+    return taught | ({"vocabulary": names[0]} if names else {})
+
+
+def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
+    """Load the starting weights into ``model``, where the options want some.
+
+    Without a published model of its own a training starts from random weights, and so does a recipe with a network of
+    its own that the published one does not fit. Other weights that do not fit, or that were asked for by name and are
+    absent, are an error: publishing would throw away what a model has learned.
     """
     if options.start == "scratch":
         return Start()
@@ -81,6 +153,8 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
     except ModelNotFoundError:
         logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
     except ModelMismatchError as exc:
+        if not _recipe_names_network(options, name):
+            raise
         logger.warning("Training starts from random weights, not from the published ones: %s", exc)
     return Start()
 
@@ -94,10 +168,19 @@ def _start_from(published: Path, model: nn.Module, name: str) -> Start:
     elif card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
         load_encoder(model, state, card)
     else:
-        load_state(model, state, card)
+        load_state(model, _with_own_centres(model, state, card), card)
         _see_as(model, card)
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
+
+
+def _with_own_centres(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -> Mapping[str, Tensor]:
+    """Return the weights with the class centres of ``model`` where other defects were labelled than the card has."""
+    name, known, classes = card.name, len(card.classes), getattr(model.config, "classes", None)
+    if name != DEFECT_EMBEDDER or classes == known:
+        return state
+    logger.warning("%s has centres of %d classes, %s are labelled: they are learned anew", name, known, classes)
+    return {**state, "centres": model.state_dict()["centres"]}
 
 
 def _see_as(model: nn.Module, card: ModelCard) -> None:
@@ -108,13 +191,16 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     ModelMismatchError
         If they were taught on other crops or with another head: that would be another network.
     """
-    for key, earliest in (("cropping", "union"), ("head", "arcface")):
+    for key, earliest in EARLIEST.items():
         taught, wanted = card.config.get(key, earliest), getattr(model.config, key, None)
         if wanted is not None and taught != wanted:
             msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
             raise ModelMismatchError(msg)
     contrast = bool(card.config.get("is_standardised", False))
-    model.config = dataclasses.replace(model.config, is_standardised=contrast)  # type: ignore[type-var]
+    seen: dict[str, Any] = {"is_standardised": contrast}
+    if card.name == VIEW_CLASSIFIER:
+        seen["border"] = card.config.get("border", 0.0)
+    model.config = dataclasses.replace(model.config, **seen)  # type: ignore[type-var]
     if isinstance(model, SeptalDetector):
         model.backbone.is_standardised = contrast
 

@@ -26,7 +26,7 @@ from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
-from echo_plugin.training.start_weights import load_start
+from echo_plugin.training.start_weights import load_start, with_network_of_start
 from echo_plugin.training.state import state_path
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
@@ -55,6 +55,7 @@ def train_views(
         If fewer than three patients have such a cine, or a part of the split has none.
     """
     torch.manual_seed(options.seed)
+    options = with_network_of_start(options, VIEW_CLASSIFIER, models)
     labelled = open_labelled_folder(studies)
     is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
     vocabulary = vocabulary or VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
@@ -106,6 +107,7 @@ def train_views(
         metrics=metrics,
         options=options,
         start=start,
+        models=models,
     )
     return publish_learned(models, learned, card)
 

@@ -11,7 +11,7 @@ from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import load_card
+from echo_plugin.models.card_file import card_to_json, load_card
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.from_card import build_embedder
@@ -277,10 +277,12 @@ def test_patients_are_calibrated_to_the_log_loss_of_validation_patients() -> Non
     assert model.config.patient_temperature > 0
 
 
-def test_a_training_from_other_weights_does_not_publish_the_number_of_a_starter() -> None:
+def test_a_version_is_above_that_of_the_start_of_the_folder_and_of_the_starter(tmp_path: Path) -> None:
     starter = load_card(STARTERS, "defect_embedder")
 
-    assert int(next_version(Start(), "defect_embedder")) == int(starter.version) + 1
-    assert next_version(Start(card=dataclasses.replace(starter, version="40")), "defect_embedder") == "41"
-    assert next_version(Start(card=dataclasses.replace(starter, version="a")), "defect_embedder") == "a+1"
-    assert next_version(Start(), "a_name_of_no_starter") == "1"
+    assert int(next_version(Start(), "defect_embedder", tmp_path)) == int(starter.version) + 1
+    assert next_version(Start(card=dataclasses.replace(starter, version="40")), "defect_embedder", tmp_path) == "41"
+    assert next_version(Start(card=dataclasses.replace(starter, version="a")), "defect_embedder", tmp_path) == "a+1"
+    assert next_version(Start(), "a_name_of_no_starter", tmp_path) == "1"
+    (tmp_path / "defect_embedder.json").write_text(card_to_json(dataclasses.replace(starter, version="50")))
+    assert next_version(Start(), "defect_embedder", tmp_path) == "51"

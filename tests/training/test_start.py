@@ -6,14 +6,19 @@ import dataclasses
 import pytest
 import torch
 
+from echo_plugin.anatomy import NED_12
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.training.defect_recipes import chosen_recipe
+from echo_plugin.training.defects import train_defects
+from echo_plugin.training.detector import train_detector
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
+from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
 CONFIG = ViewConfig(classes=2, input_size_px=64)
@@ -90,13 +95,106 @@ def test_weights_go_on_with_the_contrast_that_they_were_taught(tmp_path, contras
     assert network.config.is_standardised is network.backbone.is_standardised is contrast
 
 
-def test_an_embedder_of_other_crops_is_not_gone_on_with(tmp_path):
-    config = EmbedderConfig(input_size_px=64)
-    data = TrainingData("noise", patients=1, cines=1, digest="0")
+def _published(folder, name, network, classes, version="7"):
+    config = network.config
     card = ModelCard(
-        "defect_embedder", "1", "classification", "test", ("Normal", "ASD", "VSD"), 64, dataclasses.asdict(config), data
-    )
-    publish(tmp_path, DefectEmbedder(config).state_dict(), card)
+        name, version, "test", "test", classes, config.input_size_px,
+        dataclasses.asdict(config) | {"anchor_shapes": []}, TrainingData("noise", patients=1, cines=1, digest="0"),
+    )  # fmt: skip
+    publish(folder, network.state_dict(), card)
+
+
+def _detector(folder):
+    network = SeptalDetector(DetectorConfig(backbone="mobilenet_v3_large", input_size_px=64))
+    _published(folder, "septal_detector", network, ("interatrial", "interventricular"))
+
+
+def _embedder(folder, classes=("Normal", "ASD", "VSD")):
+    config = EmbedderConfig("resnet18", input_size_px=64, classes=len(classes), cropping="union", head="cosface")
+    _published(folder, "defect_embedder", DefectEmbedder(config), classes)
+
+
+def _view_classifier(folder):
+    config = ViewConfig(12, input_size_px=64, temporal="gru", sampling="spaced", border=0.1)
+    _published(folder, "view_classifier", ViewClassifier(config), tuple(view.value for view in NED_12))
+
+
+@pytest.mark.parametrize(
+    ("put", "train", "wanted"),
+    [
+        (_detector, train_detector, {"backbone": "mobilenet_v3_large"}),
+        (_embedder, train_defects, {"cropping": "union", "head": "cosface"}),
+        (_view_classifier, train_views, {"temporal": "gru", "sampling": "spaced", "classes": 12, "border": 0.1}),
+    ],
+)
+def test_a_training_that_names_no_network_goes_on_with_the_published_one(easy_studies, tmp_path, put, train, wanted):
+    put(tmp_path)
+
+    card = train(easy_studies, tmp_path, TrainOptions(epochs=2, batch_size=12, device="cpu"))
+
+    assert {key: card.config[key] for key in wanted} == wanted
+    assert card.input_size_px == 64
+    assert card.version == "8"
+    assert f"going on from {card.name} 7 " in card.trained_on
+
+
+@pytest.mark.parametrize(
+    ("put", "train", "asked", "words"),
+    [
+        (_detector, train_detector, {"backbone": "resnet18"}, "backbone 'mobilenet_v3_large', not 'resnet18'"),
+        (_embedder, train_defects, {"cropping": "walls"}, "cropping 'union', not 'walls'; leave --crops out"),
+        (_view_classifier, train_views, {"temporal": "image"}, "temporal 'gru', not 'image'; leave --pooling out"),
+        (_view_classifier, train_views, {"vocabulary": "paediatric"}, "vocabulary 'ned-12', not 'paediatric'"),
+    ],
+)
+def test_another_network_than_the_published_one_is_refused_unless_it_begins_anew(
+    easy_studies, tmp_path, put, train, asked, words
+):
+    put(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with pytest.raises(ModelMismatchError, match=f" 7 in .* has {words}.*--from scratch"):
+        train(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu", **asked))
+
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_new_beginning_is_published_above_what_was_there(easy_studies, tmp_path):
+    _detector(tmp_path)
+    options = TrainOptions(epochs=1, image_size=64, device="cpu", backbone="resnet18", start="scratch")
+
+    card = train_detector(easy_studies, tmp_path, options)
+
+    assert (card.version, card.config["backbone"]) == ("8", "resnet18")
+    assert "going on" not in card.trained_on
+
+
+def test_damaged_weights_are_not_published_over(easy_studies, tmp_path):
+    _detector(tmp_path)
+    (tmp_path / "septal_detector.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(ModelMismatchError, match="weights have SHA-256"):
+        train_detector(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu"))
+
+
+def test_a_defect_that_is_new_keeps_what_the_embedder_has_learned(tmp_path):
+    _embedder(tmp_path)
+    options = with_network_of_start(TrainOptions(), "defect_embedder", tmp_path)
+    config = dataclasses.replace(chosen_recipe(options).network, classes=4)
+    network = DefectEmbedder(config)
+    own = network.centres.detach().clone()
+
+    start = load_start(network, "defect_embedder", tmp_path, options)
+
+    torch.testing.assert_close(network.backbone.conv1.weight, start.state["backbone.conv1.weight"])
+    assert torch.equal(network.centres, own)
+
+
+def test_a_recipe_with_a_network_of_its_own_begins_anew_where_another_is_published(tmp_path):
+    config = EmbedderConfig(input_size_px=64)
+    _published(tmp_path, "defect_embedder", DefectEmbedder(config), ("Normal", "ASD", "VSD"))
+    options = with_network_of_start(TrainOptions(recipe="paper"), "defect_embedder", tmp_path)
     network = DefectEmbedder(dataclasses.replace(config, cropping="walls"))
 
-    assert load_start(network, "defect_embedder", tmp_path, TrainOptions(start="starter")) == Start()
+    assert options == TrainOptions(recipe="paper")
+    assert load_start(network, "defect_embedder", tmp_path, options) == Start()
