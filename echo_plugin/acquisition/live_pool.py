@@ -100,7 +100,7 @@ class LivePool:
             if row.evidence is not None and row.image_id in self._cines.place_of
         }
         width = next((len(e.embedding) for e in evidence.values()), 1)
-        if begin_anew or width > self._scores.embeddings.shape[1]:  # wider: no row before these had evidence
+        if begin_anew or not self._scores.is_scored.any():  # how wide embeddings are is known from the first
             self._scores, self._key = no_scores(len(self._cines.image_ids), width), key
             self._calibrated_at = -RECALIBRATE_AFTER_S
             self._calibrate_if_due()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from echo_plugin.acquisition.uncertainty import (
 from echo_plugin.anatomy import View
 from echo_plugin.io.label_summaries import LabelSummary
 from echo_plugin.io.study_folder import CineEntry
+
+logger = logging.getLogger(__name__)
 
 VIEWS = tuple(View)
 
@@ -84,7 +87,12 @@ def no_scores(count: int, width: int = 1) -> Scores:
 
 
 def fill_in(scores: Scores, evidence: Mapping[int, CineEvidence], calibration: Calibration) -> None:
-    """Put the evidence of cines at their places."""
+    """Put the evidence of cines at their places; embeddings of another width are another detector's and left out."""
+    width = scores.embeddings.shape[1]
+    foreign = [place for place, found in evidence.items() if len(found.embedding) != width]
+    if foreign:
+        logger.warning("%d scores are passed over: their embeddings are not %d wide", len(foreign), width)
+        evidence = {place: found for place, found in evidence.items() if place not in foreign}
     if not evidence:
         return
     places, known = np.array(list(evidence), dtype=np.int64), list(evidence.values())
@@ -110,19 +118,21 @@ class Labels:
     """What people said, by place.
 
     (N,) ``is_labelled``, unusable ones among them; ``is_unusable``; ``view``, an index into VIEWS, -1: not said;
-    ``revision``, 0: no label.
+    ``revision``, 0: no label; ``saved_at``, s since the epoch, 0: no label, or one that does not say.
     """
 
     is_labelled: Array
     is_unusable: Array
     view: Array
     revision: Array
+    saved_at: Array
 
 
 def gather_labels(cines: Cines, summaries: Mapping[str, LabelSummary]) -> Labels:
     """Return the labels of the cines."""
     N = len(cines.image_ids)
-    labels = Labels(np.zeros(N, dtype=bool), np.zeros(N, dtype=bool), np.full(N, -1), np.zeros(N, dtype=np.int64))
+    is_labelled, is_unusable, revision = np.zeros(N, dtype=bool), np.zeros(N, dtype=bool), np.zeros(N, dtype=np.int64)
+    labels = Labels(is_labelled, is_unusable, np.full(N, -1), revision, np.zeros(N))
     for image_id, summary in summaries.items():
         place = cines.place_of.get(image_id)
         if place is not None:
@@ -130,6 +140,7 @@ def gather_labels(cines: Cines, summaries: Mapping[str, LabelSummary]) -> Labels
             labels.is_unusable[place] = summary.is_unusable
             labels.view[place] = -1 if summary.view is None else VIEWS.index(summary.view)
             labels.revision[place] = summary.revision
+            labels.saved_at[place] = 0.0 if summary.saved_at is None else summary.saved_at.timestamp()
     return labels
 
 

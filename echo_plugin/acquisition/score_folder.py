@@ -2,7 +2,8 @@
 """Scoring a study folder: what is new, or was scored by other models, is looked at once; everything else is left.
 
 A cine that cannot be read is noted with the reason and not tried again until its file changes. Killed at any moment,
-the next run goes on after the last cine.
+the next run goes on after the last cine. A run is of the models that were published when it began: where others are
+published meanwhile it ends, and the next one is of those.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from echo_plugin.acquisition.evidence import Array
+from echo_plugin.acquisition.evidence import Array, CineEvidence
 from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, pooled
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
@@ -64,15 +65,19 @@ def score_folder(
     for done, (entry, stamp) in enumerate(waiting, start=1):
         if should_stop() or prober is None:
             return Scored(done - 1, failed, 0)
+        evidence: CineEvidence | str
         try:
-            store.put(key, entry.image_id, stamp, prober.probe(folder.read_cine(entry.image_id)))
+            evidence = prober.probe(folder.read_cine(entry.image_id))
         except ModelNotFoundError:
             raise
         except Exception as exc:  # one cine must never keep the others from being scored
             failed += 1
-            sentence = str(exc) if isinstance(exc, EchoError) else f"{type(exc).__name__} while it was looked at"
-            logger.warning("Cine %s is not scored: %s", entry.image_id, sentence)
-            store.put(key, entry.image_id, stamp, sentence)
+            evidence = str(exc) if isinstance(exc, EchoError) else f"{type(exc).__name__} while it was looked at"
+            logger.warning("Cine %s is not scored: %s", entry.image_id, evidence)
+        if models_key(models) != key:  # the prober follows what is published: whose evidence this is, nobody knows
+            logger.info("Other models were published; the next run scores with them")
+            return Scored(done - 1, failed, 0)
+        store.put(key, entry.image_id, stamp, evidence)
         if progress is not None:
             progress(done, len(waiting), "cines")
     store.keep_only(key, [entry.image_id for entry in entries])
@@ -101,7 +106,8 @@ def judge_labels(
     waiting = [c for c in fresh if not _is_judged(known, c, card.sha256[:16])]
     if not waiting:
         return 0
-    return _judge(labelled, waiting, models, store, device=device, should_stop=should_stop)
+    judge = LabelJudge(models, device=device)
+    return _judge(labelled, waiting, judge, store, detector=card.sha256[:16], should_stop=should_stop)
 
 
 def _is_judged(known: Mapping[str, Judgement], cine: LabelledCine, models: str) -> bool:
@@ -114,13 +120,12 @@ def _is_judged(known: Mapping[str, Judgement], cine: LabelledCine, models: str) 
 def _judge(
     labelled: LabelledFolder,
     waiting: Sequence[LabelledCine],
-    models: Path,
+    judge: LabelJudge,
     store: ScoreStore,
     *,
-    device: str,
+    detector: str,
     should_stop: Callable[[], bool],
 ) -> int:
-    judge = LabelJudge(models, device=device)
     earlier: list[Array] = [j.judged for j in store.judgements().values()]
     count = 0
     for cine in waiting:
@@ -131,6 +136,8 @@ def _judge(
         except EchoError as exc:
             logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
             continue
+        if looked.models != detector:  # published meanwhile: it may have learned from this very patient
+            break
         calibration = calibrate(looked.operating_score, pooled([*earlier, looked.judged]))
         store.judge(judgement(looked, frame_quality(looked, calibration)))
         count += 1

@@ -2,12 +2,14 @@
 """Scoring looks at what is new and at nothing else; a pool in memory follows it."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from echo_plugin.acquisition import score_folder as module
+from echo_plugin.acquisition.judge import LabelJudge
 from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_folder import score_folder
@@ -15,6 +17,9 @@ from echo_plugin.acquisition.score_store import ScoreStore, models_key
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, publish
+from echo_plugin.models.from_card import build_detector
 
 torch.set_num_threads(1)
 
@@ -58,6 +63,78 @@ def test_only_new_cines_and_new_models_are_scored_and_one_bad_cine_stops_nobody(
     assert third.cines == 1
     assert probed[6:] == ["new.png"]
     assert store.stamps(models_key(models)).keys() == set(folder.image_ids())
+
+
+@pytest.fixture
+def publish_another(tmp_path, published_detector):
+    """What publishes an untrained detector, wider than the one of ``models``, over it."""
+    models = shutil.copytree(published_detector, tmp_path / "models")
+
+    def publish_wider():
+        card = load_card(models, SEPTAL_DETECTOR)
+        wider = replace(card, version="9", config={**card.config, "backbone": "mobilenet_v3_large"})
+        publish(models, build_detector(wider).state_dict(), wider)
+
+    return models, publish_wider
+
+
+def test_models_published_while_cines_are_scored_are_those_of_the_next_run(
+    small, publish_another, tmp_path, monkeypatch
+):
+    folder, store, (models, publish_wider) = StudyFolder(small), ScoreStore(tmp_path / "s.sqlite"), publish_another
+    live = LivePool(folder, LabelSummaries(folder), store, models)
+    seen, probe, before = [], CineProber.probe, models_key(models)
+
+    def publish_before_the_third(self, cine):
+        seen.append(cine.image_id)
+        if len(seen) == 3:
+            publish_wider()
+        return probe(self, cine)
+
+    monkeypatch.setattr(CineProber, "probe", publish_before_the_third)
+
+    first = score_folder(folder, models, store, device="cpu")
+    widths = {len(row.evidence.embedding) for row in store.newer_than(before, 0)}
+    with live.reading() as pool:
+        known = pool.scores.is_scored.sum(), live.models
+    second = score_folder(folder, models, store, device="cpu")
+    with live.reading() as pool:
+        last = pool.scores.is_scored.sum(), live.models
+
+    assert (first.cines, first.judged, len(widths)) == (2, 0, 1)
+    assert known == (2, before)
+    assert second.cines == 6
+    assert last == (6, models_key(models)) != (6, before)
+    assert {len(row.evidence.embedding) for row in store.newer_than(models_key(models), 0)}.isdisjoint(widths)
+
+
+def test_a_detector_published_while_labels_are_judged_judges_none_of_them(
+    small, publish_another, tmp_path, monkeypatch
+):
+    store, (models, publish_wider), look = ScoreStore(tmp_path / "s.sqlite"), publish_another, LabelJudge.look
+
+    def publish_and_look(self, folder, cine):
+        publish_wider()
+        return look(self, folder, cine)
+
+    monkeypatch.setattr(LabelJudge, "look", publish_and_look)
+
+    assert module.judge_labels(StudyFolder(small), models, store, device="cpu") == 0
+    assert store.judgements() == {}
+
+
+def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, published_detector, tmp_path):
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    live = LivePool(folder, LabelSummaries(folder), store, published_detector)
+    first, second, third = folder.image_ids()[:3]
+    found = CineProber(published_detector, device="cpu").probe(folder.read_cine(first))
+    other = replace(found, embedding=found.embedding[:7])
+
+    for image_id, evidence in ((first, found), (second, other), (third, found)):
+        store.put("m", image_id, "1:2", evidence)
+
+    with live.reading() as pool:
+        assert np.flatnonzero(pool.scores.is_scored).tolist() == [pool.cines.place_of[i] for i in (first, third)]
 
 
 def test_a_cine_that_cannot_be_looked_at_is_noted_and_not_tried_again(small, published_detector, tmp_path, monkeypatch):
