@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.backbones import face_file, load_body, read_weights
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
@@ -75,8 +74,7 @@ def train_defects(
     config = dataclasses.replace(recipe.network, classes=len(defect_classes(cines)))
     model = DefectEmbedder(config)
     start = load_beginning(model, models, options)
-    fixed = read_parts(studies / PATIENTS_FILE)
-    split = split_for(cines, labelled.defects, start, models, options.seed, fixed=fixed)
+    split = split_for(cines, labelled, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
         crops = prepare_defect_crops(

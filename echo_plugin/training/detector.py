@@ -78,7 +78,7 @@ def train_detector(
     )
     model = SeptalDetector(config)
     start = load_start(model, SEPTAL_DETECTOR, models, options)
-    split = split_for(cines, labelled.defects, start, models, options.seed, may_be_unmeasured=True)
+    split = split_for(cines, labelled, start, models, options.seed, may_be_unmeasured=True)
     parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
         frames = prepare_frames(

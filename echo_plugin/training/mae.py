@@ -27,11 +27,12 @@ from echo_plugin.training.mae_frames import (
     cines_key,
     decode_frames,
     find_unlabelled,
+    parts_given,
     parts_of,
+    provenance_of,
 )
 from echo_plugin.training.mae_pictures import write_reconstructions
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
-from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
 from echo_plugin.training.recipe import Recipe
@@ -95,8 +96,7 @@ def train_mae(
     config = mae_config(options, task)
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
-    patients = sorted({cine.patient_id for cine in cines if cine.patient_id is not None})
-    split = _split(patients, start, models, options.seed)
+    split = _split(cines, start, models, options.seed)
     kept = options.cache_dir or models / FOLDER
     with first_goes_ahead():
         frames = decode_frames(cines, config.input_size_px, kept, MASKED_AUTOENCODER, progress)
@@ -130,7 +130,11 @@ def train_mae(
         | {"epochs": learned.epochs, "split_digest": split.digest}
         | fingerprints(split, start, cines_key(cines)),
         training_data=TrainingData(
-            _provenance(cines, images) + start.words, len(patients), len(cines), cines_key(cines), split.sizes
+            provenance_of(cines, images) + start.words,
+            sum(split.sizes.values()),
+            len(cines),
+            cines_key(cines),
+            split.sizes,
         ),
         metrics=metrics,
         command=options.command,
@@ -234,17 +238,10 @@ def _error(model: MaskedAutoencoder, frames: UnlabelledFrames, chosen: Tensor, n
     return total / len(chosen)
 
 
-def _provenance(cines: Sequence[UnlabelledCine], images: Sequence[Path]) -> str:
-    """Return one phrase for a person: what is learned from here."""
-    made = frozenset[str]().union(*(phantom_ids(folder) for folder in images))
-    if all(cine.image_id in made for cine in cines):
-        return "phantoms only, without labels"
-    return "frames without labels" + (", phantoms among them" if any(c.image_id in made for c in cines) else "")
-
-
-def _split(patients: Sequence[str], start: Start, models: Path, seed: int) -> Split:
-    """Return the split of the patients that are known by name; those whom a model has seen keep their part."""
+def _split(cines: Sequence[UnlabelledCine], start: Start, models: Path, seed: int) -> Split:
+    """Return the split of the patients that are known by name; whom a model or a data set has in a part stays there."""
+    patients = sorted({cine.patient_id for cine in cines if cine.patient_id is not None})
     if not patients:
         return Split((), (), (), seed)
-    known = known_parts(patients, start, models)
+    known = known_parts(patients, parts_given(cines), start, models)
     return split_by_patient(dict.fromkeys(patients), seed=seed, known=known, may_be_unmeasured=True)

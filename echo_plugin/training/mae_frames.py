@@ -21,12 +21,13 @@ from echo_plugin.batch import find_cine_files
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.image_id import escape_path
-from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
+from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import digest_of, evenly_chosen
+from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.prepared_frames import PREPARATION
-from echo_plugin.training.splits import Split
+from echo_plugin.training.splits import PARTS, Split
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,16 @@ VALIDATION_EVERY = 20
 
 @dataclass(frozen=True)
 class UnlabelledCine:
-    """A file to learn from; ``patient_id`` None: the file and its folder name nobody."""
+    """A file to learn from; ``patient_id`` None: the file and its folder name nobody.
+
+    ``part`` : that of the split which its data set comes with; None: there is none.
+    """
 
     path: Path = field(repr=False)
     image_id: str
     patient_id: str | None = field(repr=False)
     frame_indices: tuple[int, ...]
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
     cines: dict[Path, UnlabelledCine] = {}
     for folder in folders:
         patients = read_patients(folder / PATIENTS_FILE) if folder.is_dir() else {}
+        parts = read_parts(folder / PATIENTS_FILE) if folder.is_dir() else {}
         for path in find_cine_files([folder]):
             if without.resolve() in path.resolve().parents:
                 continue
@@ -84,11 +90,21 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
             image_id = cine.sop_instance_uid or own_id
             patient = patients.get(image_id) or (cine.patient_id or "").strip() or None
             frames = evenly_chosen(range(cine.frame_count), most_frames)
-            cines[path.resolve()] = UnlabelledCine(path, image_id, patient, frames)
+            cines[path.resolve()] = UnlabelledCine(path, image_id, patient, frames, parts.get(patient or ""))
     if not cines:
         msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
         raise TrainingDataError(msg)
     return tuple(cines[path] for path in sorted(cines))
+
+
+def parts_given(cines: Sequence[UnlabelledCine]) -> dict[str, str]:
+    """Return, by patient, the part of the data set's own split; of two parts, the one further from learning."""
+    parts: dict[str, str] = {}
+    for cine in cines:
+        if cine.patient_id is not None and cine.part is not None:
+            found = parts.get(cine.patient_id, cine.part)
+            parts[cine.patient_id] = max(found, cine.part, key=PARTS.index)
+    return parts
 
 
 def parts_of(cines: Sequence[UnlabelledCine], split: Split) -> Mapping[str, list[bool]]:
@@ -100,6 +116,14 @@ def parts_of(cines: Sequence[UnlabelledCine], split: Split) -> Mapping[str, list
     for index in nameless:
         parts["validation" if index in validating else "train"][index] = True
     return parts
+
+
+def provenance_of(cines: Sequence[UnlabelledCine], images: Sequence[Path]) -> str:
+    """Return one phrase for a person: what is learned from."""
+    made = frozenset[str]().union(*(phantom_ids(folder) for folder in images))
+    if all(cine.image_id in made for cine in cines):
+        return "phantoms only, without labels"
+    return "frames without labels" + (", phantoms among them" if any(c.image_id in made for c in cines) else "")
 
 
 def cines_key(cines: Sequence[UnlabelledCine]) -> str:

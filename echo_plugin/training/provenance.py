@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from echo_plugin.anatomy import Defect
 from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
+from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
@@ -44,27 +44,31 @@ FEW_LIMITS = "Learned from the annotations of one study folder; not tested on ot
 
 def split_for(
     cines: Sequence[LabelledCine],
-    defects: Mapping[str, Defect | None],
+    labelled: LabelledFolder,
     start: Start,
     models: Path,
     seed: int,
     *,
-    fixed: Mapping[str, str] | None = None,
     may_be_unmeasured: bool = False,
 ) -> Split:
     """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part.
 
-    ``fixed`` : the part in which a data set has a patient; nobody whom a model has learned from is moved for it.
+    The others keep the part that the folder's patients.csv gives them, where a data set comes with a split.
     """
-    patients = {cine.patient_id for cine in cines}
-    known = dict(fixed or {}) | known_parts(sorted(patients), start, models)
+    patients, defects = {cine.patient_id for cine in cines}, labelled.defects
+    fixed = read_parts(labelled.folder.root / PATIENTS_FILE)
+    known = known_parts(sorted(patients), fixed, start, models)
     return split_by_patient(
         {p: defects.get(p) for p in patients}, seed=seed, known=known, may_be_unmeasured=may_be_unmeasured
     )
 
 
-def known_parts(patients: Sequence[str], start: Start, models: Path) -> dict[str, str]:
-    """Return, by patient, the part in which the start has it, or else a model beside it; strangers are left out."""
+def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start, models: Path) -> dict[str, str]:
+    """Return, by patient, the part in which the start has it, or else a model beside it, or else ``fixed``.
+
+    ``fixed`` : a data set's own split. Whom a model has learned from is not measured for it; a warning says how many.
+    Strangers are left out.
+    """
     cards = [start.card] if start.card else []
     for name in (*TRAIN_COMMANDS, MASKED_AUTOENCODER):
         try:
@@ -76,7 +80,15 @@ def known_parts(patients: Sequence[str], start: Start, models: Path) -> dict[str
     known: dict[str, str] = {}
     for card in reversed(cards):
         known |= known_patients(card, patients)
-    return known
+    nearer = [p for p in known if p in fixed and PARTS.index(known[p]) < PARTS.index(fixed[p])]
+    if nearer:
+        logger.warning(
+            "The split in %s is not kept for %d patients: models here have learned from them, or were chosen on them;"
+            " an empty --models folder and --from scratch keep it.",
+            PATIENTS_FILE,
+            len(nearer),
+        )
+    return {patient: fixed[patient] for patient in patients if patient in fixed} | known
 
 
 def names_its_patients(card: ModelCard) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES, View
-from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
 from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
@@ -63,8 +62,7 @@ def train_views(
     config = view_config(options, len(vocabulary))
     model = ViewClassifier(config)
     start = load_start(model, VIEW_CLASSIFIER, models, options)
-    fixed = read_parts(studies / PATIENTS_FILE)
-    split = split_for(cines, labelled.defects, start, models, options.seed, fixed=fixed)
+    split = split_for(cines, labelled, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "a view") for part in ("train", "validation", "test")}
     clips = options.frames_per_cine or CLIPS_PER_CINE
     with first_goes_ahead():

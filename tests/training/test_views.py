@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from echo_plugin.anatomy import View
-from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.from_card import build_view_classifier
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training import view_stages
 from echo_plugin.training.clips import ClipTable
-from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.views import train_views, view_config
 from echo_plugin.views.open_set import rule_of
@@ -39,21 +36,6 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(easy_studies, tmp_pat
     assert network.config.sampling == (sampling or "consecutive")
     assert card.config["answers_stills"] is True
     assert rule_of(card) is None or rule_of(card).score in ("entropy", "energy", "other")
-
-
-def test_the_split_of_a_data_set_is_kept(easy_studies, tmp_path):
-    import shutil
-
-    studies = tmp_path / "studies"
-    shutil.copytree(easy_studies, studies)
-    lines = (studies / PATIENTS_FILE).read_text().splitlines()
-    parts = {f"child{n:02d}": ("test", "validation", "train", "train")[n % 4] for n in range(12)}
-    rows = [f"{line},{parts[line.split(',')[1]]}" for line in lines[1:]]
-    (studies / PATIENTS_FILE).write_text("\n".join(["image_id,patient_id,split", *rows]) + "\n")
-
-    card = train_views(studies, tmp_path / "models", TrainOptions(**TINY, temporal="image"), vocabulary=TWO)
-
-    assert known_patients(card, list(open_labelled_folder(studies).defects)) == parts
 
 
 def table_of(pixels: torch.Tensor) -> ClipTable:
