@@ -128,6 +128,7 @@ def train_mae(
         input_size_px=config.input_size_px,
         config=dataclasses.asdict(model.config)
         | {"epochs": learned.epochs, "split_digest": split.digest}
+        | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
         | fingerprints(split, start, cines_key(cines)),
         training_data=TrainingData(
             provenance_of(cines, images) + start.words,

@@ -7,9 +7,10 @@ A file that names no patient is learned from, every twentieth excepted, which va
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from echo_plugin.batch import find_cine_files
-from echo_plugin.errors import TrainingDataError, UnreadableCineError
+from echo_plugin.cine import Cine
+from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
@@ -36,7 +38,7 @@ VALIDATION_EVERY = 20
 
 @dataclass(frozen=True)
 class UnlabelledCine:
-    """A file to learn from; ``patient_id`` None: the file and its folder name nobody.
+    """A file to learn from; ``patient_id`` None: neither the file nor a folder names anybody.
 
     ``part`` : that of the split which its data set comes with; None: there is none.
     """
@@ -63,8 +65,10 @@ class UnlabelledFrames:
 def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path) -> tuple[UnlabelledCine, ...]:
     """Return every cine below the folders, with at most ``most_frames`` of its frames, evenly spread.
 
-    Headers are read, pixels are not. A file that cannot be read is named in a warning and left out; what lies below
-    ``without``, where the training writes pictures, is passed over.
+    Headers are read, pixels are not. Who is on a cine says its header, or the nearest patients.csv above it that names
+    it, also where that lies above the folder. A file that is met twice, by a link say, keeps what either place knows
+    of it. A file that cannot be read is named in a warning and left out; what lies below ``without``, where the
+    training writes pictures, is passed over.
 
     Raises
     ------
@@ -72,29 +76,60 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
         If a folder does not exist or holds nothing that can be a cine.
     TrainingDataError
         If no file can be read.
+    AnnotationError
+        If a patients.csv is malformed.
     """
     cines: dict[Path, UnlabelledCine] = {}
+    table = functools.cache(_read_table)
     for folder in folders:
-        patients = read_patients(folder / PATIENTS_FILE) if folder.is_dir() else {}
-        parts = read_parts(folder / PATIENTS_FILE) if folder.is_dir() else {}
         for path in find_cine_files([folder]):
-            if without.resolve() in path.resolve().parents:
+            file = path.resolve()
+            if without.resolve() in file.parents:
                 continue
-            relative = path.relative_to(folder) if folder.is_dir() else Path(path.name)
-            own_id = escape_path(PurePosixPath(relative.as_posix()))
             try:
                 cine = read_cine(path)
             except (UnreadableCineError, OSError) as exc:
                 logger.warning("File %s is left out: %s", path.name, exc)
                 continue
-            image_id = cine.sop_instance_uid or own_id
-            patient = patients.get(image_id) or (cine.patient_id or "").strip() or None
+            relative = path.relative_to(folder) if folder.is_dir() else Path(path.name)
+            image_id = cine.sop_instance_uid or escape_path(PurePosixPath(relative.as_posix()))
+            patient, part = _identity(path, cine, table)
             frames = evenly_chosen(range(cine.frame_count), most_frames)
-            cines[path.resolve()] = UnlabelledCine(path, image_id, patient, frames, parts.get(patient or ""))
+            if file in cines:
+                patient = cines[file].patient_id or patient
+                part = max(filter(None, (cines[file].part, part)), key=PARTS.index, default=None)
+            cines[file] = UnlabelledCine(path, image_id, patient, frames, part)
     if not cines:
         msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
         raise TrainingDataError(msg)
+    if count := sum(cine.patient_id is None for cine in cines.values()):
+        logger.warning("%d of %d files name no patient; nobody on them can measure a model later.", count, len(cines))
     return tuple(cines[path] for path in sorted(cines))
+
+
+Table = tuple[Mapping[str, str], Mapping[str, str]]
+"""What a patients.csv says: the patient by image id, the part of the split by patient."""
+
+
+def _read_table(directory: Path) -> Table:
+    try:
+        return read_patients(directory / PATIENTS_FILE), read_parts(directory / PATIENTS_FILE)
+    except AnnotationError as exc:
+        msg = f"Folder {directory.name}: {exc}"
+        raise AnnotationError(msg) from exc
+
+
+def _identity(path: Path, cine: Cine, table: Callable[[Path], Table]) -> tuple[str | None, str | None]:
+    """Return the patient on a cine and the part that a data set has it in, each None where nothing says so."""
+    patient, part = (cine.patient_id or "").strip() or None, None
+    place = path.absolute()
+    for directory in place.parents:
+        patients, parts = table(directory)
+        if patient is None and patients:
+            own_id = escape_path(PurePosixPath(place.relative_to(directory).as_posix()))
+            patient = patients.get(cine.sop_instance_uid or own_id) or patients.get(own_id)
+        part = part or parts.get(patient or "")
+    return patient, part
 
 
 def parts_given(cines: Sequence[UnlabelledCine]) -> dict[str, str]:
