@@ -244,5 +244,6 @@ def _split(cines: Sequence[UnlabelledCine], start: Start, models: Path, seed: in
     patients = sorted({cine.patient_id for cine in cines if cine.patient_id is not None})
     if not patients:
         return Split((), (), (), seed)
-    known = known_parts(patients, parts_given(cines), start, models)
-    return split_by_patient(dict.fromkeys(patients), seed=seed, known=known, may_be_unmeasured=True)
+    fixed = parts_given(cines)
+    known = known_parts(patients, fixed, start, models)
+    return split_by_patient(dict.fromkeys(patients), seed=seed, fixed=fixed, known=known, may_be_unmeasured=True)

@@ -59,15 +59,18 @@ def split_for(
     fixed = read_parts(labelled.folder.root / PATIENTS_FILE)
     known = known_parts(sorted(patients), fixed, start, models)
     return split_by_patient(
-        {p: defects.get(p) for p in patients}, seed=seed, known=known, may_be_unmeasured=may_be_unmeasured
+        {p: defects.get(p) for p in patients},
+        seed=seed,
+        fixed=fixed,
+        known=known,
+        may_be_unmeasured=may_be_unmeasured,
     )
 
 
 def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start, models: Path) -> dict[str, str]:
-    """Return, by patient, the part in which the start has it, or else a model beside it, or else ``fixed``.
+    """Return, by patient, the part in which the start has it, or else a model beside it; strangers are left out.
 
-    ``fixed`` : a data set's own split. Whom a model has learned from is not measured for it; a warning says how many.
-    Strangers are left out.
+    ``fixed`` : a data set's own split; a warning says of how many patients models have seen more than it allows.
     """
     cards = [start.card] if start.card else []
     for name in (*TRAIN_COMMANDS, MASKED_AUTOENCODER):
@@ -88,7 +91,7 @@ def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start,
             PATIENTS_FILE,
             len(nearer),
         )
-    return {patient: fixed[patient] for patient in patients if patient in fixed} | known
+    return known
 
 
 def names_its_patients(card: ModelCard) -> bool:

@@ -9,7 +9,7 @@ prove that a person was there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,14 +68,16 @@ def split_by_patient(
     *,
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    fixed: Mapping[str, str] | None = None,
     known: Mapping[str, str] | None = None,
     may_be_unmeasured: bool = False,
 ) -> Split:
     """Return a seeded split of the patients ``defects`` names, each defect spread over the parts as evenly as can be.
 
     The patients of one defect after another, shuffled, go each to the part that is furthest below its share. Those in
-    ``known`` keep their part: a training that goes on from a model must not measure whom that model learned from.
-    Where they ``may_be_unmeasured``, all of too few patients are learned from, and the other parts are empty.
+    ``known`` keep their part: a training that goes on from a model must not measure whom that model learned from. So do
+    those in ``fixed``, the split of a data set; where it has nobody for a part, they are drawn from its training
+    patients. Where patients ``may_be_unmeasured``, all of too few are learned from, and the other parts are empty.
 
     Raises
     ------
@@ -86,37 +88,58 @@ def split_by_patient(
     if is_too_few and not may_be_unmeasured:
         msg = f"Training needs at least {len(PARTS)} patients (train, validation, test); {len(defects)} are annotated."
         raise TrainingDataError(msg)
+    known = {patient: part for patient, part in (known or {}).items() if patient in defects}
+    fixed = {patient: part for patient, part in (fixed or {}).items() if patient in defects}
+    placed = fixed | known
+    lacking = [part for part in PARTS[1:] if part not in placed.values()]
+    if lacking:
+        placed = {patient: part for patient, part in placed.items() if patient in known or part != "train"}
+    parts = {part: [patient for patient in sorted(placed) if placed[patient] == part] for part in PARTS}
+    free = {"train", *lacking}  # to whom a data set's own training patients may go
+    for patient in _strata(defects, seed):
+        if patient in placed:
+            continue
+        allowed = [part for part in PARTS if part in free or patient not in fixed]
+        shares = {part: fraction for part, fraction in zip(PARTS, fractions, strict=True) if part in allowed}
+        count = (1 + sum(len(parts[part]) for part in allowed)) / sum(shares.values())
+        shortfalls = {part: count * share - len(parts[part]) for part, share in shares.items()}
+        parts["train" if is_too_few else max(shortfalls, key=shortfalls.__getitem__)].append(patient)
+    for part in PARTS[1:]:
+        movable = [patient for patient in parts["train"] if patient not in placed]
+        if not parts[part] and movable and len(parts["train"]) > 1 and not is_too_few:
+            parts["train"].remove(movable[-1])
+            parts[part].append(movable[-1])
+    missing = [part for part in PARTS if not parts[part]]
+    if "train" in missing or (missing and not may_be_unmeasured):
+        raise TrainingDataError(_nobody_left(missing, len(defects), is_published=not fixed.keys() <= known.keys()))
+    train, validation, test = (tuple(sorted(parts[part])) for part in PARTS)
+    return Split(train, validation, test, seed)
+
+
+def _strata(defects: Mapping[str, Defect | None], seed: int) -> Iterator[str]:
+    """Yield the patients of one defect after another, each shuffled."""
     rng = np.random.default_rng(seed)
     strata: dict[str, list[str]] = {}
     for patient in sorted(defects):
         defect = defects[patient]
         strata.setdefault(defect.value if defect else "", []).append(patient)
-    known = {patient: part for patient, part in (known or {}).items() if patient in defects}
-    parts: list[list[str]] = [[p for p in sorted(known) if known[p] == part] for part in PARTS]
-    placed = len(known)
     for stratum in sorted(strata):
-        for patient in rng.permutation(strata[stratum]):
-            if patient in known:
-                continue
-            placed += 1
-            shortfalls = [placed * f - len(part) for f, part in zip(fractions, parts, strict=True)]
-            parts[0 if is_too_few else int(np.argmax(shortfalls))].append(str(patient))
-    for part in parts[1:]:
-        movable = [patient for patient in parts[0] if patient not in known]
-        if not part and movable and len(parts[0]) > 1 and not is_too_few:
-            parts[0].remove(movable[-1])
-            part.append(movable[-1])
-    if not parts[0] and may_be_unmeasured:
-        msg = f"The starting model keeps all {len(defects)} patients for measuring; annotate cines of another patient."
-        raise TrainingDataError(msg)
-    if not all(parts) and not may_be_unmeasured:
-        msg = (
-            f"The {len(defects)} patients leave no one to measure whom the starting model has not learned from;"
-            " annotate new patients or start from scratch."
+        yield from (str(patient) for patient in rng.permutation(strata[stratum]))
+
+
+def _nobody_left(missing: Sequence[str], patients: int, *, is_published: bool) -> str:
+    """Return why there is nobody for a part; ``is_published`` : a data set's own split says where some belong."""
+    if is_published:
+        return (
+            f"The split in patients.csv leaves nobody for {' and '.join(missing)} among the {patients} annotated"
+            " patients; give some of them that part, or annotate others."
         )
-        raise TrainingDataError(msg)
-    train, validation, test = (tuple(sorted(part)) for part in parts)
-    return Split(train, validation, test, seed)
+    if "train" in missing:
+        return f"The starting model keeps all {patients} patients for measuring; annotate cines of another patient."
+    return (
+        f"The {patients} patients leave no one to measure whom the starting model, or one beside it, has not learned"
+        " from; annotate new patients, or start from scratch in an empty --models folder."
+    )
 
 
 def require_patient(patient_id: str | None, image_id: str) -> str:

@@ -124,6 +124,53 @@ def test_no_one_left_to_measure_is_refused():
         split_by_patient(DEFECTS, seed=0, known=dict.fromkeys(DEFECTS, "train"))
 
 
+def test_validation_is_drawn_from_the_training_patients_of_a_split_that_has_none():
+    fixed = {patient: "test" if i % 5 == 0 else "train" for i, patient in enumerate(DEFECTS)}
+
+    split = split_by_patient(DEFECTS, seed=2, fixed=fixed)
+
+    assert set(split.test) == {patient for patient, part in fixed.items() if part == "test"}
+    assert 5 <= len(split.validation) <= 10
+    assert {DEFECTS[patient] for patient in split.validation} == set(DEFECTS.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 20), st.integers(1, 19), st.sampled_from(["validation", "test"]), st.integers(0, 3))
+def test_any_split_with_two_training_patients_can_be_learned_from(patients, measured, part, seed):
+    fixed = {str(i): part if i < min(measured, patients - 2) else "train" for i in range(patients)}
+
+    split = split_by_patient(dict.fromkeys(fixed), seed=seed, fixed=fixed)
+
+    assert min(split.sizes.values()) >= 1
+    assert set(getattr(split, part)) == {patient for patient, given in fixed.items() if given == part}
+
+
+def test_nobody_whom_a_model_has_learned_from_is_drawn_for_validation():
+    fixed = {patient: "test" if i % 5 == 0 else "train" for i, patient in enumerate(DEFECTS)}
+    known = {patient: "train" for patient, part in list(fixed.items())[:40] if part == "train"}
+
+    split = split_by_patient(DEFECTS, seed=2, fixed=fixed, known=known)
+
+    assert split.validation
+    assert set(known) <= set(split.train)
+
+
+def test_a_complete_split_of_a_data_set_is_kept_and_patients_without_a_part_are_dealt():
+    fixed = {patient: ("train", "validation", "test")[i % 4] for i, patient in enumerate(DEFECTS) if i % 4 < 3}
+
+    split = split_by_patient(DEFECTS, seed=2, fixed=fixed)
+
+    assert {patient: split.part_of(patient) for patient in fixed} == fixed
+
+
+@pytest.mark.parametrize("parts", [("test", "test", "test"), ("train", "test", "test")])
+def test_a_split_that_leaves_nobody_for_a_part_is_refused_by_its_name(parts):
+    fixed = dict(zip("abc", parts, strict=True))
+
+    with pytest.raises(TrainingDataError, match=r"split in patients\.csv leaves nobody for .*validation among the 3"):
+        split_by_patient(dict.fromkeys(fixed), seed=0, fixed=fixed)
+
+
 def test_equal_fingerprints_count_as_learned_from():
     seen = patient_fingerprints(["a"], salt="s")
 
