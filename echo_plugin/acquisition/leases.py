@@ -2,8 +2,8 @@
 """Which cine is with which annotator: one that was handed out is shown to nobody else for a while.
 
 Kept in a file, so that neither a restart nor another server process hands a cine out twice. A lease ends by itself: the
-annotator may have gone home. One whose cine was submitted no longer matters. Who holds it does not matter for anybody
-else: viewers of one site often have one name.
+annotator may have gone home. A submission ends it too. Who holds it does not matter for anybody else: viewers of one
+site often have one name, and somebody who says none holds what was shown as well.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class Leases:
             )
         return cursor.rowcount == 1
 
+    def end(self, image_id: str) -> None:
+        """Let the cine go: its annotator has submitted it."""
+        now = self._clock()
+        with self._file.connection() as connection:
+            connection.execute(
+                "UPDATE leases SET expires_at = ? WHERE image_id = ? AND expires_at > ?", (now, image_id, now)
+            )
+
     def shown(self) -> dict[str, Lease]:
         """Return the last time each cine was shown, by image id; those that are not leased by now among them."""
         rows = self._file.connection().execute("SELECT image_id, holder, shown_at, expires_at FROM leases")
@@ -72,3 +80,7 @@ class Leases:
     def is_running(self, lease: Lease) -> bool:
         """Whether the cine is still with its annotator."""
         return lease.expires_at > self._clock()
+
+    def minutes_left(self, lease: Lease) -> int:
+        """Return for how many minutes more a cine is with its annotator, 1 at least."""
+        return max(round((lease.expires_at - self._clock()) / 60), 1)

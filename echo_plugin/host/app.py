@@ -141,6 +141,7 @@ class EchoApp(MONAILabelApp):
 
         The label is stored already: nothing that fails here may look as if it were lost.
         """
+        self.waiting.submitted(label_id)
         try:
             self.auto_finetune.submitted()
         except Exception as exc:

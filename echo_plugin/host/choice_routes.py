@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes round the choice of the next cine: /echo/scores, /echo/unusable."""
+"""The routes round the choice of the next cine: /echo/scores, /echo/lease, /echo/unusable."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def scores() -> dict[str, Any]:
     return echo_app().score_keeper.progress()
 
 
+@router.put("/lease", summary="Take a cine that was chosen from a list")
+def take(image: str, client_id: str | None = None) -> dict[str, Any]:
+    """Return whether the cine ``is_yours`` now; it is shown to nobody else for a while. Else ``reason`` says why."""
+    app = echo_app()
+    return app.waiting.take(app.datastore().images.resolve(image), annotator({"client_id": client_id}))
+
+
 @router.put("/unusable", summary="Mark a cine as of no use, or take that back")
 def mark_unusable(image: str, unusable: bool = True, client_id: str | None = None) -> dict[str, Any]:
     """Store a revision that says so: it is not shown to annotators and nothing learns from it. Its labels stay."""
@@ -33,4 +40,5 @@ def mark_unusable(image: str, unusable: bool = True, client_id: str | None = Non
         author=annotator({"client_id": client_id}),
         based_on_revision=current.revision,
     )
+    echo_app().waiting.submitted(image_id)
     return {"image": image_id, "unusable": saved.is_unusable, "revision": saved.revision, "author": saved.author}

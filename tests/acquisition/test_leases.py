@@ -58,6 +58,25 @@ def test_a_cine_is_shown_again_to_its_holder_only(leases, clock):
     assert leases.shown()["a"].expires_at == clock.now + 60
 
 
+def test_a_lease_that_was_ended_leaves_the_cine_to_others_and_is_remembered(leases, clock):
+    leases.take("a", "r1")
+    assert leases.minutes_left(leases.shown()["a"]) == 1
+
+    leases.end("a")
+    leases.end("never shown")
+
+    assert not leases.is_running(leases.shown()["a"])
+    assert leases.shown()["a"].shown_at == clock.now
+    assert leases.take("a", "r2")
+
+
+def test_what_was_shown_to_nobody_named_is_shown_to_nobody_else(leases):
+    assert leases.take("a", None)
+
+    assert not leases.take("a", None)
+    assert not leases.take("a", "r1")
+
+
 def test_of_many_who_ask_at_once_each_gets_another_cine(tmp_path):
     barrier = threading.Barrier(8)
 

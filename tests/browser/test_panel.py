@@ -459,6 +459,11 @@ def test_a_label_that_looks_like_a_mistake_is_opened_at_its_doubtful_frame(serve
         timeout=4 * LIMIT_MS,
     )
     asked = served.ask("echo/suspicious")
+    taken = asked[0]["image_id"]
+    assert served.ask(f"echo/lease?image={taken}&client_id=another", "PUT")["is_yours"]
+    reader.part("suspicious").get_by_role("button", name="Open").first.click()
+    reader.says("is with another annotator")
+    submit_for(served, taken, "another")  # which ends it
 
     reader.part("suspicious").get_by_role("button", name="Open").first.click()
     reader.page.wait_for_url("**cine=**reason=**")

@@ -21,6 +21,7 @@ def _fails(*_):
 
 def test_a_stored_label_does_not_look_lost_when_report_and_training_fail(caplog):
     app = SimpleNamespace(
+        waiting=SimpleNamespace(submitted=lambda _: None),
         auto_finetune=SimpleNamespace(submitted=_fails),
         reports_at_once=True,
         reports=SimpleNamespace(of_annotation=_fails),

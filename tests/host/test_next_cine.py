@@ -64,12 +64,69 @@ def test_two_annotators_are_never_shown_the_same_cine_nor_more_than_two_of_a_pat
     assert shown == ["c7.png", "c6.png", "c3.png", "c2.png"]  # c5 and c4 are a third and fourth of one patient
 
 
-def test_someone_without_a_name_holds_nothing_and_is_shown_nothing_that_others_hold(store, waiting):
+@pytest.mark.parametrize("name", [*SCORED, "first", "random", "fewest_labels"])
+def test_no_strategy_shows_a_third_cine_of_a_patient_while_another_patient_waits(store, waiting, name):
+    choose = strategies(waiting)[name]
+
+    shown = [choose({"client_id": "r1"}, store)["id"] for _ in range(4)]
+
+    assert sorted(image_id < "c4" for image_id in shown) == [False, False, True, True]
+
+
+def test_cines_labelled_since_the_models_were_published_count_for_their_patient(store, waiting):
+    for image_id in ("c0.png", "c1.png"):  # opened by hand, not by a strategy
+        store.studies.save_annotation(Annotation(image_id, view=View.A4C), author="r0")
+
+    assert strategies(waiting)["first"]({"client_id": "r1"}, store)["id"] == "c4.png"
+
+
+def test_cines_labelled_before_the_models_were_published_do_not(store, waiting, tmp_path):
+    for image_id in ("c0.png", "c1.png"):
+        store.studies.save_annotation(Annotation(image_id, view=View.A4C), author="r0")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "septal_detector.json").touch()
+
+    assert strategies(waiting)["first"]({"client_id": "r1"}, store)["id"] == "c2.png"
+
+
+def test_two_without_a_name_are_never_shown_the_same_cine(store, waiting):
     choose = strategies(waiting)["first"]
 
-    assert [choose({}, store)["id"] for _ in range(2)] == ["c0.png", "c0.png"]
-    choose({"client_id": "r1"}, store)
-    assert choose({}, store)["id"] == "c1.png"
+    shown = [choose({}, store)["id"] for _ in range(8)]
+
+    assert sorted(shown) == store.list_images()
+    assert choose({"client_id": "r1"}, store)["reason"].startswith("All 8 cines that wait are with other annotators")
+    assert choose({}, store)["reason"].endswith("With a name you would be shown yours again.")
+
+
+class App:
+    """The app that routes find."""
+
+    def __init__(self, store, waiting) -> None:
+        self.datastore, self.waiting = lambda: store, waiting
+
+
+def test_a_cine_that_was_chosen_from_a_list_is_with_its_annotator_until_it_is_submitted(store, waiting, monkeypatch):
+    monkeypatch.setattr(choice_routes, "echo_app", lambda: App(store, waiting))
+    store.studies.save_annotation(Annotation("c0.png", view=View.A4C), author="r0")
+
+    mine, again, theirs = (choice_routes.take("c0.png", client_id=name) for name in ("r1", "r1", "r2"))
+
+    assert mine == again == {"image": "c0.png", "is_yours": True}
+    assert theirs["is_yours"] is False
+    assert theirs["reason"] == "Cine c0.png is with another annotator; ask again in 30 minutes."
+    waiting.submitted("c0.png")
+    assert choice_routes.take("c0.png", client_id="r2")["is_yours"]
+
+
+def test_a_cine_whose_label_says_nothing_stays_with_its_annotator(store, waiting):
+    choose = strategies(waiting)["first"]
+    shown = choose({"client_id": "r1"}, store)["id"]
+
+    store.studies.save_annotation(Annotation(shown), author="r1")
+    waiting.submitted(shown)
+
+    assert choose({"client_id": "r1"}, store)["id"] != shown
 
 
 def test_when_all_are_being_looked_at_ones_own_comes_again_and_others_are_told_to_wait(store, waiting):
@@ -84,18 +141,13 @@ def test_when_all_are_being_looked_at_ones_own_comes_again_and_others_are_told_t
 
 
 def test_cines_marked_unusable_or_unreadable_are_passed_over(store, waiting, monkeypatch):
-    class App:
-        @staticmethod
-        def datastore():
-            return store
-
-    monkeypatch.setattr(choice_routes, "echo_app", App)
+    monkeypatch.setattr(choice_routes, "echo_app", lambda: App(store, waiting))
     store.images.set_aside("c6.png", "damaged")
 
     said = choice_routes.mark_unusable("c7.png", client_id="r1")
 
     assert said == {"image": "c7.png", "unusable": True, "revision": 1, "author": "r1"}
-    assert strategies(waiting)["uncertainty"]({}, store)["id"] == "c5.png"
+    assert strategies(waiting)["uncertainty"]({"client_id": "r1"}, store)["id"] == "c5.png"
     choice_routes.mark_unusable("c7.png", unusable=False, client_id="r2")
     assert strategies(waiting)["uncertainty"]({}, store)["id"] == "c7.png"
     assert [a.is_unusable for a in store.studies.history("c7.png")] == [True, False]
@@ -134,6 +186,7 @@ def test_a_choice_in_a_large_folder_does_not_wait_until_new_files_are_found(stor
 
     assert answer["reason"] == "first of 8"
     assert found.wait(10)
+    waiting.leases.end("c0.png")
     assert strategies(waiting)["first"]({}, store)["reason"] == "first of 9"
 
 
@@ -144,6 +197,7 @@ def test_a_suspicious_label_is_shown_until_it_is_changed(store, waiting):
 
     shown = choose({}, store)
     store.studies.save_annotation(dataclasses.replace(saved, view=View.A5C), author="r1")
+    waiting.submitted("c1.png")
 
     assert shown["frames"] == [3, 5]
     assert shown["reason"] == "label quality 0.20, lowest of 1: the septa seem to be swapped"

@@ -55,8 +55,8 @@ class NextCine(Strategy):
         The cines with their scores, and who has which.
     among_labelled
         Whether labelled cines are chosen from rather than those without a label.
-    limits_patients
-        Whether at most PER_PATIENT cines of a patient are shown between two published models.
+        A label is doubted where it is; of those without one at most PER_PATIENT cines of a patient are shown between
+        two published models.
     """
 
     def __init__(
@@ -66,19 +66,18 @@ class NextCine(Strategy):
         waiting: WaitingCines,
         *,
         among_labelled: bool = False,
-        limits_patients: bool = False,
     ) -> None:
         super().__init__(description)
         self._choose = choose
         self._waiting = waiting
         self._among_labelled = among_labelled
-        self._limits_patients = limits_patients
 
     def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, Any] | None:
         """Return ``{"id", "reason", "frames"}``, 0-based frames; None when no cine waits.
 
         When all that wait are with annotators, the one that this annotator has longest comes again. When none is
-        theirs, there is a reason and no id. Someone without a name is shown cines, but holds none.
+        theirs, there is a reason and no id. What someone without a name is shown is with them as well, but does not
+        come again: one cannot be told from another.
         """
         holder = annotator(request)
         chosen_from = self._chosen_from(request, datastore)
@@ -105,7 +104,7 @@ class NextCine(Strategy):
                 if choice is None:
                     return None
                 image_id = pool.cines.image_ids[choice.place]
-                if holder is None or self._waiting.leases.take(image_id, holder):
+                if self._waiting.leases.take(image_id, holder):
                     return _answer(pool, choice)
         return {"reason": f"{ATTEMPTS} cines went to others at this very moment; ask again."}
 
@@ -123,10 +122,11 @@ class NextCine(Strategy):
         places = pool.cines.place_of
         handed_out = np.array(sorted(places[i] for i in running if i in places), dtype=np.int64)
         situation = Situation(free, handed_out)
-        if not self._limits_patients:
+        if self._among_labelled:
             return situation
         since = self._waiting.models_published_at()
-        in_batch = [places[i] for i, lease in shown.items() if i in places and lease.shown_at >= since]
+        in_batch = {places[i] for i, lease in shown.items() if i in places and lease.shown_at >= since}
+        in_batch.update(np.flatnonzero(pool.labels.is_labelled & (pool.labels.saved_at >= since)).tolist())
         return keep_to_patient_limit(pool, situation, np.array(sorted(in_batch), dtype=np.int64))
 
     def _one_of_theirs(
@@ -140,10 +140,10 @@ class NextCine(Strategy):
         for _, place in theirs:
             if self._waiting.leases.show_again(pool.cines.image_ids[place], str(holder)):
                 return _answer(pool, Choice(place, f"shown to you before; all {len(waiting)} that wait are in work"))
-        ends = min(shown[pool.cines.image_ids[place]].expires_at for place in waiting)
-        minutes = max(round((ends - time.time()) / 60), 1)
-        who = "are with other annotators; ask again"
-        return {"reason": f"All {len(waiting)} cines that wait {who} in {minutes} minutes."}
+        soonest = min((shown[pool.cines.image_ids[place]] for place in waiting), key=lambda lease: lease.expires_at)
+        minutes = self._waiting.leases.minutes_left(soonest)
+        reason = f"All {len(waiting)} cines that wait are with other annotators; ask again in {minutes} minutes."
+        return {"reason": reason if holder else f"{reason} With a name you would be shown yours again."}
 
 
 def _answer(pool: Pool, choice: Choice) -> dict[str, Any]:
@@ -194,6 +194,6 @@ def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
     doubtful = "The labelled cine whose label looks most like a mistake"
     return {
         **{name: NextCine(*one, waiting) for name, one in about.items()},
-        **{name: NextCine(*one, waiting, limits_patients=True) for name, one in scored.items()},
+        **{name: NextCine(*one, waiting) for name, one in scored.items()},
         "suspicious": NextCine(doubtful, _plain(most_suspicious), waiting, among_labelled=True),
     }

@@ -40,7 +40,9 @@ export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
 /** Ask what all cines of the child of a cine say together; null: none of them was answered. */
 export const childDefect = async (imageId, signal) => (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
-export const nextCine = (strategy, reader) => ask('POST', 'echo/next', { strategy, client_id: reader || null });
+export const nextCine = (strategy, holder) => ask('POST', 'echo/next', { strategy, client_id: holder });
+/** Take a cine that was chosen from a list, so that it is shown to nobody else; `is_yours` says whether it could be. */
+export const takeCine = (imageId, holder) => ask('PUT', `echo/lease?image=${id(imageId)}&client_id=${id(holder)}`);
 export const suspicious = () => ask('GET', 'echo/suspicious');
 export const training = () => ask('GET', 'echo/training');
 export const startTraining = (model, params) => ask('POST', `train/${id(model)}`, params);

@@ -3,7 +3,7 @@
 // The panel shows `session.state`; editing.js and tasks.js change it; the picture is kept in step from here.
 
 import * as api from './api.js';
-import { isAnnotated, withFrame } from './annotation.js';
+import { isAnnotated, newUid, withFrame } from './annotation.js';
 import { setDrawing } from './box-tool.js';
 import { PictureBoxes } from './boxes.js';
 import { hasAside, isChanged, keepDraft, keptDraft, newDraft } from './draft.js';
@@ -11,6 +11,7 @@ import { Viewer } from './viewer.js';
 import { MODEL, OTHER_READER, PERSON } from './words.js';
 
 const READER = 'echo-reader';
+const BROWSER = 'echo-browser';
 const STRATEGY = 'echo-strategy';
 const BEST_STRATEGY = 'hybrid'; // until the reader chooses another
 const KEEP_AFTER_MS = 250;
@@ -55,6 +56,13 @@ export class Session {
   setReader(reader) {
     localStorage.setItem(READER, reader);
     this.set({ reader });
+  }
+
+  /** Return whose the cines are that are handed out here: the reader's, or this browser's while no name is entered. */
+  holder() {
+    const browser = localStorage.getItem(BROWSER) ?? `browser-${newUid()}`;
+    localStorage.setItem(BROWSER, browser);
+    return this.state.reader.trim() || browser;
   }
 
   /** Choose the next cine in this way, also on the page of the next one. */

@@ -168,7 +168,7 @@ export function open(session, { image_id: imageId, study_instance_uid: study, sh
 
 export const next = (session, strategy) =>
   session.work('next', async () => {
-    const chosen = await api.nextCine(strategy, session.state.reader);
+    const chosen = await api.nextCine(strategy, session.holder());
     if (!chosen.image_id) session.say(chosen.reason ?? 'Every cine has a label.', 'note');
     else open(session, { ...chosen, reason: chosen.reason ?? `${session.state.about?.strategies[strategy] ?? strategy}.` });
   });
@@ -182,5 +182,10 @@ export async function readSuspicious(session) {
   }
 }
 
-/** Go to a cine of a list; a refusal becomes the message. */
-export const visit = (session, one) => session.work('next', async () => open(session, one));
+/** Go to a cine of a list, unless another annotator has it; a refusal becomes the message. */
+export const visit = (session, one) =>
+  session.work('next', async () => {
+    const lease = await api.takeCine(one.image_id, session.holder());
+    if (lease.is_yours) open(session, one);
+    else session.say(lease.reason, 'note');
+  });
