@@ -5,7 +5,7 @@ All rows of a unit (a seed and a split of the patients) begin with one classifie
 follows. The optimisation is ours (AdamW, averaged weights), the same for every row. Each unit chooses its checkpoint on
 patients of its own, neither learned from nor reported; the paper chose it on the fold it reports. What is measured is
 one clip from the middle of each cine. A run that was stopped goes on where it was; one of other files, numbers or
-starting weights begins anew. Patients from whom the starting weights learned take no part.
+starting weights begins anew. Patients from whom the starting weights learned, or who chose them, take no part.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reproduce_views(
     Raises
     ------
     TrainingDataError
-        If there are too few patients with a view of the vocabulary from whom the starting weights have not learned.
+        If there are too few patients with a view of the vocabulary whom the starting weights' training has not seen.
     ModelNotFoundError, ModelMismatchError
         If ``start`` is no published view classifier of the same backbone.
     """
@@ -91,12 +91,15 @@ def reproduce_views(
 
 
 def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
-    """Return the patients from whom the starting weights have not learned."""
+    """Return the patients from whom the starting weights have not learned and who did not choose among them."""
     everyone = frozenset(patients)
     known = {} if begun is None else known_patients(begun[0], sorted(everyone))
-    strangers = everyone - {patient for patient, part in known.items() if part == "train"}
+    strangers = everyone - {patient for patient, part in known.items() if part != "test"}
     if everyone and not strangers:
-        msg = f"The weights to begin with learned from all {len(everyone)} patients; other patients are accepted."
+        msg = (
+            f"The weights to begin with learned from all {len(everyone)} patients or were chosen by them; other"
+            " patients are accepted."
+        )
         raise TrainingDataError(msg)
     return strangers
 

@@ -25,7 +25,7 @@ def told(cine: LabelledCine, *, is_standard: bool | None) -> ViewPrediction:
 
 
 def test_cines_of_unknown_views_measure_whether_the_model_says_so(easy_studies, tmp_path, monkeypatch):
-    """One A4C cine is kept, one refused, a cine of another view told so; the stills of the other patient say nothing."""
+    """One A4C cine is kept, one refused, a cine of another view told so; the other patient's stills say nothing."""
     train_views(easy_studies, tmp_path, OPTIONS, vocabulary=(View.A4C, View.A2C))
 
     def answers(chosen, models, device, progress):
