@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scoring a study folder: what is new, or was scored by other models, is looked at once; everything else is left.
 
-A cine that cannot be read is noted with the reason and not tried again until its file changes. Killed at any moment,
-the next run goes on after the last cine. A run is of the models that were published when it began: where others are
-published meanwhile it ends, and the next one is of those.
+A cine that cannot be read is noted with the reason and not tried again until its file changes; one at which something
+else failed is tried again by the next run. Killed at any moment, the next run goes on after the last cine. A run is of
+the models that were published when it began: where others are published meanwhile it ends, and the next is of those.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, 
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
 from echo_plugin.acquisition.uncertainty import calibrate
-from echo_plugin.errors import EchoError, ModelNotFoundError, TrainingDataError
+from echo_plugin.errors import EchoError, ModelMismatchError, ModelNotFoundError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
@@ -31,10 +31,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """How many cines were looked at now, how many of them in vain, and how many labels were judged."""
+    """What one run did.
+
+    ``cines`` : looked at. ``unreadable`` : of them, noted as such. ``put_off`` : of them, left to the next run: not the
+    file was at fault. ``judged`` : labels.
+    """
 
     cines: int
-    failed: int
+    unreadable: int
+    put_off: int
     judged: int
 
 
@@ -61,27 +66,36 @@ def score_folder(
     entries = folder.entries()
     waiting = store.unscored(key, entries)
     prober = CineProber(models, device=device) if waiting else None
-    failed = done = 0
-    for done, (entry, stamp) in enumerate(waiting, start=1):
+    done = unreadable = put_off = 0
+    for entry, stamp in waiting:
         if should_stop() or prober is None:
-            return Scored(done - 1, failed, 0)
-        evidence: CineEvidence | str
-        try:
-            evidence = prober.probe(folder.read_cine(entry.image_id))
-        except ModelNotFoundError:
-            raise
-        except Exception as exc:  # one cine must never keep the others from being scored
-            failed += 1
-            evidence = str(exc) if isinstance(exc, EchoError) else f"{type(exc).__name__} while it was looked at"
-            logger.warning("Cine %s is not scored: %s", entry.image_id, evidence)
+            return Scored(done, unreadable, put_off, 0)
+        evidence = _look_at(prober, folder, entry.image_id)
         if models_key(models) != key:  # the prober follows what is published: whose evidence this is, nobody knows
             logger.info("Other models were published; the next run scores with them")
-            return Scored(done - 1, failed, 0)
-        store.put(key, entry.image_id, stamp, evidence)
+            return Scored(done, unreadable, put_off, 0)
+        done, unreadable, put_off = done + 1, unreadable + isinstance(evidence, str), put_off + (evidence is None)
+        if evidence is not None:
+            store.put(key, entry.image_id, stamp, evidence)
         if progress is not None:
             progress(done, len(waiting), "cines")
     store.keep_only(key, [entry.image_id for entry in entries])
-    return Scored(done, failed, judge_labels(folder, models, store, device=device, should_stop=should_stop))
+    judged = judge_labels(folder, models, store, device=device, should_stop=should_stop)
+    return Scored(done, unreadable, put_off, judged)
+
+
+def _look_at(prober: CineProber, folder: StudyFolder, image_id: str) -> CineEvidence | str | None:
+    """Return the evidence, the sentence why the file cannot be read, or None where something else failed."""
+    try:
+        return prober.probe(folder.read_cine(image_id))
+    except UnreadableCineError as exc:
+        logger.warning("Cine %s is not scored: %s", image_id, exc)
+        return str(exc)
+    except (ModelNotFoundError, ModelMismatchError):
+        raise
+    except Exception as exc:  # no memory, say: one cine must never keep the others from being scored
+        logger.warning("Cine %s is left to the next scoring (%s)", image_id, type(exc).__name__)
+        return None
 
 
 def judge_labels(

@@ -87,7 +87,7 @@ class ScoreStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = SqliteFile(path, _SCHEMA, version=1)
+        self._file = SqliteFile(path, _SCHEMA, version=2)  # 1 blamed cines for what the machine had lacked
 
     def stamps(self, models: str) -> dict[str, str]:
         """Return by image id the stamp of what was scored with these models, in vain too."""

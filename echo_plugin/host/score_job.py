@@ -17,7 +17,7 @@ NICENESS = 10
 
 
 def main(studies: Path, scores: Path, models: Path, device: str) -> int:
-    """Score the study folder; return 0, or 1 after one sentence on stderr."""
+    """Score the study folder; return 0, or 1 after one sentence on stderr: it is to be started again."""
     end_with_server()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if hasattr(os, "nice"):
@@ -32,7 +32,12 @@ def main(studies: Path, scores: Path, models: Path, device: str) -> int:
     except EchoError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
-    sys.stderr.write(f"{scored.cines} cines scored, {scored.failed} in vain, {scored.judged} labels judged\n")
+    if scored.put_off:
+        sys.stderr.write(
+            f"{scored.put_off} of {scored.cines} cines could not be looked at and are tried again later.\n"
+        )
+        return 1
+    sys.stderr.write(f"{scored.cines} cines scored, {scored.unreadable} unreadable, {scored.judged} labels judged\n")
     return 0
 
 

@@ -14,7 +14,8 @@ from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import ScoreStore, models_key
-from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
+from echo_plugin.host import score_job
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
@@ -57,7 +58,7 @@ def test_only_new_cines_and_new_models_are_scored_and_one_bad_cine_stops_nobody(
     names[1].unlink()
     third = score_folder(folder, models, store, device="cpu")
 
-    assert (first.cines, first.failed, told[-1]) == (6, 0, (6, 6))
+    assert (first.cines, first.unreadable, first.put_off, told[-1]) == (6, 0, 0, (6, 6))
     assert (again.cines, again.judged) == (0, 0)
     assert first.judged >= 1
     assert third.cines == 1
@@ -137,18 +138,57 @@ def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, 
         assert np.flatnonzero(pool.scores.is_scored).tolist() == [pool.cines.place_of[i] for i in (first, third)]
 
 
-def test_a_cine_that_cannot_be_looked_at_is_noted_and_not_tried_again(small, published_detector, tmp_path, monkeypatch):
+def test_a_cine_that_cannot_be_read_is_noted_and_not_tried_again(small, published_detector, tmp_path, monkeypatch):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
 
-    def break_down(self, cine):
-        raise RuntimeError("no memory")
+    def refuse(self, cine):
+        raise UnreadableCineError("x.png: damaged.")
 
-    monkeypatch.setattr(CineProber, "probe", break_down)
+    monkeypatch.setattr(CineProber, "probe", refuse)
     scored = score_folder(folder, published_detector, store, device="cpu")
 
-    assert (scored.cines, scored.failed) == (6, 6)
+    assert (scored.cines, scored.unreadable, scored.put_off) == (6, 6, 0)
     assert score_folder(folder, published_detector, store, device="cpu").cines == 0
     assert [row.evidence for row in store.newer_than(models_key(published_detector), 0)] == [None] * 6
+
+
+def test_a_machine_without_memory_puts_cines_off_to_the_next_run(
+    small, published_detector, tmp_path, monkeypatch, capsys
+):
+    store, probe, tried = ScoreStore(tmp_path / "scores.sqlite"), CineProber.probe, []
+
+    def break_down_once(self, cine):
+        tried.append(cine.image_id)
+        if len(tried) == 1:
+            raise RuntimeError("no memory")
+        return probe(self, cine)
+
+    monkeypatch.setattr(CineProber, "probe", break_down_once)
+    monkeypatch.setattr(score_job, "end_with_server", lambda: None)
+    monkeypatch.setattr(score_job, "NICENESS", 0)
+
+    codes = [score_job.main(small, store.path, published_detector, "cpu") for _ in range(2)]
+
+    assert codes == [1, 0]
+    assert capsys.readouterr().err.startswith("1 of 6 cines could not be looked at and are tried again later.\n")
+    assert tried[6:] == tried[:1]
+    assert all(row.evidence is not None for row in store.newer_than(models_key(published_detector), 0))
+
+
+def test_damaged_weights_end_the_run_and_are_noted_of_no_cine(small, published_detector, tmp_path):
+    models = shutil.copytree(published_detector, tmp_path / "models")
+    folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
+    weights = models / f"{SEPTAL_DETECTOR}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+
+    with pytest.raises(ModelMismatchError):
+        score_folder(folder, models, store, device="cpu")
+    unscored = len(store.unscored(models_key(models), folder.entries()))
+    shutil.copy(published_detector / weights.name, weights)
+    repaired = score_folder(folder, models, store, device="cpu")
+
+    assert unscored == 6
+    assert (repaired.cines, repaired.unreadable, repaired.put_off) == (6, 0, 0)
 
 
 def test_a_stopped_scoring_goes_on_where_it_was(small, published_detector, tmp_path, probed, monkeypatch):
