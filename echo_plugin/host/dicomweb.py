@@ -11,7 +11,6 @@ PS3.18 10.4 (retrieve), 10.6 (search)
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -21,7 +20,6 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
-from PIL import Image
 
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host.dicom_archive import DicomArchive
@@ -29,11 +27,11 @@ from echo_plugin.host.dicomweb_media import (
     DICOM,
     DICOM_JSON,
     OCTETS,
-    accepted_types,
     frame_media_type,
     multipart,
     require_accepted,
 )
+from echo_plugin.host.dicomweb_picture import THUMBNAIL_PX, draw, picture_type, viewport
 from echo_plugin.host.dicomweb_query import Level, parse_query, search
 from echo_plugin.host.request_parts import echo_app, run_heavy
 from echo_plugin.io.dicom_catalogue import DicomInstance
@@ -45,9 +43,7 @@ router = APIRouter(prefix="/dicom-web")
 STUDY = "/studies/{study}"
 SERIES = f"{STUDY}/series/{{series}}"
 INSTANCE = f"{SERIES}/instances/{{sop}}"
-THUMBNAIL_PX = 256
 _CHUNK_BYTES = 1 << 20
-_PICTURES = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
 def archive() -> DicomArchive:
@@ -176,13 +172,16 @@ def frames(http: Request, study: str, series: str, sop: str, numbers: str) -> Re
 @router.get(f"{SERIES}/thumbnail", summary="A small picture of a series")
 @router.get(f"{STUDY}/thumbnail", summary="A small picture of a study")
 async def rendered(http: Request, study: str) -> Response:
-    """Return one frame, the middle one if none is named, as JPEG or PNG; ``viewport=width,height`` bounds it."""
+    """Return one frame, the middle one if none is named, as JPEG or PNG; ``viewport=width,height`` bounds it.
+
+    See ``dicomweb_picture`` for its proportions.
+    """
     numbers = http.path_params.get("numbers")
     is_thumbnail = http.url.path.endswith("/thumbnail")
-    bounds = _viewport(http.query_params.get("viewport")) or ((THUMBNAIL_PX, THUMBNAIL_PX) if is_thumbnail else None)
-    media_type = _picture_type(http.headers.get("accept", ""))
+    bounds = viewport(http.query_params.get("viewport")) or ((THUMBNAIL_PX, THUMBNAIL_PX) if is_thumbnail else None)
+    media_type = picture_type(http.headers.get("accept", ""))
 
-    def draw() -> bytes:
+    def find_and_draw() -> bytes:
         # a report has no picture: the first image of the series or study is shown
         found = [i for i in archive().instances(study, *_below_study(http)) if i.text("Rows")]
         if not found:
@@ -191,15 +190,9 @@ async def rendered(http: Request, study: str) -> Response:
         number = _frame_numbers(numbers)[0] if numbers else (stored.shape[0] + 1) // 2
         if not 1 <= number <= stored.shape[0]:
             raise HTTPException(404, f"Frame number {number} does not exist; 1 to {stored.shape[0]} are accepted.")
-        pixels = stored.read([number - 1])[0]
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        if bounds:
-            picture.thumbnail(bounds)
-        target = io.BytesIO()
-        picture.save(target, _PICTURES[media_type], quality=90)
-        return target.getvalue()
+        return draw(stored, number - 1, bounds, media_type)
 
-    return Response(await run_heavy(draw), media_type=media_type)
+    return Response(await run_heavy(find_and_draw), media_type=media_type)
 
 
 @router.get(f"{INSTANCE}/bulkdata/{{place:path}}", summary="A large value")
@@ -223,25 +216,6 @@ def _frame_numbers(text: str) -> list[int]:
         msg = f"Frame list {text[:40]!r} names a frame twice; each number once is accepted."
         raise ValueError(msg)
     return [int(number) for number in numbers]
-
-
-def _viewport(text: str | None) -> tuple[int, int] | None:
-    if not text:
-        return None
-    parts = text.split(",")[:2]
-    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) <= 8192 for part in parts):
-        msg = f"Parameter 'viewport' is {text[:40]!r}; width,height of 1 to 8192 px are accepted."
-        raise ValueError(msg)
-    return int(parts[0]), int(parts[1])
-
-
-def _picture_type(accept: str) -> str:
-    for kind, _ in accepted_types(accept):
-        if kind in _PICTURES:
-            return kind
-        if kind in ("*/*", "image/*"):
-            return "image/jpeg"
-    raise HTTPException(406, f"{', '.join(_PICTURES)} are there; {accept[:80]!r} is asked for.")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

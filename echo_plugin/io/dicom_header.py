@@ -48,7 +48,7 @@ class DicomHeader:
     ``frame_times_ms`` (T,), ``regions``, the UIDs and the facts of the patient as in :class:`echo_plugin.cine.Cine`.
     ``samples_per_pixel`` 1 or 3, ``bits_allocated`` 8 or 16, ``pixel_offset`` and ``pixel_length`` the place of the
     value of (7FE0,0010) *Pixel Data* in bytes (length ``UNDEFINED_LENGTH``: encapsulated), ``pixel_vr`` "OB", "OW" or
-    "" (implicit). ``dataset`` holds the few elements that say how pixels are shown.
+    "" (implicit). ``dataset`` holds the few elements that say how pixels are shown, their shape among them.
     """
 
     sop_instance_uid: str | None

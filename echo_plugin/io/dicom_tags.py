@@ -41,6 +41,8 @@ _DISPLAY = (
     "WindowWidth",
     "VOILUTFunction",
     "VOILUTSequence",
+    "PixelSpacing",
+    "PixelAspectRatio",
     *(
         f"{kind}{colour}PaletteColorLookupTable{part}"
         for colour in ("Red", "Green", "Blue")
