@@ -17,7 +17,7 @@ from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
-from echo_plugin.training.datasets import LabelledFolder, open_labelled_folder
+from echo_plugin.training.datasets import LabelledFolder, open_judgeable_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
@@ -30,7 +30,7 @@ def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold
     It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from nothing: a
     detector that began with one that knows a patient may not judge that patient.
     """
-    labelled = open_labelled_folder(studies)
+    labelled, _ = open_judgeable_folder(studies)
     start = "starter" if _is_stranger(models, labelled) else "scratch"
     logger.info("Detectors of the folds start from %s", start)
 

@@ -16,11 +16,13 @@ from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.uncertainty import Calibration
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.metrics import FrameBoxes
+from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.preprocess import FrameMapping, normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames
+from echo_plugin.training.provenance import known_patients
 
 FRAMES_JUDGED = 24
 """At most so many annotated frames of a cine are looked at, evenly spread."""
@@ -100,6 +102,12 @@ def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> Fram
         np.array([DETECTED_SEPTA.index(box.septum) for box in boxes], dtype=np.int64),
         np.ones(len(boxes)),
     )
+
+
+def unseen_cines(card: ModelCard, labelled: LabelledFolder) -> list[LabelledCine]:
+    """Return the cines with boxes to judge of patients that a card lists neither as learned from nor as chosen by."""
+    seen = known_patients(card, sorted({cine.patient_id for cine in labelled.cines}))
+    return [c for c in labelled.cines if seen.get(c.patient_id, "test") == "test" and detection_frames(c, 1)]
 
 
 def frame_quality(judged: JudgedCine, calibration: Calibration) -> FrameQuality:

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from echo_plugin.acquisition.agreement import Agreement, agreement
-from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, pooled
+from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, pooled, unseen_cines
 from echo_plugin.acquisition.label_quality import FrameQuality
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.uncertainty import calibrate
-from echo_plugin.errors import EchoError, TrainingDataError
+from echo_plugin.annotations import Annotation
+from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
-from echo_plugin.training.provenance import known_patients, names_its_patients
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_judgeable_folder
+from echo_plugin.training.provenance import names_its_patients
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Review:
-    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may judge."""
+    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may or can judge."""
 
     doubts: tuple[Doubt, ...]
     left_out: int
@@ -91,14 +92,14 @@ def review(
     TrainingDataError
         If there is nothing that may be judged.
     """
-    labelled = open_labelled_folder(studies)
+    labelled, damaged = open_judgeable_folder(studies)
     wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
     judged: list[JudgedCine] = []
     for judge, cines in judge_of(labelled):
         for cine in cines:
             try:
                 judged.append(judge.look(labelled, cine))
-            except EchoError as exc:
+            except UnreadableCineError as exc:
                 logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
             if progress is not None:
                 progress(len(judged), len(wanted), "judging labels")
@@ -114,8 +115,16 @@ def review(
         quality = frame_quality(one, calibration)
         doubts.append(Doubt(judgement(one, quality), one, quality))
     doubts.sort(key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
-    people = agreement(labelled.folder.history(cine.image_id) for cine in labelled.cines)
-    return Review(tuple(doubts), len(wanted) - len(judged), people, labelled.is_phantom, judges)
+    people = agreement(_histories(labelled))
+    return Review(tuple(doubts), len(wanted) - len(judged) + damaged, people, labelled.is_phantom, judges)
+
+
+def _histories(labelled: LabelledFolder) -> Iterator[Sequence[Annotation]]:
+    for cine in labelled.cines:
+        try:
+            yield labelled.folder.history(cine.image_id)
+        except AnnotationError as exc:
+            logger.warning("Annotators of %s are not compared: %s", cine.image_id, exc)
 
 
 def published_judge(
@@ -134,9 +143,7 @@ def published_judge(
         raise TrainingDataError(msg)
 
     def judges(labelled: LabelledFolder) -> Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]:
-        seen = known_patients(card, sorted({cine.patient_id for cine in labelled.cines}))
-        fresh = [c for c in labelled.cines if seen.get(c.patient_id, "test") == "test" and detection_frames(c, 1)]
-        yield LabelJudge(models, device=device), fresh
+        yield LabelJudge(models, device=device), unseen_cines(card, labelled)
 
     return judges
 

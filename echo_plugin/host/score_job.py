@@ -37,7 +37,10 @@ def main(studies: Path, scores: Path, models: Path, device: str) -> int:
             f"{scored.put_off} of {scored.cines} cines could not be looked at and are tried again later.\n"
         )
         return 1
-    sys.stderr.write(f"{scored.cines} cines scored, {scored.unreadable} unreadable, {scored.judged} labels judged\n")
+    words = f"{scored.cines} cines scored, {scored.unreadable} unreadable"
+    if scored.labels is not None:
+        words += f", {scored.labels.judged} labels judged, {scored.labels.left_out} left out"
+    sys.stderr.write(f"{words}\n")
     return 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Defect
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import TrainingDataError
+from echo_plugin.errors import AnnotationError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.splits import patient_defects, require_patient
@@ -69,25 +69,52 @@ def open_labelled_folder(studies: Path) -> LabelledFolder:
 
     Raises
     ------
-    TrainingDataError
-        If nothing is annotated, or an annotated cine has no patient id.
+    TrainingDataError, AnnotationError
+        If nothing is annotated, or an annotated cine has no patient id, or an annotation cannot be read.
     """
     folder = StudyFolder(studies)
-    cines = []
+    return _labelled(folder, [_labelled_cine(folder, image_id) for image_id in sorted(folder.annotated_ids())])
+
+
+def open_judgeable_folder(studies: Path) -> tuple[LabelledFolder, int]:
+    """Return the annotated cines, without those that `open_labelled_folder` refuses, and how many those are.
+
+    One label that cannot be used must not keep the others from being judged.
+
+    Raises
+    ------
+    TrainingDataError
+        If no annotated cine is left.
+    """
+    folder = StudyFolder(studies)
+    cines, left_out = [], 0
     for image_id in sorted(folder.annotated_ids()):
-        annotation = folder.annotation(image_id)
-        entry = folder.entry(image_id)
-        if annotation is None or entry.error is not None:
-            logger.warning("Cine %s is left out: %s", image_id, entry.error or "its annotation is gone")
-            continue
-        if annotation.is_unusable:
-            continue
-        patient = require_patient(entry.patient_id, image_id)
-        cines.append(LabelledCine(image_id, patient, entry.frames or 1, annotation))
+        try:
+            cines.append(_labelled_cine(folder, image_id))
+        except (AnnotationError, TrainingDataError) as exc:
+            logger.warning("Label of %s is left out: %s", image_id, exc)
+            left_out += 1
+    return _labelled(folder, cines), left_out
+
+
+def _labelled_cine(folder: StudyFolder, image_id: str) -> LabelledCine | None:
+    """Return one annotated cine; None: marked unusable, or unreadable."""
+    annotation = folder.annotation(image_id)
+    entry = folder.entry(image_id)
+    if annotation is None or entry.error is not None:
+        logger.warning("Cine %s is left out: %s", image_id, entry.error or "its annotation is gone")
+        return None
+    if annotation.is_unusable:
+        return None
+    return LabelledCine(image_id, require_patient(entry.patient_id, image_id), entry.frames or 1, annotation)
+
+
+def _labelled(folder: StudyFolder, found: Sequence[LabelledCine | None]) -> LabelledFolder:
+    cines = tuple(cine for cine in found if cine is not None)
     if not cines:
-        msg = f"Study folder {studies} holds no annotated cine that can be read; annotate some and submit them."
+        msg = f"Study folder {folder.root} holds no annotated cine that can be read; annotate some and submit them."
         raise TrainingDataError(msg)
-    return LabelledFolder(folder, tuple(cines), phantom_ids(studies))
+    return LabelledFolder(folder, cines, phantom_ids(folder.root))
 
 
 def evenly_chosen(frame_indices: Sequence[int], most: int) -> tuple[int, ...]:

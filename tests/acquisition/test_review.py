@@ -102,6 +102,21 @@ def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, publi
     assert describe_review(result).splitlines()[1].split()[1] == facts["cines"][0]["image_id"]
 
 
+def test_a_review_leaves_out_and_counts_what_it_cannot_use(strange_studies, published_detector, caplog):
+    nobodys, damaged, old, *_ = StudyFolder(strange_studies).annotated_ids()
+    csv = strange_studies / "patients.csv"
+    csv.write_text("".join(row for row in csv.read_text().splitlines(True) if not row.startswith(f"{nobodys},")))
+    (strange_studies / "annotations" / f"{damaged}.json").write_text("{")
+    history = strange_studies / "annotations" / "history" / old
+    history.mkdir(parents=True, exist_ok=True)
+    (history / "1.json").write_text("{")
+
+    result = review(strange_studies, published_judge(published_detector, "cpu"), judges="the published detector")
+
+    assert (len(result.doubts), result.left_out) == (34, 2)
+    assert f"Annotators of {old} are not compared" in caplog.text
+
+
 def test_a_new_submission_is_a_new_revision_with_its_author_and_keeps_the_old(strange_studies):
     studies = StudyFolder(strange_studies)
     image_id = studies.annotated_ids()[0]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.acquisition import score_folder as module
 from echo_plugin.acquisition.judge import LabelJudge
+from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_folder import score_folder
@@ -59,8 +59,8 @@ def test_only_new_cines_and_new_models_are_scored_and_one_bad_cine_stops_nobody(
     third = score_folder(folder, models, store, device="cpu")
 
     assert (first.cines, first.unreadable, first.put_off, told[-1]) == (6, 0, 0, (6, 6))
-    assert (again.cines, again.judged) == (0, 0)
-    assert first.judged >= 1
+    assert (again.cines, again.labels.judged) == (0, 0)
+    assert first.labels.judged >= 1
     assert third.cines == 1
     assert probed[6:] == ["new.png"]
     assert store.stamps(models_key(models)).keys() == set(folder.image_ids())
@@ -102,7 +102,7 @@ def test_models_published_while_cines_are_scored_are_those_of_the_next_run(
     with live.reading() as pool:
         last = pool.scores.is_scored.sum(), live.models
 
-    assert (first.cines, first.judged, len(widths)) == (2, 0, 1)
+    assert (first.cines, first.labels, len(widths)) == (2, None, 1)
     assert known == (2, before)
     assert second.cines == 6
     assert last == (6, models_key(models)) != (6, before)
@@ -120,8 +120,25 @@ def test_a_detector_published_while_labels_are_judged_judges_none_of_them(
 
     monkeypatch.setattr(LabelJudge, "look", publish_and_look)
 
-    assert module.judge_labels(StudyFolder(small), models, store, device="cpu") == 0
+    assert judge_labels(StudyFolder(small), models, store, device="cpu").judged == 0
     assert store.judgements() == {}
+
+
+def test_a_label_that_cannot_be_used_is_left_out_and_the_others_are_judged(
+    strange_studies, published_detector, tmp_path, caplog
+):
+    folder, store = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite")
+    nobodys, damaged, *others = folder.annotated_ids()
+    csv = strange_studies / "patients.csv"
+    csv.write_text("".join(row for row in csv.read_text().splitlines(True) if not row.startswith(f"{nobodys},")))
+    (strange_studies / "annotations" / f"{damaged}.json").write_text("{")
+    folder.refresh()
+
+    labels = judge_labels(folder, published_detector, store, device="cpu")
+
+    assert labels == JudgedLabels(judged=len(others), left_out=2)
+    assert store.judgements().keys() == set(others)
+    assert all(f"Label of {image_id} is left out" in caplog.text for image_id in (nobodys, damaged))
 
 
 def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, published_detector, tmp_path):
@@ -193,8 +210,6 @@ def test_damaged_weights_end_the_run_and_are_noted_of_no_cine(small, published_d
 
 def test_a_stopped_scoring_goes_on_where_it_was(small, published_detector, tmp_path, probed, monkeypatch):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
-    monkeypatch.setattr(module, "judge_labels", lambda *a, **k: 0)
-
     score_folder(folder, published_detector, store, device="cpu", should_stop=lambda: len(probed) >= 2)
     score_folder(folder, published_detector, store, device="cpu")
 
