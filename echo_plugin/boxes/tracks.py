@@ -75,7 +75,7 @@ class Course:
 def link_boxes(
     candidates: Sequence[SeptalBox], frame_indices: Sequence[int], options: TrackOptions | None = None
 ) -> tuple[SeptalBox, ...]:
-    """Return at most one box per septum and frame, ordered by frame, then as ``candidates`` name the septa.
+    """Return at most one box per septum and frame, ordered by frame, then as ``anatomy`` has the septa.
 
     Parameters
     ----------
@@ -142,7 +142,9 @@ def _courses(boxes: Sequence[SeptalBox], options: TrackOptions) -> list[Course]:
     boxes = sorted(boxes, key=lambda box: (-_score(box), box.frame_index, *box.xyxy))
     frames = np.array([box.frame_index for box in boxes])
     scores, corners = np.array([_score(box) for box in boxes]), np.stack([box.xyxy for box in boxes])
-    on_frame = {int(frame): np.flatnonzero(frames == frame) for frame in np.unique(frames)}
+    order = np.argsort(frames, kind="stable")
+    numbers, firsts = np.unique(frames[order], return_index=True)
+    on_frame = dict(zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True))
     is_free = np.ones(len(boxes), dtype=bool)
 
     def following(end: int, step: int) -> int | None:
@@ -174,17 +176,19 @@ def _averaged(course: Course, looked_at: NDArray[np.int_]) -> Course:
 
     A frame that was looked at and has no box counts as a score of 0; corners are weighted by the scores.
     """
-    apart = np.abs(course.frames[:, None] - course.frames[None, :])
-    among = np.abs(course.frames[:, None] - looked_at[None, :])
-    scores = (_fading(apart, SCORE_REACH) @ course.scores) / _fading(among, SCORE_REACH).sum(axis=1)
-    weights = _fading(apart, CORNER_REACH) * np.maximum(course.scores, 1e-6)
-    corners = (weights @ course.corners) / weights.sum(axis=1, keepdims=True)
-    return dataclasses.replace(course, corners=corners, scores=scores)
-
-
-def _fading(distance: NDArray[np.int_], reach: int) -> FloatArray:
-    weights: FloatArray = np.where(distance <= reach, FADING**distance, 0.0)
-    return weights
+    among, weights = np.zeros(len(course.frames)), np.zeros(len(course.frames))
+    scores, corners = np.zeros_like(course.scores), np.zeros_like(course.corners)
+    for offset in range(-SCORE_REACH, SCORE_REACH + 1):  # a band: a long course has few neighbours and many frames
+        fading, wanted = FADING ** abs(offset), course.frames + offset
+        among += fading * (np.searchsorted(looked_at, wanted, "right") - np.searchsorted(looked_at, wanted))
+        here = np.minimum(np.searchsorted(course.frames, wanted), len(course.frames) - 1)
+        there = fading * (course.frames[here] == wanted)
+        scores += there * course.scores[here]
+        if abs(offset) <= CORNER_REACH:
+            weight = there * np.maximum(course.scores[here], 1e-6)
+            weights += weight
+            corners += weight[:, None] * course.corners[here]
+    return dataclasses.replace(course, corners=corners / weights[:, None], scores=scores / among)
 
 
 def _bridged(course: Course, looked_at: NDArray[np.int_], options: TrackOptions) -> Course:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,17 @@ from hypothesis import strategies as st
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.boxes.matching import average_precision, match_detections
-from echo_plugin.boxes.tracks import TrackOptions, choose_frames, link_boxes, weigh_boxes
+from echo_plugin.boxes.tracks import (
+    CORNER_REACH,
+    FADING,
+    SCORE_REACH,
+    Course,
+    TrackOptions,
+    _averaged,
+    choose_frames,
+    link_boxes,
+    weigh_boxes,
+)
 
 VENTRICULAR, ATRIAL = Septum.INTERVENTRICULAR, Septum.INTERATRIAL
 
@@ -168,3 +180,42 @@ def test_frames_for_the_defect_are_the_best_of_each_part() -> None:
 def test_frames_are_evenly_spread_when_there_is_no_box() -> None:
     assert choose_frames({}, range(8), 4) == {1: (), 3: (), 5: (), 7: ()}
     assert choose_frames({}, [6], 4) == {6: ()}
+
+
+def _averaged_densely(course: Course, looked_at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and corners by the formula: every frame against every other."""
+
+    def fading(others: np.ndarray, reach: int) -> np.ndarray:
+        apart = np.abs(course.frames[:, None] - others[None, :])
+        return np.where(apart <= reach, FADING**apart, 0.0)
+
+    scores = fading(course.frames, SCORE_REACH) @ course.scores / fading(looked_at, SCORE_REACH).sum(axis=1)
+    weights = fading(course.frames, CORNER_REACH) * np.maximum(course.scores, 1e-6)
+    return scores, weights @ course.corners / weights.sum(axis=1, keepdims=True)
+
+
+@given(frames=st.sets(st.integers(0, 40), min_size=1), others=st.sets(st.integers(0, 40)), seed=st.integers(0, 99))
+def test_a_course_is_averaged_over_its_neighbours_as_the_formula_says(
+    frames: set[int], others: set[int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    course = Course(VENTRICULAR, np.array(sorted(frames)), rng.random((len(frames), 4)), rng.random(len(frames)))
+    looked_at = np.array(sorted(frames | others))
+
+    averaged = _averaged(course, looked_at)
+
+    scores, corners = _averaged_densely(course, looked_at)
+    np.testing.assert_allclose(averaged.scores, scores, rtol=1e-12)
+    np.testing.assert_allclose(averaged.corners, corners, rtol=1e-12)
+
+
+def test_memory_grows_with_the_frames_and_not_with_their_square() -> None:
+    frames = np.arange(4000)
+    course = Course(VENTRICULAR, frames, np.ones((4000, 4)), np.ones(4000))
+
+    tracemalloc.start()
+    _averaged(course, frames)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 200 * 8 * len(frames)  # bytes; one square of them is 128 MB
