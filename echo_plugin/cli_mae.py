@@ -33,7 +33,8 @@ def mae_trainer(mask_ratio: float | None, patch_norm: bool) -> Callable[..., Any
     ValueError
         If so large a part of the patches cannot be hidden.
     """
-    from echo_plugin.training.mae import MaeOptions, train_mae
+    from echo_plugin.training.mae import train_mae
+    from echo_plugin.training.mae_options import MaeOptions
 
     task = MaeOptions(is_patch_normalised=patch_norm)
     if mask_ratio is not None:

@@ -25,7 +25,8 @@ SHARED_BY_TRAINERS = {
     "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
     "defect_crops", "defect_calibration", "defect_recipes", "defect_figures", "defect_head",
     "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
-    "start_weights", "view_recipes", "mae_frames", "mae_pictures", "linear_probe",
+    "start_weights", "view_recipes", "mae_frames", "mae_pictures", "mae_options", "linear_probe", "one_at_a_time",
+    "detector_figures",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

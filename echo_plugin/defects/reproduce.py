@@ -38,8 +38,8 @@ from echo_plugin.training.defect_crops import (
     require_shown,
 )
 from echo_plugin.training.defect_figures import choose_on_validation
-from echo_plugin.training.defect_recipes import chosen_recipe
-from echo_plugin.training.defects import learn_defects, load_beginning, optimisation, with_new_head
+from echo_plugin.training.defect_recipes import chosen_recipe, optimisation
+from echo_plugin.training.defects import learn_defects, load_beginning, with_new_head
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import file_stamp

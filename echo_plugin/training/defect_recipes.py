@@ -7,8 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from echo_plugin.defects.septal_crops import UNION, WALLS
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import EmbedderConfig
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.start_weights import Start
 
 SUB_CENTRES = 3  # as in Deng 2020
 FIRST_FOCUS = 0.25
@@ -79,4 +82,17 @@ def chosen_recipe(options: TrainOptions) -> DefectRecipe:
         learning_rate=options.learning_rate or recipe.learning_rate,
         batch_size=options.batch_size or recipe.batch_size,
         frames_per_cine=options.frames_per_cine or recipe.frames_per_cine,
+    )
+
+
+def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+    """Return the numbers of the optimiser; a training that goes on from such a model learns more slowly."""
+    return Recipe(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate * start.rate_for(DEFECT_EMBEDDER),
+        optimiser=recipe.optimiser,
+        weight_decay=recipe.weight_decay,
+        average_decay=recipe.average_decay,
+        max_minutes=options.max_minutes,
+        patience=options.patience or None,
     )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import CROP_MOTION, centre_affines, compose, random_affines, warp
-from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.defect_calibration import embed_crops
 from echo_plugin.training.defect_crops import (
     DefectCrops,
@@ -33,8 +32,9 @@ from echo_plugin.training.defect_crops import (
 )
 from echo_plugin.training.defect_figures import choose_on_validation, majority_class, measure_on_test
 from echo_plugin.training.defect_head import renew_head
-from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe
+from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe, optimisation
 from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
+from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.pretrained import imagenet_weights
 from echo_plugin.training.processes import first_goes_ahead
@@ -42,8 +42,6 @@ from echo_plugin.training.provenance import build_card, cines_in, data_key, publ
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
 from echo_plugin.training.state import state_path
-
-logger = logging.getLogger(__name__)
 
 PLAIN = 0.1
 """Part of the training crops whose look is left as it is."""
@@ -64,10 +62,23 @@ def train_defects(
         If fewer than three patients have both, or a part of the split has none, or none that shows its label.
     ModelNotFoundError, ModelMismatchError
         If the weights to begin with, named by ``options.start``, are absent or do not fit.
+    TrainingUnderWayError
+        If the embedder of that folder is being trained already.
     """
-    torch.manual_seed(options.seed)
-    options = with_network_of_start(options, DEFECT_EMBEDDER, models)
     labelled = open_labelled_folder(studies)
+    with only_training(models, DEFECT_EMBEDDER):
+        options = with_network_of_start(options, DEFECT_EMBEDDER, models)
+        return _train(labelled, models, options, on_epoch, progress)
+
+
+def _train(
+    labelled: LabelledFolder,
+    models: Path,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None,
+    progress: Progress | None,
+) -> ModelCard:
+    torch.manual_seed(options.seed)
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
@@ -134,19 +145,6 @@ def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions) -
         return load_start(model, DEFECT_EMBEDDER, models, options)
     load_body(model.backbone, backbone, state, source)
     return Start(body=source)
-
-
-def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
-    """Return the numbers of the optimiser; a training that goes on from such a model learns more slowly."""
-    return Recipe(
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate * start.rate_for(DEFECT_EMBEDDER),
-        optimiser=recipe.optimiser,
-        weight_decay=recipe.weight_decay,
-        average_decay=recipe.average_decay,
-        max_minutes=options.max_minutes,
-        patience=options.patience or None,
-    )
 
 
 def learn_defects(

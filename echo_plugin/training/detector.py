@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.boxes.matching import average_precision, match_detections
-from echo_plugin.boxes.metrics import FrameBoxes, constant_boxes, detection_metrics
-from echo_plugin.geometry import FloatArray
-from echo_plugin.metrics import Cohort
-from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.boxes.metrics import constant_boxes
+from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.preprocess import normalise
@@ -25,7 +22,13 @@ from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import move_boxes, random_affines, spoil, visible_boxes, warp
-from echo_plugin.training.datasets import detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
+from echo_plugin.training.detector_figures import (
+    measure_on_test,
+    measure_on_validation,
+    operating_score,
+    true_boxes,
+)
 from echo_plugin.training.detector_recipes import (
     LEAST_SIDE_PX,
     OURS,
@@ -36,14 +39,13 @@ from echo_plugin.training.detector_recipes import (
     training_items,
 )
 from echo_plugin.training.loop import lower_precision, place, run_epochs
+from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.start_weights import load_start, with_network_of_start
 from echo_plugin.training.state import state_path
-
-logger = logging.getLogger(__name__)
 
 BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 16, 1e-3, 8
 
@@ -64,10 +66,23 @@ def train_detector(
     ------
     TrainingDataError
         If no patient has annotated frames to learn from.
+    TrainingUnderWayError
+        If the detector of that folder is being trained already.
     """
-    torch.manual_seed(options.seed)
-    options = with_network_of_start(options, SEPTAL_DETECTOR, models)
     labelled = open_labelled_folder(studies)
+    with only_training(models, SEPTAL_DETECTOR):
+        options = with_network_of_start(options, SEPTAL_DETECTOR, models)
+        return _train(labelled, models, options, on_epoch, progress)
+
+
+def _train(
+    labelled: LabelledFolder,
+    models: Path,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None,
+    progress: Progress | None,
+) -> ModelCard:
+    torch.manual_seed(options.seed)
     recipe = detector_recipe(options.recipe)
     most = options.frames_per_cine or FRAMES_PER_CINE
     cines = [cine for cine in labelled.cines if detection_frames(cine, most)]
@@ -80,15 +95,7 @@ def train_detector(
     start = load_start(model, SEPTAL_DETECTOR, models, options)
     split = split_for(cines, labelled, start, models, options.seed, may_be_unmeasured=True)
     parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
-    with first_goes_ahead():
-        frames = prepare_frames(
-            labelled,
-            [(cine, detection_frames(cine, most)) for cine in cines],
-            prepare_detection(config.input_size_px),
-            name=f"detector-{config.input_size_px}",
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
+    frames = _prepared(labelled, cines, model.config, options, progress)
     items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
     items["train"] = training_items(frames, items["train"], recipe, options.seed)
     model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
@@ -99,7 +106,7 @@ def train_detector(
         recipe.optimisation(options, LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)),
         batches=epoch_batches(frames, items["train"], recipe, options.batch_size or BATCH_SIZE),
         loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g, recipe),
-        validate=(lambda m: _validate(m, frames, items["validation"])) if is_measured else None,
+        validate=(lambda m: measure_on_validation(m, frames, items["validation"])) if is_measured else None,
         seed=options.seed,
         on_epoch=on_epoch,
         should_stop=options.should_stop,
@@ -108,7 +115,7 @@ def train_detector(
         log_dir=options.log_dir and options.log_dir / SEPTAL_DETECTOR,
     )
     medians = constant_boxes(true_boxes(frames, items["train"]))
-    metrics = _measure(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
+    metrics = measure_on_test(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
     card = build_card(
         name=SEPTAL_DETECTOR,
         task="detection",
@@ -117,7 +124,7 @@ def train_detector(
         config=dataclasses.asdict(model.config)
         | {"anchor_shapes": list(model.config.anchor_shapes), "recipe": options.recipe}
         | {"constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()]}
-        | {"operating_score": _operating_score(model, frames, items["validation"])}
+        | {"operating_score": operating_score(model, frames, items["validation"])}
         | {"validation_AP": learned.best_metric, "epochs": learned.epochs, "training_frames": len(items["train"])},
         labelled=labelled,
         cines=cines,
@@ -129,6 +136,26 @@ def train_detector(
         models=models,
     )
     return publish_learned(models, learned, card)
+
+
+def _prepared(
+    labelled: LabelledFolder,
+    cines: Sequence[LabelledCine],
+    config: DetectorConfig,
+    options: TrainOptions,
+    progress: Progress | None,
+) -> PreparedFrames:
+    """Return the annotated frames of the cines as the detector sees them."""
+    most = options.frames_per_cine or FRAMES_PER_CINE
+    with first_goes_ahead():
+        return prepare_frames(
+            labelled,
+            [(cine, detection_frames(cine, most)) for cine in cines],
+            prepare_detection(config.input_size_px),
+            name=f"detector-{config.input_size_px}",
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
 
 
 def detection_loss(
@@ -175,65 +202,3 @@ def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]]) -> 
     anchors = model.anchor_generator(ImageList(inputs, sizes), features)
     losses: dict[str, Tensor] = model.compute_loss(wanted, outputs, anchors)
     return losses["classification"] + losses["bbox_regression"]
-
-
-def true_boxes(frames: PreparedFrames, items: Tensor) -> list[FrameBoxes]:
-    """Return the annotated boxes of the frames ``items``, px of the input."""
-    truths = []
-    for target in frames.targets[items].reshape(len(items), BOX_SLOTS, 5).double().numpy():
-        known = target[np.isfinite(target).all(axis=1)]
-        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known))))
-    return truths
-
-
-@torch.no_grad()
-def detect(model: nn.Module, pixels: Tensor, *, batch_size: int = 32) -> list[FrameBoxes]:
-    """Return the detections on (N, S, S) uint8 frames, px of the input."""
-    device = next(model.parameters()).device
-    answers: list[FrameBoxes] = []
-    for first in range(0, len(pixels), batch_size):
-        inputs = normalise(pixels[first : first + batch_size].to(device)).contiguous(memory_format=torch.channels_last)
-        with lower_precision(device):
-            found = model.eval()(inputs)
-        answers += [
-            FrameBoxes(f["boxes"].double().cpu().numpy(), f["labels"].cpu().numpy(), f["scores"].double().cpu().numpy())
-            for f in found
-        ]
-    return answers
-
-
-def _validate(model: nn.Module, frames: PreparedFrames, items: Tensor) -> float:
-    """Return the mean of AP50 and AP75 over the septa that the validation frames show."""
-    answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
-    values = []
-    for label in range(len(DETECTED_SEPTA)):
-        wanted = [truth.of(label)[0] for truth in truths]
-        for iou in (0.5, 0.75):
-            matched = match_detections([answer.of(label) for answer in answers], wanted, iou=iou)
-            values.append(average_precision(matched, np.ones((1, len(truths))))[0])
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _operating_score(model: nn.Module, frames: PreparedFrames, items: Tensor) -> float:
-    """Return the score from which validation boxes have the best F1 at IoU 0.5; 0.3 where none is right."""
-    answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
-    best = []
-    for label in range(len(DETECTED_SEPTA)):
-        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
-        order = np.argsort(-matched.scores)
-        hits, total = np.cumsum(matched.is_hit[order]), matched.truths.sum()
-        f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)
-        if len(order) and hits[-1]:
-            best.append(matched.scores[order][int(f1.argmax())])
-    return float(np.clip(np.mean(best), 0.1, 0.6)) if best else 0.3
-
-
-def _measure(
-    model: nn.Module, frames: PreparedFrames, items: Tensor, medians: FloatArray, split: str, seed: int
-) -> dict[str, Metric]:
-    patients = tuple(frames.cines[int(cine)].patient_id for cine in frames.cine[items])
-    if not patients:
-        return {}
-    return detection_metrics(
-        Cohort(patients, split, seed), detect(model, frames.pixels[items]), true_boxes(frames, items), medians
-    )

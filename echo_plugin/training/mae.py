@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
+from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
 from echo_plugin.preprocess import normalise
 from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
@@ -31,7 +30,9 @@ from echo_plugin.training.mae_frames import (
     parts_of,
     provenance_of,
 )
+from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import write_reconstructions
+from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
@@ -42,36 +43,14 @@ from echo_plugin.training.state import FOLDER, state_path
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
 FRAMES_PER_CINE = 16
-DEFAULT_BACKBONE, DEFAULT_SIZE_PX = "vit_tiny_patch16", 224
 MOTION = Motion(rotation_deg=45.0, scale=0.35, stretch=0.1, shift=0.12, mirror=0.5)
 """Of every frame in every epoch: nothing here depends on the side."""
 MOST_VALIDATION_FRAMES = 256
 PICTURES = 8
-DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 1, 4)}
-"""Width, depth and heads of the decoder by encoder; the first is the authors'."""
-LIGHT_DECODER = (128, 2, 4)
-"""Of the other encoders."""
 LIMITS = (
     "Draws hidden patches of frames; it answers no question about a heart. Its encoder is a beginning for other"
     " trainings and is to be measured there."
 )
-
-
-@dataclass(frozen=True)
-class MaeOptions:
-    """What a person may choose about the task; ``pictures_every`` : epochs between pictures of it."""
-
-    mask_ratio: float = 0.75
-    is_patch_normalised: bool = False
-    pictures_every: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            msg = f"Part of the patches to hide is {self.mask_ratio}; a number between 0 and 1 is accepted."
-            raise ValueError(msg)
-        if self.pictures_every < 1:
-            msg = f"Pictures are asked for every {self.pictures_every} epochs; 1 or more is accepted."
-            raise ValueError(msg)
 
 
 def train_mae(
@@ -88,11 +67,27 @@ def train_mae(
     ------
     TrainingDataError, FileNotFoundError
         If there is nothing to learn from.
+    TrainingUnderWayError
+        If the autoencoder of that folder is being trained already.
     """
-    torch.manual_seed(options.seed)
-    options = with_network_of_start(options, MASKED_AUTOENCODER, models)
-    task = task or MaeOptions()
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
+    origin = provenance_of(cines, images)
+    with only_training(models, MASKED_AUTOENCODER):
+        options = with_network_of_start(options, MASKED_AUTOENCODER, models)
+        return _train(cines, origin, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
+
+
+def _train(
+    cines: Sequence[UnlabelledCine],
+    origin: str,
+    models: Path,
+    options: TrainOptions,
+    task: MaeOptions,
+    *,
+    on_epoch: OnEpoch | None,
+    progress: Progress | None,
+) -> ModelCard:
+    torch.manual_seed(options.seed)
     config = mae_config(options, task)
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
@@ -131,7 +126,7 @@ def train_mae(
         | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
         | fingerprints(split, start, cines_key(cines)),
         training_data=TrainingData(
-            provenance_of(cines, images) + start.words,
+            origin + start.words,
             sum(split.sizes.values()),
             len(cines),
             cines_key(cines),
@@ -145,21 +140,6 @@ def train_mae(
         limits=LIMITS,
     )
     return publish_learned(models, learned, card)
-
-
-def mae_config(options: TrainOptions, task: MaeOptions) -> MaeConfig:
-    """Return the network that the options ask for, with a decoder as light as its encoder."""
-    backbone = options.backbone or DEFAULT_BACKBONE
-    width, depth, heads = DECODERS.get(backbone, LIGHT_DECODER)
-    return MaeConfig(
-        backbone=backbone,
-        input_size_px=options.image_size or DEFAULT_SIZE_PX,
-        mask_ratio=task.mask_ratio,
-        is_patch_normalised=task.is_patch_normalised,
-        decoder_width=width,
-        decoder_depth=depth,
-        decoder_heads=heads,
-    )
 
 
 def learn_mae(

@@ -166,10 +166,16 @@ def state_path(models: Path, name: str) -> Path:
     return models / FOLDER / f"{name}.pt"
 
 
+def lock_path(models: Path, name: str) -> Path:
+    """Return the file that a training of model ``name`` holds."""
+    return models / FOLDER / f"{name}.lock"
+
+
 def forget_states(models: Path, name: str) -> None:
     """Delete the states of the trainings of model ``name``: it is published, or is to begin anew."""
     for path in (models / FOLDER).glob(f"{name}*"):
-        path.unlink(missing_ok=True)
+        if path != lock_path(models, name):  # which is held: another file of that name would be another lock
+            path.unlink(missing_ok=True)
 
 
 def training_key(model: nn.Module, *identity: object) -> str:

@@ -21,6 +21,7 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.loop import place
+from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
@@ -52,10 +53,25 @@ def train_views(
     ------
     TrainingDataError
         If fewer than three patients have such a cine, or a part of the split has none.
+    TrainingUnderWayError
+        If the classifier of that folder is being trained already.
     """
-    torch.manual_seed(options.seed)
-    options = with_network_of_start(options, VIEW_CLASSIFIER, models)
     labelled = open_labelled_folder(studies)
+    with only_training(models, VIEW_CLASSIFIER):
+        options = with_network_of_start(options, VIEW_CLASSIFIER, models)
+        return _train(labelled, models, options, on_epoch, progress, vocabulary=vocabulary)
+
+
+def _train(
+    labelled: LabelledFolder,
+    models: Path,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None,
+    progress: Progress | None,
+    *,
+    vocabulary: tuple[View, ...] | None,
+) -> ModelCard:
+    torch.manual_seed(options.seed)
     is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
     vocabulary = vocabulary or VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]

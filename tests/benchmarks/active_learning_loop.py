@@ -51,7 +51,7 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.phantom.study import write_phantom_study_folder
 from echo_plugin.training.datasets import detection_frames, open_labelled_folder
-from echo_plugin.training.detector import detect, true_boxes
+from echo_plugin.training.detector_figures import detect, true_boxes
 from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -28,7 +28,8 @@ from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import Runtime, prepare_network
 from echo_plugin.training.datasets import detection_frames, open_labelled_folder
-from echo_plugin.training.detector import FRAMES_PER_CINE, detect, train_detector, true_boxes
+from echo_plugin.training.detector import FRAMES_PER_CINE, train_detector
+from echo_plugin.training.detector_figures import detect, true_boxes
 from echo_plugin.training.detector_recipes import chosen_images, septa_shown
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames

@@ -32,8 +32,9 @@ from echo_plugin.models.vit_checkpoint import load_vit
 from echo_plugin.preprocess import GREY_MEAN, GREY_STD, crop_square, to_model_input
 from echo_plugin.training.clips import ClipTable, clip_logits
 from echo_plugin.training.linear_probe import encoder_features, probe
-from echo_plugin.training.mae import MaeOptions, learn_mae, mae_config
+from echo_plugin.training.mae import learn_mae
 from echo_plugin.training.mae_frames import UnlabelledFrames
+from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.splits import split_by_patient
 from echo_plugin.training.view_stages import learn_stage, stages_of

@@ -18,8 +18,9 @@ from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, load_published, pu
 from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.mae import MaeOptions, mae_config, train_mae
+from echo_plugin.training.mae import train_mae
 from echo_plugin.training.mae_frames import find_unlabelled, parts_of
+from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import reconstruction_panels
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
