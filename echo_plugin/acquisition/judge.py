@@ -13,7 +13,7 @@ import torch
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.label_quality import KINDS, FrameQuality, judged_boxes, label_quality
 from echo_plugin.acquisition.score_store import Judgement
-from echo_plugin.acquisition.uncertainty import Calibration
+from echo_plugin.acquisition.uncertainty import Calibration, operating_score
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.model_card import ModelCard
@@ -83,7 +83,6 @@ class LabelJudge:
                         )
                     )
         labels = tuple(_labels(cine, frame, mapping) for frame in frames)
-        score = card.config.get("operating_score")
         return JudgedCine(
             cine,
             frames,
@@ -91,7 +90,7 @@ class LabelJudge:
             tuple(answers),
             pixels.cpu().numpy(),
             card.sha256[:16],
-            score if isinstance(score, float) else None,
+            operating_score(card),
         )
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from echo_plugin.acquisition.evidence import Array
-from echo_plugin.acquisition.judge import LabelJudge, frame_quality, judgement, pooled, unseen_cines
+from echo_plugin.acquisition.judge import (
+    JudgedCine,
+    LabelJudge,
+    frame_quality,
+    judgement,
+    pooled,
+    unseen_cines,
+)
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore
-from echo_plugin.acquisition.uncertainty import calibrate
-from echo_plugin.errors import EchoError, TrainingDataError
+from echo_plugin.acquisition.uncertainty import calibrate, operating_score
+from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
@@ -20,6 +26,9 @@ from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_jud
 from echo_plugin.training.provenance import names_its_patients
 
 logger = logging.getLogger(__name__)
+
+PORTION = 200
+"""So many labels are looked at, then calibrated by together: enough to calibrate by, few to lose when killed."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,16 @@ def judge_labels(
     waiting = [c for c in unseen_cines(card, labelled) if not _is_judged(known.get(c.image_id), c, detector)]
     if not waiting:
         return JudgedLabels(0, left_out)
-    judge = LabelJudge(models, device=device)
-    return JudgedLabels(_judge(labelled, waiting, judge, store, detector=detector, should_stop=should_stop), left_out)
+    rows = pooled([kept.judged for kept in known.values()])
+    judge, judged = LabelJudge(models, device=device), 0
+    for start in range(0, len(waiting), PORTION):
+        looked = _look_at(labelled, waiting[start : start + PORTION], judge, detector, should_stop)
+        rows = pooled([rows, *(one.judged for one in looked)])
+        calibration = calibrate(operating_score(card), rows)
+        for one in looked:
+            store.judge(judgement(one, frame_quality(one, calibration)))
+        judged += len(looked)
+    return JudgedLabels(judged, left_out)
 
 
 def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> bool:
@@ -64,28 +81,24 @@ def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> boo
     return kept.models == detector or kept.models.startswith(REVIEW)
 
 
-def _judge(
+def _look_at(
     labelled: LabelledFolder,
-    waiting: Sequence[LabelledCine],
+    cines: Sequence[LabelledCine],
     judge: LabelJudge,
-    store: ScoreStore,
-    *,
     detector: str,
     should_stop: Callable[[], bool],
-) -> int:
-    earlier: list[Array] = [j.judged for j in store.judgements().values()]
-    count = 0
-    for cine in waiting:
+) -> list[JudgedCine]:
+    """Return what ``detector`` says of the cines, without pixels; ends early when stopped or replaced."""
+    looked: list[JudgedCine] = []
+    for cine in cines:
         if should_stop():
             break
         try:
-            looked = judge.look(labelled, cine)
-        except EchoError as exc:
+            one = judge.look(labelled, cine)
+        except UnreadableCineError as exc:
             logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
             continue
-        if looked.models != detector:  # published meanwhile: it may have learned from this very patient
+        if one.models != detector:  # published meanwhile: it may have learned from this very patient
             break
-        calibration = calibrate(looked.operating_score, pooled([*earlier, looked.judged]))
-        store.judge(judgement(looked, frame_quality(looked, calibration)))
-        count += 1
-    return count
+        looked.append(replace(one, pixels=one.pixels[:0]))
+    return looked

@@ -25,8 +25,8 @@ from echo_plugin.acquisition.pool import (
     no_scores,
     recalibrate,
 )
-from echo_plugin.acquisition.score_store import Judgement, ScoreStore
-from echo_plugin.acquisition.uncertainty import Calibration, calibrate
+from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore
+from echo_plugin.acquisition.uncertainty import Calibration, calibrate, operating_score
 from echo_plugin.errors import EchoError
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
@@ -120,7 +120,6 @@ class LivePool:
 
 def _operating_score(models: Path) -> float | None:
     try:
-        score = load_card(models, "septal_detector").config.get("operating_score")
+        return operating_score(load_card(models, DETECTOR))
     except EchoError:
         return None
-    return score if isinstance(score, float) else None

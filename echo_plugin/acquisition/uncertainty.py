@@ -15,6 +15,7 @@ import numpy as np
 
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.model_card import ModelCard
 
 ALPHA, BETA = 0.3, 0.2  # as PPAL sets them
 FEWEST_PAIRS = 40
@@ -49,30 +50,36 @@ class Calibration:
         return 1.0 + ALPHA * BETA * np.log(1.0 + gamma * np.asarray(self.difficulties))
 
 
-def calibrate(operating_score: float | None, judged: Array) -> Calibration:
+def operating_score(card: ModelCard) -> float | None:
+    """Return the score of best F1 that a detector's card names; None: not said."""
+    score = card.config.get("operating_score")
+    return score if isinstance(score, float) else None
+
+
+def calibrate(middle: float | None, judged: Array) -> Calibration:
     """Return the calibration of a detector.
 
     Parameters
     ----------
-    operating_score
-        Of its card: the score of best F1; None: not said, 0.5.
+    middle
+        Its operating score; None: not said, 0.5.
     judged
         (M, 3) true boxes of cines it did not learn from: septum, score of the best box of that septum (0: none), IoU
         of the two. With few of them the card's operating score is all there is.
     """
-    operating_score = 0.5 if operating_score is None else operating_score
+    middle = 0.5 if middle is None else middle
     judged = np.asarray(judged, dtype=np.float64).reshape(-1, 3)
     difficulties = tuple(_difficulty(judged[judged[:, 0] == septum]) for septum in range(len(DETECTED_SEPTA)))
     found = judged[judged[:, 1] > 0]
     is_right = found[:, 2] >= 0.5
     if len(found) < FEWEST_PAIRS or min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_EACH:
-        return Calibration(operating_score, difficulties=difficulties)
+        return Calibration(middle, difficulties=difficulties)
     from sklearn.linear_model import LogisticRegression
 
     fit = LogisticRegression().fit(_logit(found[:, 1])[:, None], is_right)
     slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
     if slope <= 0:  # surer is not better here: nothing to calibrate by
-        return Calibration(operating_score, difficulties=difficulties)
+        return Calibration(middle, difficulties=difficulties)
     middle = 1.0 / (1.0 + np.exp(intercept / slope))
     return Calibration(float(np.clip(middle, 1e-4, 1 - 1e-4)), slope, difficulties)
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.acquisition.judge import LabelJudge
+from echo_plugin.acquisition import judge_folder
+from echo_plugin.acquisition.judge import LabelJudge, pooled
 from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
+from echo_plugin.acquisition.label_quality import label_quality
 from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_folder import score_folder
@@ -139,6 +141,37 @@ def test_a_label_that_cannot_be_used_is_left_out_and_the_others_are_judged(
     assert labels == JudgedLabels(judged=len(others), left_out=2)
     assert store.judgements().keys() == set(others)
     assert all(f"Label of {image_id} is left out" in caplog.text for image_id in (nobodys, damaged))
+
+
+def test_labels_are_looked_at_first_then_judged_by_one_calibration(
+    strange_studies, published_detector, tmp_path, monkeypatch
+):
+    folder, seen, asked = StudyFolder(strange_studies), [], []
+    look, fit = LabelJudge.look, judge_folder.calibrate
+    monkeypatch.setattr(LabelJudge, "look", lambda self, *a: seen.append(look(self, *a)) or seen[-1])
+    monkeypatch.setattr(judge_folder, "calibrate", lambda *a: asked.append(a) or fit(*a))
+    store = ScoreStore(tmp_path / "scores.sqlite")
+
+    labels = judge_labels(folder, published_detector, store, device="cpu")
+
+    together = fit(seen[0].operating_score, pooled([one.judged for one in seen]))
+    kept = store.judgements()
+    assert labels.judged == len(kept) == 36
+    assert len(asked) == 1
+    for one in seen:
+        expected = label_quality(one.labels, one.predictions, together).overall.min()
+        assert kept[one.cine.image_id].quality == pytest.approx(expected)
+
+
+def test_a_scoring_stopped_between_labels_keeps_those_it_looked_at(strange_studies, published_detector, tmp_path):
+    folder, store, asked = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite"), []
+
+    first = judge_labels(
+        folder, published_detector, store, device="cpu", should_stop=lambda: asked.append(1) or len(asked) > 5
+    )
+    second = judge_labels(folder, published_detector, store, device="cpu")
+
+    assert (first.judged, second.judged) == (5, 31)
 
 
 def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, published_detector, tmp_path):
