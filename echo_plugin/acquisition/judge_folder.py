@@ -16,7 +16,7 @@ from echo_plugin.acquisition.judge import (
     pooled,
     unseen_cines,
 )
-from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore
+from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, rows_judged_by
 from echo_plugin.acquisition.uncertainty import calibrate, operating_score
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
@@ -62,7 +62,8 @@ def judge_labels(
     waiting = [c for c in unseen_cines(card, labelled) if not _is_judged(known.get(c.image_id), c, detector)]
     if not waiting:
         return JudgedLabels(0, left_out)
-    rows = pooled([kept.judged for kept in known.values()])
+    revisions = {cine.image_id: cine.annotation.revision for cine in labelled.cines}
+    rows = rows_judged_by(detector, known.values(), revisions)
     judge, judged = LabelJudge(models, device=device), 0
     for start in range(0, len(waiting), PORTION):
         looked = _look_at(labelled, waiting[start : start + PORTION], judge, detector, should_stop)

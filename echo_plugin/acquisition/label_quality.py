@@ -112,12 +112,18 @@ def _support(label: FrameBoxes, answer: FrameBoxes) -> Array:
 
 
 def judged_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]) -> Array:
-    """Return (M, 3) for every labelled box: septum, score of the best detection of it (0: none), IoU with that."""
+    """Return (M, 3), a row for each septum of each frame that is labelled or seen there.
+
+    Columns: the septum, the score of its best detection (0: none), that one's IoU with its label (NaN: not labelled).
+    """
     rows = []
     for label, answer in zip(labels, predictions, strict=True):
-        for box, septum in zip(label.boxes, label.labels, strict=True):
-            boxes, scores = answer.of(int(septum))
+        for septum in range(len(DETECTED_SEPTA)):
+            true = label.boxes[label.labels == septum]
+            boxes, scores = answer.of(septum)
+            if not len(true) and not len(scores):
+                continue
             best = int(scores.argmax()) if len(scores) else -1
-            found = (0.0, 0.0) if best < 0 else (float(scores[best]), float(box_iou(box, boxes[best])[0, 0]))
-            rows.append((float(septum), *found))
+            overlap = np.nan if not len(true) else 0.0 if best < 0 else float(box_iou(boxes[best], true).max())
+            rows.append((float(septum), 0.0 if best < 0 else float(scores[best]), overlap))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from echo_plugin.acquisition.pool import (
     Cines,
     Labels,
@@ -25,7 +23,7 @@ from echo_plugin.acquisition.pool import (
     no_scores,
     recalibrate,
 )
-from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore
+from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore, detector_of, rows_judged_by
 from echo_plugin.acquisition.uncertainty import Calibration, calibrate, operating_score
 from echo_plugin.errors import EchoError
 from echo_plugin.io.label_summaries import LabelSummaries
@@ -111,15 +109,17 @@ class LivePool:
         if time.monotonic() - self._calibrated_at < RECALIBRATE_AFTER_S:
             return
         self._calibrated_at = time.monotonic()
-        judged = [j.judged for j in self._judgements.values()]
-        self._calibration = calibrate(
-            _operating_score(self._models), np.concatenate(judged) if judged else np.zeros((0, 3))
-        )
+        revisions = {i: int(self._labels.revision[place]) for i, place in self._cines.place_of.items()}
+        detector = detector_of(self._key)
+        judged = rows_judged_by(detector, self._judgements.values(), revisions)
+        self._calibration = calibrate(_operating_score(self._models, detector), judged)
         recalibrate(self._scores, self._calibration)
 
 
-def _operating_score(models: Path) -> float | None:
+def _operating_score(models: Path, detector: str) -> float | None:
+    """Return that of the detector whose scores are used; None: another one is published by now, or none."""
     try:
-        return operating_score(load_card(models, DETECTOR))
+        card = load_card(models, DETECTOR)
     except EchoError:
         return None
+    return operating_score(card) if card.sha256[:16] == detector else None

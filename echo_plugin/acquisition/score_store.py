@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ class Judgement:
     judged: Array
 
 
+def rows_judged_by(detector: str, judgements: Iterable[Judgement], revisions: Mapping[str, int]) -> Array:
+    """Return (M, 3) of what one detector found of the labels as they are now, for ``uncertainty.calibrate``.
+
+    Another detector's scores mean something else, and a label that was corrected since was perhaps wrong.
+    ``revisions`` : the current one by image id.
+    """
+    of_detector = [kept for kept in judgements if kept.models == detector]
+    rows = [kept.judged for kept in of_detector if revisions.get(kept.image_id) == kept.revision]
+    return np.concatenate(rows) if rows else np.zeros((0, 3))
+
+
 def models_key(models: Path) -> str:
     """Return what tells these published models from others: a score is of one such key.
 
@@ -80,6 +91,11 @@ def models_key(models: Path) -> str:
         return f"{key}+{load_card(models, VIEWS).sha256[:16]}"
     except ModelNotFoundError:
         return key
+
+
+def detector_of(key: str) -> str:
+    """Return what of a models' key tells the detector."""
+    return key.split("+")[0]
 
 
 class ScoreStore:

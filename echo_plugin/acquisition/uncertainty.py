@@ -64,14 +64,15 @@ def calibrate(middle: float | None, judged: Array) -> Calibration:
     middle
         Its operating score; None: not said, 0.5.
     judged
-        (M, 3) true boxes of cines it did not learn from: septum, score of the best box of that septum (0: none), IoU
-        of the two. With few of them the card's operating score is all there is.
+        (M, 3) septa of cines it did not learn from: which, score of the best box of that septum (0: none), IoU with
+        the true one (NaN: there is none, the box is a false alarm). With few of them the operating score is all there
+        is.
     """
     middle = 0.5 if middle is None else middle
     judged = np.asarray(judged, dtype=np.float64).reshape(-1, 3)
     difficulties = tuple(_difficulty(judged[judged[:, 0] == septum]) for septum in range(len(DETECTED_SEPTA)))
     found = judged[judged[:, 1] > 0]
-    is_right = found[:, 2] >= 0.5
+    is_right = found[:, 2] >= 0.5  # a false alarm, NaN, is not
     if len(found) < FEWEST_PAIRS or min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_EACH:
         return Calibration(middle, difficulties=difficulties)
     from sklearn.linear_model import LogisticRegression
@@ -85,7 +86,8 @@ def calibrate(middle: float | None, judged: Array) -> Calibration:
 
 
 def _difficulty(judged: Array) -> float:
-    return float(1.0 - (judged[:, 1] * judged[:, 2]).mean()) if len(judged) else 0.0
+    true = judged[np.isfinite(judged[:, 2])]  # how well septa that are there are found
+    return float(1.0 - (true[:, 1] * true[:, 2]).mean()) if len(true) else 0.0
 
 
 def _logit(scores: Array) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from cleanlab.object_detection.rank import get_label_quality_scores
 
 from echo_plugin.acquisition.label_quality import KINDS, WORDS, judged_boxes, label_quality
-from echo_plugin.acquisition.uncertainty import Calibration
+from echo_plugin.acquisition.uncertainty import Calibration, calibrate
 from echo_plugin.boxes.metrics import FrameBoxes
 
 IAS, IVS = [20.0, 20, 60, 90], [70.0, 90, 120, 170]
@@ -75,7 +75,26 @@ def test_no_frames_have_no_quality():
     assert [len(quality.by_kind[kind]) for kind in KINDS] == [0] * 4
 
 
-def test_true_boxes_are_paired_with_the_best_detection_of_their_septum():
-    judged = judged_boxes([boxes((IAS, 0), (IVS, 1))], [boxes((IAS, 0), (SHIFTED, 0), scores=0.8)])
+def test_septa_are_paired_with_their_best_detection_and_false_alarms_have_no_overlap():
+    labels = [boxes((IAS, 0), (IVS, 1)), boxes((IVS, 1)), boxes()]
+    answers = [boxes((IAS, 0), (SHIFTED, 0), scores=0.8), boxes((IAS, 0), scores=0.6), boxes()]
 
-    assert judged == pytest.approx(np.array([[0, 0.8, 1.0], [1, 0, 0]]))
+    judged = judged_boxes(labels, answers)
+
+    assert judged == pytest.approx(np.array([[0, 0.8, 1.0], [1, 0, 0], [0, 0.6, np.nan], [1, 0, 0]]), nan_ok=True)
+
+
+def test_false_alarms_on_frames_without_the_septum_make_scores_less_likely_right():
+    """Of 100 detections of 0.7 on a septum all are right; on 100 frames without it there is one of 0.7 too."""
+    rng = np.random.default_rng(0)
+    found = [boxes((IAS, 0), scores=s) for s in np.clip(rng.normal(0.7, 0.1, 100), 0.05, 0.95)]
+    missed = [boxes((SHIFTED, 0), scores=s) for s in np.clip(rng.normal(0.2, 0.1, 20), 0.05, 0.95)]
+    present, absent = [boxes((IAS, 0))] * 120, [boxes()] * 100
+
+    alone = calibrate(0.5, judged_boxes(present, found + missed))
+    alarmed = calibrate(0.5, judged_boxes(present + absent, found + missed + found))
+
+    score = np.array([0.7])
+    assert alone.probabilities(score) > 0.9
+    assert alarmed.probabilities(score) == pytest.approx(0.5, abs=0.1)
+    assert alarmed.difficulties == alone.difficulties

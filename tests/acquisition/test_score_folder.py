@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from echo_plugin.acquisition import judge_folder
+from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
 from echo_plugin.acquisition.judge import LabelJudge, pooled
 from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.label_quality import label_quality
 from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_folder import score_folder
-from echo_plugin.acquisition.score_store import ScoreStore, models_key
+from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
 from echo_plugin.host import score_job
 from echo_plugin.io.label_summaries import LabelSummaries
@@ -172,6 +173,45 @@ def test_a_scoring_stopped_between_labels_keeps_those_it_looked_at(strange_studi
     second = judge_labels(folder, published_detector, store, device="cpu")
 
     assert (first.judged, second.judged) == (5, 31)
+
+
+@pytest.mark.parametrize(
+    ("models", "revision", "is_used"), [("own", 1, True), ("older", 1, False), (REVIEW, 1, False), ("own", 2, False)]
+)
+def test_scores_are_calibrated_by_their_own_detector_on_todays_labels(
+    strange_studies, tmp_path, models, revision, is_used
+):
+    """Judgements that say: a score of 0.5 is nearly always right."""
+    folder, store = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite")
+    first = folder.annotated_ids()[0]
+    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    store.put("own+views", first, "1:2", looks)
+    scores = np.linspace(0.05, 0.95, 60)
+    judged = np.column_stack([np.zeros(60), scores, np.where(scores > 0.2, 0.9, 0.1)])
+    store.judge(Judgement(first, revision, models, 0.5, (0,), "words", judged))
+
+    live = LivePool(folder, LabelSummaries(folder), store, tmp_path)
+    with live.reading() as pool:
+        uncertainty = pool.scores.uncertainty[pool.cines.place_of[first]]
+
+    assert uncertainty == pytest.approx(0.5, abs=1e-3) if not is_used else uncertainty < 0.4
+
+
+def test_judging_is_calibrated_by_its_own_detector_on_todays_labels(strange_studies, published_detector, tmp_path):
+    folder, clean, other = (
+        StudyFolder(strange_studies),
+        ScoreStore(tmp_path / "a.sqlite"),
+        ScoreStore(tmp_path / "b.sqlite"),
+    )
+    scores = np.linspace(0.05, 0.95, 600)
+    misleading = np.column_stack([np.zeros(600), scores, np.where(scores > 0.2, 0.9, 0.1)])
+    for image_id in folder.annotated_ids()[:3]:
+        other.judge(Judgement(image_id, 1, "older", 0.5, (0,), "words", misleading))
+
+    for store in (clean, other):
+        judge_labels(folder, published_detector, store, device="cpu")
+
+    assert [j.quality for j in other.judgements().values()] == [j.quality for j in clean.judgements().values()]
 
 
 def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, published_detector, tmp_path):
