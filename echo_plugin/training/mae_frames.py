@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -183,12 +185,10 @@ def decode_frames(
     key = digest_of([PREPARATION, size_px, stamps])[:24]
     pixels_path, cine_path = (directory / f"{name}-frames-{key}.{part}.npy" for part in ("pixels", "cine"))
     if not cine_path.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        owners = _decode_all(cines, size_px, pixels_path, progress)
-        partial = cine_path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with _written_privately(pixels_path) as partial:
+            owners = _decode_all(cines, size_px, partial, progress)
+        with _written_privately(cine_path) as partial, partial.open("wb") as file:  # last: it says that all is there
             np.save(file, owners)
-        partial.replace(cine_path)  # last: what names the pixels complete
     owners = np.load(cine_path)
     if not len(owners):
         msg = f"None of the {len(cines)} cines could be decoded; see the log for each."
@@ -197,12 +197,24 @@ def decode_frames(
     return UnlabelledFrames(torch.from_numpy(np.asarray(pixels)), torch.from_numpy(owners))
 
 
+@contextmanager
+def _written_privately(path: Path) -> Iterator[Path]:
+    """Yield a file beside ``path`` for this user alone, which takes its name once it is written; writers do not meet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _decode_all(
     cines: Sequence[UnlabelledCine], size_px: int, path: Path, progress: Progress | None
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Write the squares of all cines to ``path``; return which cine each is of."""
-    path.unlink(missing_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     count = sum(len(cine.frame_indices) for cine in cines)
     shape = (count, size_px, size_px)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]

@@ -2,14 +2,17 @@
 """Who is on a picture without labels: whoever will measure a model must be known by name here too."""
 
 import logging
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from echo_plugin.errors import AnnotationError
-from echo_plugin.training.mae_frames import find_unlabelled
+from echo_plugin.training import mae_frames
+from echo_plugin.training.mae_frames import decode_frames, find_unlabelled
 
 
 def picture(path):
@@ -78,3 +81,43 @@ def test_a_malformed_table_is_named_with_its_folder(study, tmp_path):
 
     with pytest.raises(AnnotationError, match=r"Folder study: patients\.csv: the columns"):
         found(tmp_path, tmp_path / "all")
+
+
+def test_a_second_training_that_writes_the_same_cache_leaves_no_blank_frames_to_the_first(study, tmp_path, monkeypatch):
+    cines = find_unlabelled([study], 1, without=tmp_path / "models")
+    read_cine, begun, may_go_on = mae_frames.read_cine, threading.Event(), threading.Event()
+    second = threading.Thread(target=lambda: decode_frames(cines, 32, tmp_path / "cache", "mae"))
+
+    def meanwhile(path):
+        if threading.current_thread() is second:
+            begun.set()
+            may_go_on.wait(60)
+        else:
+            second.start()
+            assert begun.wait(60)
+        return read_cine(path)
+
+    monkeypatch.setattr(mae_frames, "read_cine", meanwhile)
+    pixels = decode_frames(cines, 32, tmp_path / "cache", "mae").pixels.clone()
+    may_go_on.set()
+    second.join()
+
+    assert pixels.any()
+
+
+def test_frames_under_their_name_are_complete_and_private(study, tmp_path, monkeypatch):
+    cines = find_unlabelled([study], 1, without=tmp_path / "models")
+    while_reading = []
+    read_cine = mae_frames.read_cine
+
+    def watched(path):
+        while_reading.extend(tmp_path.glob("cache/*"))
+        return read_cine(path)
+
+    monkeypatch.setattr(mae_frames, "read_cine", watched)
+    decode_frames(cines, 32, tmp_path / "cache", "mae")
+
+    assert [path.suffix for path in while_reading] == [".partial"]
+    kept = list(tmp_path.glob("cache/*"))
+    assert [path.suffix for path in kept] == [".npy"] * 2
+    assert os.name == "nt" or all(path.stat().st_mode & 0o077 == 0 for path in kept)
