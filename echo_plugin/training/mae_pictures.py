@@ -43,7 +43,10 @@ def reconstruction_panels(model: MaskedAutoencoder, frames: Tensor, noise: Tenso
 
 
 def write_reconstructions(model: MaskedAutoencoder, frames: Tensor, noise: Tensor, png: Path, columns: int = 2) -> None:
-    """Write the panels of `reconstruction_panels` below and beside one another to a PNG, whole or not at all."""
+    """Write the panels of `reconstruction_panels` below and beside one another to a PNG, whole or not at all.
+
+    They are patients' frames: the file is the user's alone to read.
+    """
     panels = reconstruction_panels(model, frames, noise)
     N, H, W = panels.shape
     rows = -(-N // columns)
@@ -54,4 +57,4 @@ def write_reconstructions(model: MaskedAutoencoder, frames: Tensor, noise: Tenso
     content = io.BytesIO()
     Image.fromarray(sheet).save(content, "PNG")
     png.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(png, content.getvalue())
+    write_atomically(png, content.getvalue(), mode=0o600)
