@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.backbones import face_file, load_body, read_weights
+from echo_plugin.models.backbones import face_file
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.preprocess import CONTEXT_MARGIN, normalise
@@ -36,7 +36,6 @@ from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe, opt
 from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.pretrained import imagenet_weights
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.recipe import Recipe
@@ -134,17 +133,10 @@ def _train(
 
 
 def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
-    """Load what the training begins with; published networks of colour pictures fit the body alone."""
-    backbone, path = model.config.backbone, Path(options.start)
-    if options.start == "imagenet":
-        state, source = imagenet_weights(backbone)
-    elif options.start == "face" or path.suffix in (".pth", ".pt"):
-        path = face_file(backbone) if options.start == "face" else path
-        state, source = read_weights(path), f"Weights file {path.name}"
-    else:
-        return load_start(model, DEFECT_EMBEDDER, models, options)
-    load_body(model.backbone, backbone, state, source)
-    return Start(body=source)
+    """Load what the training begins with, the published weights of a face network included."""
+    if options.start == "face":
+        options = dataclasses.replace(options, start=str(face_file(model.config.backbone)))
+    return load_start(model, DEFECT_EMBEDDER, models, options)
 
 
 def learn_defects(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from echo_plugin.anatomy import VIEW_VOCABULARIES
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
+from echo_plugin.models.body_weights import load_body, read_weights
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import (
     DEFECT_EMBEDDER,
@@ -28,7 +29,7 @@ from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.vit_checkpoint import LICENCE, load_vit, say_licence
 from echo_plugin.preprocess import GREY_MEAN, GREY_STD
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.pretrained import file_weights, imagenet_weights, load_body, load_encoder
+from echo_plugin.training.pretrained import body_of, imagenet_weights, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
         return Start()
     if options.start == "imagenet":
         state, source = imagenet_weights(str(getattr(model.config, "backbone", "")))
-        load_body(model, state, source)
+        load_body(body_of(model), state, source)
         return Start(body=source)
     folder = options.starter or models
     if options.start == "views" and name != VIEW_CLASSIFIER:
@@ -208,9 +209,9 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
 def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
     if path.suffix == ".safetensors":  # published: its card, beside it, says whom it learned from
         return _start_from(path.with_suffix(""), model, name)
-    state, source = file_weights(path)
+    state, source = read_weights(path)
     if "cls_token" not in state:
-        load_body(model, state, source)
+        load_body(body_of(model), state, source)
         return Start(body=source)
     load_vit(_vit_of(model, source), state, source, GREY)
     say_licence(source)
@@ -220,9 +221,8 @@ def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
 
 def _vit_of(model: nn.Module, source: str) -> nn.Module:
     """Return the vision transformer in ``model``, or refuse the weights of one."""
-    for name in ("encoder", "backbone"):
-        part = getattr(model, name, None)
-        if isinstance(part, nn.Module) and hasattr(part, "patch_embed"):
-            return part
+    body = body_of(model)
+    if hasattr(body, "patch_embed"):
+        return body
     msg = f"{source} is of a vision transformer; train with the --backbone vit_... that it was made for."
     raise ModelMismatchError(msg)

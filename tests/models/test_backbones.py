@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.models.backbones import BODIES, build_body, face_file, load_body, read_weights
+from echo_plugin.models.backbones import BODIES, build_body, face_file
+from echo_plugin.models.body_weights import load_body
 from echo_plugin.models.iresnet import FaceResNet
 from echo_plugin.models.lean_torchvision import densenet121, resnet18
 from echo_plugin.runtime import fold_batch_norms
@@ -49,7 +49,7 @@ def test_a_published_face_checkpoint_loads_completely(face_checkpoint: dict[str,
     state = face_checkpoint
     network, width = build_body("iresnet50")
 
-    load_body(network, "iresnet50", state, "backbone.pth")
+    load_body(network, state, "backbone.pth")
 
     loaded = network.state_dict()
     assert width is None
@@ -62,9 +62,9 @@ def test_a_published_face_checkpoint_loads_completely(face_checkpoint: dict[str,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("layer2.0.downsample.1.weight"), r"lacks 'layer2\.0\.downsample\.1\.weight', which iresnet50"),
+        (lambda s: s.pop("layer2.0.downsample.1.weight"), r"lacks 'layer2\.0\.downsample\.1\.weight', which the back"),
         (lambda s: s.update({"layer1.0.conv1.weight": torch.zeros(32, 64, 3, 3)}), r"'layer1\.0\.conv1\.weight' of sh"),
-        (lambda s: s.update({"layer5.0.bn1.weight": torch.zeros(4)}), r"has 'layer5\.0\.bn1\.weight', which iresnet50"),
+        (lambda s: s.update({"layer5.0.bn1.weight": torch.zeros(4)}), r"has 'layer5\.0\.bn1\.weight', which the back"),
     ],
 )
 def test_a_wrong_checkpoint_is_refused_by_its_first_wrong_key(
@@ -74,7 +74,7 @@ def test_a_wrong_checkpoint_is_refused_by_its_first_wrong_key(
     change(state)
 
     with pytest.raises(ModelMismatchError, match=message):
-        load_body(grey_face_network, "iresnet50", state, "Weights file face.pth")
+        load_body(grey_face_network, state, "face.pth")
 
 
 @pytest.mark.parametrize("side", [112, 224])
@@ -99,7 +99,7 @@ def test_the_face_network_takes_either_input_and_folding_its_norms_changes_nothi
 def test_weights_made_for_colours_answer_alike_on_a_grey_picture(name: str, make) -> None:
     colour = make(weights=None).eval()
     grey, _ = build_body(name)
-    load_body(grey, name, colour.state_dict(), "Weights")
+    load_body(grey, colour.state_dict(), "Weights")
     picture = torch.randn(1, 1, 64, 64)
 
     with torch.no_grad():
@@ -124,26 +124,3 @@ def test_absent_weights_are_named_with_their_source(tmp_path: Path, monkeypatch:
         face_file("iresnet50")
     with pytest.raises(ModelNotFoundError, match=r"no face-recognition weights of resnet18; .* --backbone iresnet50"):
         face_file("resnet18")
-
-
-def test_files_of_weights_are_read_whatever_wraps_them(tmp_path: Path) -> None:
-    weight = torch.rand(2, 3)
-    save_file({"fc.weight": weight}, tmp_path / "plain.safetensors")
-    torch.save({"state_dict": {"module.fc.weight": weight}}, tmp_path / "wrapped.pth")
-    torch.save({"denseblock1.denselayer1.norm.1.weight": weight}, tmp_path / "old.pth")
-
-    assert torch.equal(read_weights(tmp_path / "plain.safetensors")["fc.weight"], weight)
-    assert torch.equal(read_weights(tmp_path / "wrapped.pth")["fc.weight"], weight)
-    assert list(read_weights(tmp_path / "old.pth")) == ["denseblock1.denselayer1.norm1.weight"]
-
-
-def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.pth").write_text("these are words")
-    torch.save([1, 2], tmp_path / "list.pth")
-
-    with pytest.raises(ModelMismatchError, match=r"notes\.pth is not valid"):
-        read_weights(tmp_path / "notes.pth")
-    with pytest.raises(ModelMismatchError, match="holds no dictionary of named tensors"):
-        read_weights(tmp_path / "list.pth")
-    with pytest.raises(ModelNotFoundError, match=r"does not exist; name a \.safetensors file"):
-        read_weights(tmp_path / "absent.pth")

@@ -10,10 +10,11 @@ from torchvision.models import get_model_weights, mobilenet_v3_large, resnet18
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.body_weights import load_body
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.pretrained import load_body
+from echo_plugin.training.pretrained import body_of
 from echo_plugin.training.start_weights import load_start
 
 torch.set_num_threads(1)
@@ -113,12 +114,12 @@ def test_a_torchvision_file_becomes_the_body_and_is_named_in_the_provenance(colo
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.pop("layer1.0.conv1.weight"), r"mine lack 'layer1\.0\.conv1\.weight', which the backbone has"),
+        (lambda s: s.pop("layer1.0.conv1.weight"), r"mine lacks 'layer1\.0\.conv1\.weight', which the backbone has"),
         (
             lambda s: s.update({"layer2.0.conv1.weight": torch.zeros(1)}),
-            r"'layer2\.0\.conv1\.weight' is \(1,\), the backbone takes \(128, 64, 3, 3\)",
+            r"'layer2\.0\.conv1\.weight' of shape \(1,\); the backbone takes \(128, 64, 3, 3\)",
         ),
-        (lambda s: s.update({"head.extra": torch.zeros(1)}), "have 'head.extra', which the backbone lacks"),
+        (lambda s: s.update({"head.extra": torch.zeros(1)}), "has 'head.extra', which the backbone lacks"),
     ],
     ids=["missing", "misshapen", "unknown"],
 )
@@ -127,12 +128,12 @@ def test_weights_are_refused_by_the_first_key_that_does_not_fit(colour_networks,
     change(state)
 
     with pytest.raises(ModelMismatchError, match=words):
-        load_body(_detector(), state, "mine")
+        load_body(body_of(_detector()), state, "mine")
 
 
 def test_weights_of_another_backbone_are_refused(colour_networks):
     with pytest.raises(ModelMismatchError, match="use its backbone"):
-        load_body(_detector("mobilenet_v3_large"), colour_networks["resnet18"].state_dict(), "mine")
+        load_body(body_of(_detector("mobilenet_v3_large")), colour_networks["resnet18"].state_dict(), "mine")
 
 
 def test_a_published_file_is_gone_on_from_with_its_card(tmp_path):
@@ -155,7 +156,7 @@ def test_a_published_file_of_another_network_is_an_error_and_no_silent_scratch(t
     network = _detector("mobilenet_v3_large")
     publish(tmp_path, network.state_dict(), _card(network.config))
 
-    with pytest.raises(ModelMismatchError, match=r"weights lack 'backbone\.body\.conv1\.weight'"):
+    with pytest.raises(ModelMismatchError, match=r"lacks 'backbone\.body\.conv1\.weight'"):
         load_start(
             _detector(),
             "septal_detector",
