@@ -23,10 +23,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
-from echo_plugin.host.pacs_answers import DUPLICATE, failure_reasons, first_value
+from echo_plugin.host.pacs_answers import DUPLICATE, PacsError, failure_reasons, first_value, read_whole
 from echo_plugin.host.pacs_connection import archive_client, archive_streams
 
 CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
@@ -37,10 +36,6 @@ _PAGE = 500
 _MOST_INSTANCES = 200_000
 _LARGEST_INSTANCE_BYTES = 2 << 30
 _FIELDS = "StudyInstanceUID,SeriesInstanceUID,PatientID,NumberOfFrames,Rows,Columns,FrameTime"
-
-
-class PacsError(EchoError):
-    """Raised when the archive cannot be reached or answers with an error."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +132,9 @@ class Pacs:
         kind = f'multipart/related; type="{DICOM}"; boundary={boundary}'
         with answering(self.host):
             headers = {"Content-Type": kind, "Accept": DICOM_JSON}
-            answer = self._client.post(f"{self.url}/studies", content=body, headers=headers)
-            reasons = failure_reasons(answer)
+            with self._client.stream("POST", f"{self.url}/studies", content=body, headers=headers) as answer:
+                said = read_whole(answer, self.host)
+            reasons = failure_reasons(said, answer.headers.get("content-type", ""))
         if reasons == {DUPLICATE}:
             return  # stored before: what is sent from here has a UID made of its content
         self._require_ok(answer)
@@ -147,12 +143,14 @@ class Pacs:
             raise PacsError(msg)
 
     def _get_json(self, path: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        headers = {"Accept": DICOM_JSON}
         with answering(self.host):
-            answer = self._client.get(self.url + path, params=parameters, headers={"Accept": DICOM_JSON})
-            self._require_ok(answer)
+            with self._client.stream("GET", self.url + path, params=parameters, headers=headers) as answer:
+                self._require_ok(answer)
+                said = read_whole(answer, self.host)
             if answer.status_code == 204:
                 return []
-            content = answer.json()
+            content = json.loads(said)
         if not isinstance(content, list):
             msg = f"The archive {self.host} answered a search with no list; is {self.url} its DICOMweb address?"
             raise PacsError(msg)
@@ -178,7 +176,7 @@ def answering(host: str) -> Iterator[None]:
     """Turn what the network does into a sentence that names the archive and nothing that was asked."""
     try:
         yield
-    except (httpx.HTTPError, json.JSONDecodeError) as exc:
+    except (httpx.HTTPError, ValueError, RecursionError) as exc:  # the last two: JSON that is none, or too deep
         msg = f"The archive {host} cannot be used ({type(exc).__name__}); is its address right, is it on?"
         raise PacsError(msg) from exc
 

@@ -24,8 +24,8 @@ from typing import Any
 from echo_plugin.annotations import Annotation, require_image_id
 from echo_plugin.cine import Cine
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host.pacs import Pacs, PacsError
-from echo_plugin.host.pacs_answers import first_value
+from echo_plugin.host.pacs import Pacs
+from echo_plugin.host.pacs_answers import PacsError, first_value
 from echo_plugin.io.atomic_file import fsync_directory, make_directory
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.image_id import is_uid

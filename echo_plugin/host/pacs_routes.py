@@ -28,7 +28,7 @@ from echo_plugin.host.dicomweb import base_url
 from echo_plugin.host.dicomweb_media import DICOM_JSON
 from echo_plugin.host.multipart_stream import PartsToFiles
 from echo_plugin.host.pacs import Pacs
-from echo_plugin.host.pacs_answers import first_value
+from echo_plugin.host.pacs_answers import PacsError, first_value, read_whole_async
 from echo_plugin.host.report_submission import annotate_from_report
 from echo_plugin.host.request_parts import echo_app, run_heavy
 from echo_plugin.io.dicom_sr_read import read_report
@@ -99,7 +99,9 @@ async def _answer(http: Request, archive: Pacs, answer: httpx.Response, stored: 
             logger.warning("No report became an annotation: the archive does not say in JSON what it has stored.")
         return _Streamed(answer, headers)
     try:
-        content = await answer.aread()
+        content = await read_whole_async(answer, archive.host)
+    except PacsError as exc:
+        return JSONResponse({"detail": str(exc)}, 502)
     except httpx.HTTPError as exc:
         return JSONResponse({"detail": f"The archive {archive.host} broke off ({type(exc).__name__})."}, 502)
     finally:

@@ -42,7 +42,7 @@ from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, Uploa
 from echo_plugin.host.job_routes import router as job_router
 from echo_plugin.host.jobs import JobRunningError
 from echo_plugin.host.ohif import router as ohif_router
-from echo_plugin.host.pacs import PacsError
+from echo_plugin.host.pacs_answers import PacsError
 from echo_plugin.host.pacs_routes import router as pacs_router
 from echo_plugin.host.panel_routes import router as panel_router
 from echo_plugin.host.report_routes import router as report_router

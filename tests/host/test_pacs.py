@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """With an archive behind it, the server passes DICOMweb through, and fetches the cines that are looked at."""
 
+import gzip
 import http.server
 import io
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -25,15 +28,15 @@ from echo_plugin.acquisition.score_store import ScoreStore
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host import pacs_routes
+from echo_plugin.host import pacs_answers, pacs_routes
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.pacs import (
     AUTHORIZATION_VARIABLE,
     CREDENTIALS_VARIABLE,
     Pacs,
-    PacsError,
     authorization_from_environment,
 )
+from echo_plugin.host.pacs_answers import PacsError
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.pacs_routes import stored_uids
 from echo_plugin.io.annotation_file import annotation_to_json
@@ -709,3 +712,81 @@ def test_pages_are_followed_to_the_end(recorder):
 
     assert len(Pacs(recorder.url).instances()) == 500
     assert [path.partition("offset=")[2] for path, _ in recorder.seen] == ["0", "500"]
+
+
+TOO_LONG = r"The archive 127\.0\.0\.1:\d+ answered with more than 1 MiB of JSON; ask for less \(limit=100\)\.$"
+JSON_TYPE = {"Content-Type": "application/dicom+json"}
+
+
+def study_list(length: int) -> bytes:
+    """Return a list of one study in as many bytes."""
+    item = b'[{"0020000D":{"vr":"UI","Value":["1.2.3"]}}'
+    return item + b" " * (length - len(item) - 1) + b"]"
+
+
+@pytest.fixture
+def bound(monkeypatch) -> int:
+    """The longest answer that is read, made short enough for a test."""
+    monkeypatch.setattr(pacs_answers, "LONGEST_BYTES", 1 << 20)
+    return 1 << 20
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_an_answer_that_is_too_long_is_refused_in_one_sentence(recorder, bound, is_packed):
+    body = study_list(bound + 1)
+    recorder.answer = (200, JSON_TYPE, body)
+    if is_packed:  # short on the way, long when it is unpacked
+        recorder.answer = (200, {**JSON_TYPE, "Content-Encoding": "gzip"}, gzip.compress(body))
+    archive = Pacs(recorder.url)
+
+    for ask in (archive.instances, lambda: archive.holds("1.2.3"), lambda: archive.store(b"x")):
+        with pytest.raises(PacsError, match=TOO_LONG):
+            ask()
+
+
+def test_a_viewer_is_told_that_an_answer_is_too_long(through, recorder, bound, monkeypatch):
+    recorder.answer = (200, JSON_TYPE, study_list(bound + 1))
+    archive = Pacs(recorder.url)
+    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+
+    refused = through.get("/dicom-web/studies")
+    recorder.answer = (200, JSON_TYPE, study_list(bound))
+    answered = through.get("/dicom-web/studies")
+
+    assert refused.status_code == 502
+    assert re.match(TOO_LONG, refused.json()["detail"])
+    assert (answered.status_code, len(answered.content)) == (200, bound)
+
+
+def test_the_rest_of_an_answer_without_an_end_is_not_read(bound):
+    sent = []
+
+    def without_end() -> Iterator[bytes]:
+        while True:
+            sent.append(1 << 16)
+            yield b"[" * (1 << 16)
+
+    with pytest.raises(PacsError, match="more than 1 MiB"):
+        pacs_answers.read_whole(httpx.Response(200, content=without_end()), "127.0.0.1:1")
+
+    assert bound < sum(sent) <= bound + (1 << 17)
+
+
+def test_the_longest_answer_is_read(recorder, bound):
+    recorder.answer = (200, JSON_TYPE, study_list(bound))
+
+    assert Pacs(recorder.url)._get_json("/studies", {}) == json.loads(study_list(bound))
+
+
+def test_the_bound_leaves_room_for_the_studies_of_a_big_archive():
+    kilobytes_each = 1.34  # of Orthanc 1.10.1 with the fields that OHIF asks for
+
+    assert 200_000 * kilobytes_each * 1000 < pacs_answers.LONGEST_BYTES
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe\xfd", b"[" * 100_000], ids=["cut off", "no text", "too deep"])
+def test_an_answer_that_is_no_json_is_an_error_of_the_archive(recorder, body):
+    recorder.answer = (200, JSON_TYPE, body)
+
+    with pytest.raises(PacsError, match=r"cannot be used \((JSONDecode|UnicodeDecode|Recursion)Error\)"):
+        Pacs(recorder.url).instances()
