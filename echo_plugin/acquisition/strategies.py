@@ -8,7 +8,7 @@ the reason in words for the annotator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from echo_plugin.acquisition.diversity import distances_to_nearest
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.pool import VIEWS, Pool
+from echo_plugin.acquisition.score_store import Judgement
 
 BATCH = 10
 BUDGET_RATIO = 4
@@ -26,6 +27,9 @@ But no more than one in BUDGET_RATIO of those that wait: in a small pool all wou
 
 PER_PATIENT = 2
 """So many cines of one patient are shown in a batch, that is between two published models."""
+
+DOUBTFUL = 0.5
+"""Labels of this quality or more are not shown as doubtful: they are as likely right as wrong, or likelier."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +102,34 @@ def of_a_failing_view(pool: Pool, situation: Situation) -> Choice:
     )
 
 
-def most_suspicious(pool: Pool, situation: Situation) -> Choice | None:
-    """Return the labelled cine whose label and detector disagree most; None: every label that was judged was changed.
-
-    ``open`` are the labelled places here. A judgement of an earlier revision says nothing of the current one.
-    """
-    judged = [
-        (judgement.quality, place)
-        for place in situation.open.tolist()
-        if (judgement := pool.judgements.get(pool.cines.image_ids[place])) is not None
+def current_judgements(pool: Pool) -> list[Judgement]:
+    """Return the judgements of labels as they are now, the worst first; one of an earlier revision says nothing."""
+    usable = pool.labels.is_labelled & ~pool.labels.is_unusable
+    current = [
+        judgement
+        for image_id, judgement in pool.judgements.items()
+        if (place := pool.cines.place_of.get(image_id)) is not None
+        and usable[place]
         and judgement.revision == pool.labels.revision[place]
     ]
-    if not judged:
-        return None
-    quality, place = min(judged)
-    words = pool.judgements[pool.cines.image_ids[place]].words
-    return Choice(place, f"label quality {quality:.2f}, lowest of {len(judged)}: {words}")
+    return sorted(current, key=lambda judgement: (judgement.quality, judgement.image_id))
+
+
+def doubtful(judgements: Sequence[Judgement], is_confirmed: Callable[[str, int], bool]) -> list[Judgement]:
+    """Return those labels that look like mistakes, in the same order, without the ones that a person confirmed.
+
+    ``is_confirmed`` : takes image id and revision.
+    """
+    return [j for j in judgements if j.quality < DOUBTFUL and not is_confirmed(j.image_id, j.revision)]
+
+
+def most_suspicious(pool: Pool, situation: Situation) -> Choice:
+    """Return the cine whose label and detector disagree most. ``open`` are places of ``doubtful`` labels here."""
+    place = min(situation.open.tolist(), key=lambda place: pool.judgements[pool.cines.image_ids[place]].quality)
+    judgement = pool.judgements[pool.cines.image_ids[place]]
+    return Choice(
+        place, f"label quality {judgement.quality:.2f}, lowest of {len(situation.open)} doubtful: {judgement.words}"
+    )
 
 
 def fewest_of_patient(pool: Pool, situation: Situation) -> Choice:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Body, HTTPException
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, PAEDIATRIC
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
+from echo_plugin.host.doubtful_labels import doubtful_labels
 from echo_plugin.host.job_routes import train_status
 from echo_plugin.host.panel_routes_annotation import router as annotation_router
 from echo_plugin.host.panel_routes_picture import router as picture_router
@@ -85,7 +86,8 @@ async def next_cine(
 ) -> dict[str, Any]:
     """Return a cine with the reason for it and the frames worth drawing; empty when every cine has a label.
 
-    Where cines wait but are all with other annotators, there is a ``reason`` and no ``image_id``.
+    Where cines wait but are all with other annotators, or no label is doubtful, there is a ``reason`` and no
+    ``image_id``.
     Unlike ``/activelearning`` it makes no volume, which only 3D Slicer needs.
     """
     request = {"strategy": strategy} if client_id is None else {"strategy": strategy, "client_id": client_id}
@@ -116,16 +118,13 @@ def _choose(request: dict[str, Any]) -> dict[str, Any]:
 
 @router.get("/suspicious", summary="Labels that look like mistakes")
 def suspicious(limit: int = 10) -> list[dict[str, Any]]:
-    """Return the labelled cines whose label and detector disagree most, the worst first, with the doubtful frames."""
+    """Return the cines whose label and detector disagree most, the worst first, with the doubtful frames.
+
+    A label that was confirmed (submitted once more as it was) is not among them.
+    """
     app = echo_app()
     with app.waiting.pool.reading() as pool:
-        judged = [
-            judgement
-            for image_id, judgement in pool.judgements.items()
-            if image_id in pool.cines.place_of
-            and judgement.revision == pool.labels.revision[pool.cines.place_of[image_id]]
-        ]
-    worst = sorted(judged, key=lambda judgement: judgement.quality)[: max(limit, 0)]
+        worst = doubtful_labels(pool, app.waiting)[: max(limit, 0)]
     return [
         {
             **_facts(app.datastore().images.entry(judgement.image_id)),

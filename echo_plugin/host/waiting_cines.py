@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from echo_plugin.acquisition.confirmed import Confirmed
 from echo_plugin.acquisition.leases import LEASES_FILE, Leases
 from echo_plugin.acquisition.live_pool import LivePool
 from echo_plugin.acquisition.score_store import DETECTOR, SCORES_FILE, ScoreStore, writable_place
@@ -32,6 +33,8 @@ class WaitingCines:
         self.store = ScoreStore(place / SCORES_FILE)
         self.leases = Leases(place / LEASES_FILE)
         self.pool = LivePool(datastore.studies, datastore.labels, self.store, models)
+        self.is_confirmed = Confirmed(datastore.studies)
+        self.models = models
         self._labels = datastore.labels
         self._card = models / f"{DETECTOR}.json"
 

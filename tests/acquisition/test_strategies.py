@@ -8,8 +8,11 @@ from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAP
 from echo_plugin.acquisition.pool import VIEWS, Pool, fill_in, gather_labels, list_cines, no_scores
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.strategies import (
+    DOUBTFUL,
     PER_PATIENT,
     Situation,
+    current_judgements,
+    doubtful,
     fewest_of_patient,
     keep_to_patient_limit,
     most_suspicious,
@@ -137,12 +140,24 @@ def judgement(image_id: str, quality: float, revision: int) -> Judgement:
     return Judgement(image_id, revision, "m", quality, (4,), "a box seems to lie badly", np.zeros((0, 3)))
 
 
-def test_the_most_suspicious_label_is_of_the_current_revision():
-    labels = {f"c{n}": Annotation(f"c{n}", view=View.A4C, revision=2) for n in range(3)}
-    judgements = {"c0": judgement("c0", 0.01, 1), "c1": judgement("c1", 0.3, 2), "c2": judgement("c2", 0.6, 2)}
-    pool = pool_of("abc", {}, labels, judgements)
+def test_only_judgements_of_current_revisions_of_usable_labels_count_the_worst_first():
+    labels = {f"c{n}": Annotation(f"c{n}", view=View.A4C, revision=2, is_unusable=n == 3) for n in range(4)}
+    said = (("c0", 0.01, 1), ("c1", 0.6, 2), ("c2", 0.3, 2), ("c3", 0.02, 2), ("gone", 0.0, 2))
+    pool = pool_of("abcd", {}, labels, {name: judgement(name, *rest) for name, *rest in said})
 
-    choice = most_suspicious(pool, Situation(np.arange(3), NOBODY))
+    assert [j.image_id for j in current_judgements(pool)] == ["c2", "c1"]
 
-    assert (choice.place, choice.reason) == (1, "label quality 0.30, lowest of 2: a box seems to lie badly")
-    assert most_suspicious(pool, Situation(np.array([0]), NOBODY)) is None
+
+def test_a_label_is_doubtful_below_the_limit_until_it_is_confirmed():
+    judgements = [judgement("c0", 0.1, 2), judgement("c1", 0.3, 2), judgement("c2", DOUBTFUL, 2)]
+
+    assert [j.image_id for j in doubtful(judgements, lambda *_: False)] == ["c0", "c1"]
+    assert [j.image_id for j in doubtful(judgements, lambda *asked: asked == ("c0", 2))] == ["c1"]
+
+
+def test_the_most_suspicious_of_the_doubtful_is_shown_first():
+    pool = pool_of("abc", {}, {}, {f"c{n}": judgement(f"c{n}", q, 1) for n, q in enumerate((0.4, 0.3, 0.1))})
+
+    choice = most_suspicious(pool, Situation(np.arange(2), NOBODY))
+
+    assert (choice.place, choice.reason) == (1, "label quality 0.30, lowest of 2 doubtful: a box seems to lie badly")

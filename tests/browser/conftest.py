@@ -29,6 +29,9 @@ from tests.browser.reader import Reader
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 600
 PATIENTS_LABELLED, PATIENTS_NEW, FRAMES = 4, 5, 8
+MISLABELLED = 2
+"""The last labelled cines have each septum called by the other's name."""
+OTHER_SEPTUM = {"interatrial": "interventricular", "interventricular": "interatrial"}
 OBLONG_MM = [0.5, 0.25]
 """Spacing of rows, then of columns, in the header of one new cine."""
 FLAGS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
@@ -85,6 +88,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if (name, number) == ("new", 1):
                 dataset.PixelSpacing = OBLONG_MM
             dataset.save_as(root / name / f"cine_{number}.dcm")
+    for path in sorted((root / "annotations").glob("*.json"))[-MISLABELLED:]:
+        said = json.loads(path.read_text())
+        for box in said["boxes"]:
+            box["septum"] = OTHER_SEPTUM[box["septum"]]
+        path.write_text(json.dumps(said))
     return root
 
 

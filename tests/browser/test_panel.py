@@ -448,16 +448,21 @@ def test_a_training_is_followed_to_its_end_and_its_model_named(served, reader_at
     reader.part("badge").filter(has_text=f"Septa {now}").wait_for()
 
 
-def test_a_label_that_looks_like_a_mistake_is_opened_at_its_doubtful_frame(served, reader_at_work):
-    reader = reader_at_work()
+def open_with_doubts(served, reader):
+    """Open the panel's list of labels that look like mistakes; labels are judged meanwhile."""
     reader.open(study_of(served, served.new[0]), served.new[0])
     reader.part("tab-1").click()
     reader.page.wait_for_function(
         """() => document.querySelector('[data-echo=suspicious] li')
-             || document.querySelector('[data-echo=refresh-suspicious]').click()""",  # labels are judged meanwhile
+             || document.querySelector('[data-echo=refresh-suspicious]').click()""",
         polling=500,
         timeout=4 * LIMIT_MS,
     )
+
+
+def test_a_label_that_looks_like_a_mistake_is_opened_at_its_doubtful_frame(served, reader_at_work):
+    reader = reader_at_work()
+    open_with_doubts(served, reader)
     asked = served.ask("echo/suspicious")
     taken = asked[0]["image_id"]
     assert served.ask(f"echo/lease?image={taken}&client_id=another", "PUT")["is_yours"]
@@ -473,3 +478,17 @@ def test_a_label_that_looks_like_a_mistake_is_opened_at_its_doubtful_frame(serve
     reader.wait_for_cine(opened)
     assert doubt["reason"] in reader.part("reason").inner_text()
     reader.wait_for_frame((doubt["show"] or [0])[0])
+
+
+def test_a_doubted_label_that_is_right_is_kept_and_listed_no_more(served, reader_at_work, keep_picture):
+    reader = reader_at_work()
+    open_with_doubts(served, reader)
+    first = served.ask("echo/suspicious")[0]
+    keep_picture(reader.page, "doubts")
+
+    reader.part("suspicious").get_by_role("button", name="Keep").first.click()
+    reader.says(f"Kept: the label is confirmed as revision {first['revision'] + 1} by {reader.name}")
+
+    assert first["image_id"] not in [one["image_id"] for one in served.ask("echo/suspicious")]
+    kept, confirmed = served.studies.history(first["image_id"])[-2:]
+    assert (kept.boxes, kept.annotated_frames) == (confirmed.boxes, confirmed.annotated_frames)

@@ -4,6 +4,7 @@
 import dataclasses
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
-from echo_plugin.host import choice_routes
+from echo_plugin.host import choice_routes, panel_routes
 from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.doubtful_labels import LEARNED
 from echo_plugin.host.score_keeper import JUDGE_EVERY_S, ScoreKeeper
 from echo_plugin.host.tasks.next_cine import strategies
 from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io import cine_file
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.card_file import card_to_json
+from echo_plugin.training.splits import patient_fingerprints
 
 SCORED = ("uncertainty", "diversity", "hybrid", "failing_view")
 
@@ -190,9 +195,16 @@ def test_a_choice_in_a_large_folder_does_not_wait_until_new_files_are_found(stor
     assert strategies(waiting)["first"]({}, store)["reason"] == "first of 9"
 
 
+SWAPPED = "the septa seem to be swapped"
+
+
+def doubt(waiting, image_id: str, quality: float, revision: int = 1) -> None:
+    waiting.store.judge(Judgement(image_id, revision, "m", quality, (5, 3), SWAPPED, np.zeros((0, 3))))
+
+
 def test_a_suspicious_label_is_shown_until_it_is_changed(store, waiting):
     saved = store.studies.save_annotation(Annotation("c1.png", view=View.A4C), author="r0")
-    waiting.store.judge(Judgement("c1.png", 1, "m", 0.2, (5, 3), "the septa seem to be swapped", np.zeros((0, 3))))
+    doubt(waiting, "c1.png", 0.2)
     choose = strategies(waiting)["suspicious"]
 
     shown = choose({}, store)
@@ -200,8 +212,57 @@ def test_a_suspicious_label_is_shown_until_it_is_changed(store, waiting):
     waiting.submitted("c1.png")
 
     assert shown["frames"] == [3, 5]
-    assert shown["reason"] == "label quality 0.20, lowest of 1: the septa seem to be swapped"
-    assert choose({}, store) is None
+    assert shown["reason"] == "label quality 0.20, lowest of 1 doubtful: the septa seem to be swapped"
+    assert "id" not in choose({}, store)
+
+
+def test_a_label_that_was_confirmed_is_not_doubted_again_though_it_is_judged_the_same(store, waiting, monkeypatch):
+    saved = [store.studies.save_annotation(Annotation(f"c{n}.png", view=View.A4C), author="r0") for n in (1, 2)]
+    doubt(waiting, "c1.png", 0.1)
+    doubt(waiting, "c2.png", 0.2)
+    choose = strategies(waiting)["suspicious"]
+
+    first = choose({"client_id": "r1"}, store)["id"]
+    store.studies.save_annotation(saved[0], author="r1")
+    waiting.submitted("c1.png")
+    doubt(waiting, "c1.png", 0.1, revision=2)
+    second = choose({"client_id": "r1"}, store)["id"]
+
+    assert (first, second) == ("c1.png", "c2.png")
+    monkeypatch.setattr(panel_routes, "echo_app", lambda: App(store, waiting))
+    monkeypatch.setattr(panel_routes, "_facts", lambda entry: {"image_id": entry.image_id})
+    assert [one["image_id"] for one in panel_routes.suspicious()] == ["c2.png"]
+
+
+def publish(models: Path, config: dict) -> None:
+    data = TrainingData("phantoms", 1, 1, "0")
+    models.mkdir(exist_ok=True)
+    card = ModelCard("septal_detector", "1.0.0", "detection", "x", ("a", "b"), 64, config, data)
+    (models / "septal_detector.json").write_text(card_to_json(card))
+
+
+def test_without_a_doubtful_label_the_answer_says_what_was_not_judged_and_why(store, waiting):
+    choose = strategies(waiting)["suspicious"]
+    said = [choose({}, store)["reason"]]
+    for number in (0, 1, 4):
+        store.studies.save_annotation(Annotation(f"c{number}.png", annotated_frames=(0,)), author="r0")
+    store.studies.save_annotation(Annotation("c5.png", view=View.A4C), author="r0")
+    doubt(waiting, "c0.png", 0.99)
+    said.append(choose({}, store)["reason"])
+    publish(waiting.models, {})
+    said.append(choose({}, store)["reason"])
+    learned = {"patients_train": list(patient_fingerprints(["p0"], salt="s"))}
+    publish(waiting.models, {"patient_salt": "s", "patients_validation": [], "patients_test": [], **learned})
+    said.append(choose({}, store)["reason"])
+
+    assert said[0] == "No cine has a label that could be doubted."
+    agreed = "No label looks like a mistake. Of 4: 1 in agreement with the detector; "
+    assert said[1] == f"{agreed}3 not judged (no detector is published)."
+    assert said[2] == f"{agreed}3 not judged (the detector does not say whom it learned from)."
+    assert said[3].startswith(agreed)
+    assert f"1 not judged ({LEARNED})" in said[3]
+    assert "1 not judged (the detector has not looked at them yet" in said[3]
+    assert "1 not judged (no frame of theirs is annotated)" in said[3]
 
 
 class Process:

@@ -31,12 +31,13 @@ from echo_plugin.acquisition.strategies import (
     uncertain_and_unlike,
 )
 from echo_plugin.host.datastore import FINAL, EchoDatastore, require_tag
+from echo_plugin.host.doubtful_labels import doubtful_labels, why_none
 from echo_plugin.host.request_text import annotator
 from echo_plugin.host.waiting_cines import WaitingCines
 
 logger = logging.getLogger(__name__)
 
-Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice | None]
+Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
 
 ATTEMPTS = 20
 """Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
@@ -54,7 +55,7 @@ class NextCine(Strategy):
     waiting
         The cines with their scores, and who has which.
     among_labelled
-        Whether labelled cines are chosen from rather than those without a label.
+        Whether cines with a doubtful label are chosen from rather than those without a label.
         A label is doubted where it is; of those without one at most PER_PATIENT cines of a patient are shown between
         two published models.
     """
@@ -73,11 +74,11 @@ class NextCine(Strategy):
         self._among_labelled = among_labelled
 
     def __call__(self, request: Mapping[str, Any], datastore: EchoDatastore) -> dict[str, Any] | None:
-        """Return ``{"id", "reason", "frames"}``, 0-based frames; None when no cine waits.
+        """Return ``{"id", "reason", "frames"}``, 0-based frames; None when every cine has a label.
 
         When all that wait are with annotators, the one that this annotator has longest comes again. When none is
-        theirs, there is a reason and no id. What someone without a name is shown is with them as well, but does not
-        come again: one cannot be told from another.
+        theirs, or no label is doubtful, there is a reason and no id. What someone without a name is shown is with them
+        as well, but does not come again: one cannot be told from another.
         """
         holder = annotator(request)
         chosen_from = self._chosen_from(request, datastore)
@@ -92,7 +93,7 @@ class NextCine(Strategy):
                 dtype=np.int64,
             )
             if not len(waiting):
-                return None
+                return {"reason": why_none(pool, self._waiting, datastore)} if self._among_labelled else None
             for _ in range(ATTEMPTS):
                 shown = self._waiting.leases.shown()
                 running = {i for i, lease in shown.items() if self._waiting.leases.is_running(lease)}
@@ -101,8 +102,6 @@ class NextCine(Strategy):
                     return self._one_of_theirs(pool, waiting, shown, holder)
                 situation = self._situation(pool, waiting[is_free], shown, running)
                 choice = self._choose(pool, situation, request, shown)
-                if choice is None:
-                    return None
                 image_id = pool.cines.image_ids[choice.place]
                 if self._waiting.leases.take(image_id, holder):
                     return _answer(pool, choice)
@@ -112,11 +111,15 @@ class NextCine(Strategy):
         """Return which places wait, given the label tag and names that a request may name."""
         tag, names = require_tag(request.get("label_tag")), request.get("labels")
         if self._among_labelled:
-            return lambda pool: pool.labels.is_labelled & ~pool.labels.is_unusable
+            return self._doubtful
         if tag == FINAL and not names and isinstance(names, list | None):
             return lambda pool: ~pool.labels.is_labelled
         unlabelled = set(datastore.get_unlabeled_images(tag, names))
         return lambda pool: np.array([i in unlabelled for i in pool.cines.image_ids], dtype=bool)
+
+    def _doubtful(self, pool: Pool) -> Array:
+        places = [pool.cines.place_of[judgement.image_id] for judgement in doubtful_labels(pool, self._waiting)]
+        return np.isin(np.arange(len(pool.cines.image_ids)), places)
 
     def _situation(self, pool: Pool, free: Array, shown: Mapping[str, Lease], running: set[str]) -> Situation:
         places = pool.cines.place_of
@@ -174,7 +177,7 @@ def _choose_at_random(
     return Choice(int(situation.open[chosen]), f"any of {len(situation.open)}")
 
 
-def _plain(choose: Callable[[Pool, Situation], Choice | None]) -> Choose:
+def _plain(choose: Callable[[Pool, Situation], Choice]) -> Choose:
     return lambda pool, situation, _request, _shown: choose(pool, situation)
 
 

@@ -107,7 +107,7 @@ export function mountPanel(root, managers) {
   const learning = [
     section(({ training, about, epochs, trainer }) => ({ training, about: about && { trainers: about.trainers }, epochs, model: trainer }),
       (picked) => trainingCard(picked, watch, ({ model, ...rest }) => choose(model ? { trainer: model, ...rest } : rest))),
-    section(({ suspicious: list }) => ({ list }), (picked) => suspects(picked, () => tasks.readSuspicious(session), (one) => tasks.visit(session, one))),
+    section(({ suspicious: list }) => ({ list }), (picked) => suspects(picked, () => tasks.readSuspicious(session), (one) => tasks.visit(session, one), (one) => tasks.keepLabel(session, one))),
   ];
   const cineBody = h('div', { class: 'body' }, cine.map(({ node }) => node));
   const learningBody = h('div', { class: 'body' }, learning.map(({ node }) => node));

@@ -48,8 +48,8 @@ export function trainingCard({ training, about, epochs, model }, watch, choose) 
   ];
 }
 
-/** Return the labels that look like mistakes, the worst first; each opens at its doubtful frames. */
-export function suspects({ list }, refresh, open) {
+/** Return the labels that look like mistakes, the worst first; each opens at its doubtful frames, or is kept as it is. */
+export function suspects({ list }, refresh, open, keep) {
   const heading = h('h3', {}, 'Labels to look at again', button('refresh', refresh, { class: 'link', 'data-echo': 'refresh-suspicious' }));
   if (!list) return heading;
   if (!list.length) return [heading, h('p', { class: 'hint' }, 'No doubt on record: `monailabel-echo review` compares labels and detector.')];
@@ -58,5 +58,7 @@ export function suspects({ list }, refresh, open) {
       h('img', { src: pictureUrl(one.image_id, one.show[0] ?? null), alt: '' }),
       h('div', {}, h('b', {}, `quality ${one.quality.toFixed(2)}`), ` by ${one.author ?? 'nobody named'}`, h('br'),
         one.reason, one.show.length ? ` (${frameList(one.show)})` : ''),
-      button('Open', () => open({ ...one, reason: `Its label looks doubtful: ${one.reason}` })))))];
+      h('div', {},
+        button('Open', () => open({ ...one, reason: `Its label looks doubtful: ${one.reason}` })),
+        button('Keep', () => keep(one), { title: 'The label is right: submit it as it is, and doubt it no more' })))))];
 }

@@ -78,7 +78,7 @@ export const submit = (session) =>
     const { draft, reader, conflict } = session.state;
     if (conflict) throw new Error('First choose what becomes of the other reader\'s version.');
     if (!reader.trim()) throw new Error('Enter your name or initials beside Submit first.');
-    if (!isChanged(draft)) throw new Error('Nothing has changed since the last revision.');
+    if (!isChanged(draft)) throw new Error('Nothing has changed since the last revision. Keep, under Labels to look at again, confirms a doubted label.');
     try {
       const saved = await api.submitAnnotation(toDocument(draft.now, reader.trim()));
       const isAllSaved = adoptSaved(session, draft.now, saved);
@@ -181,6 +181,19 @@ export async function readSuspicious(session) {
     session.say(error.message, 'bad');
   }
 }
+
+/** Submit the label of a cine once more as it is: a person has looked, and it is not doubted again. */
+export const keepLabel = (session, { image_id: imageId, revision }) =>
+  session.work('submit', async () => {
+    const reader = session.state.reader.trim();
+    if (!reader) throw new Error('Enter your name or initials beside Submit first.');
+    const stored = await api.readAnnotation(imageId);
+    if (stored.revision !== revision) throw new Error(`Cine ${imageId} has another label by now; refresh the list.`);
+    const saved = await api.submitAnnotation(toDocument(stored, reader));
+    if (session.drafts.get(imageId)?.base.revision === revision) adoptSaved(session, stored, saved);
+    await readSuspicious(session);
+    session.say(`Kept: the label is confirmed as revision ${saved.revision} by ${saved.author}.`);
+  });
 
 /** Go to a cine of a list, unless another annotator has it; a refusal becomes the message. */
 export const visit = (session, one) =>
