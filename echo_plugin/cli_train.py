@@ -53,6 +53,15 @@ Pooling = Annotated[
 Sampling = Annotated[
     Literal["consecutive", "spaced"] | None, typer.Option(help=f"{VIEWS_ONLY}: which frames make a clip.")
 ]
+ClipFrames = Annotated[
+    int | None, typer.Option(help=f"{VIEWS_ONLY}: frames of a clip, T; 4 by default.", min=1, max=64)
+]
+Chunks = Annotated[
+    int | None, typer.Option(help=f"{VIEWS_ONLY}: parts of an embedding that are woven, K; 4 by default.", min=1)
+]
+Mirror = Annotated[
+    bool, typer.Option("--mirror", help=f"{VIEWS_ONLY}: also learn from clips exchanged left and right.")
+]
 Vocabulary = Annotated[
     Literal["ned-12", "ned-16", "paediatric", "fetal-5"] | None,
     typer.Option(help=f"{VIEWS_ONLY}: which are told apart; paediatric by default."),
@@ -74,6 +83,9 @@ def train(
     margin: Margin = None,
     pooling: Pooling = None,
     sampling: Sampling = None,
+    clip_frames: ClipFrames = None,
+    chunks: Chunks = None,
+    mirror: Mirror = False,
     vocabulary: Vocabulary = None,
     mask_ratio: MaskRatio = None,
     patch_norm: PatchNorm = False,
@@ -109,8 +121,12 @@ def train(
     if kind is not Trainable.DEFECTS and (head or crops or scale is not None or margin is not None or start == "face"):
         msg = f"--head, --crops, --scale, --margin and --from face are of the defects; {what} has none of them."
         raise typer.BadParameter(msg)
-    if kind is not Trainable.VIEWS and (pooling or sampling or vocabulary):
-        msg = f"--pooling, --sampling and --vocabulary are of the views; {what} has none of them."
+    if kind is not Trainable.VIEWS and (pooling or sampling or clip_frames or chunks or mirror or vocabulary):
+        words = "--pooling, --sampling, --clip-frames, --chunks, --mirror and --vocabulary"
+        msg = f"{words} are of the views; {what} has none of them."
+        raise typer.BadParameter(msg)
+    if chunks and pooling not in (None, "weave", "attention"):
+        msg = f"--chunks is of the poolings weave and attention; {pooling} cuts nothing in chunks."
         raise typer.BadParameter(msg)
     try:
         options = TrainOptions(
@@ -124,6 +140,9 @@ def train(
             margin_rad=margin,
             temporal=pooling,
             sampling=sampling,
+            frames_per_clip=clip_frames,
+            chunks=chunks,
+            mirror=mirror,
             vocabulary=vocabulary,
             start=start,
             starter=None if kind is None else starter_folder(models, kind, start),

@@ -39,7 +39,7 @@ class TrainOptions:
     """None: the trainer's own default.
 
     ``max_minutes`` : wall time of the epochs; the schedule of the learning rate is shortened with it.
-    ``cache_dir`` : decoded frames are kept there as memory-mapped arrays; None: in memory.
+    ``cache_dir`` : prepared frames of each cine are kept there for the next training; None: in memory alone.
     ``start`` : "starter" goes on from the model of that name in ``starter`` (None: the folder that is published to),
     if there is one of the same architecture; "views" takes the frame encoder of the published view classifier, which
     has seen more pictures than any other; "scratch" begins with random weights; "imagenet" takes the body that
@@ -81,6 +81,12 @@ class TrainOptions:
     """What the view classifier makes of a clip's frames: one of POOLINGS."""
     sampling: str | None = None
     """Which frames make a clip for it: one of SAMPLINGS."""
+    frames_per_clip: int | None = None
+    """T of the view classifier: so many frames make a clip."""
+    chunks: int | None = None
+    """K of the view classifier: an embedding is cut in so many parts (weave and attention)."""
+    mirror: bool = False
+    """Whether views are learned from clips of which half are exchanged left and right."""
     vocabulary: str | None = None
     """The views it tells apart: one of ``anatomy.VIEW_VOCABULARIES``."""
 
@@ -104,7 +110,12 @@ class TrainOptions:
         if self.patience is not None and self.patience < 0:
             msg = f"Training option patience is {self.patience}; a number from 0 or None is accepted."
             raise ValueError(msg)
-        for name in ("epochs", "batch_size", "frames_per_cine", "image_size", "max_minutes", "learning_rate"):
+        is_image = self.temporal == "image" or (self.recipe == "usf-mae" and self.temporal is None)
+        if is_image and self.frames_per_clip not in (None, 1):
+            msg = f"Training option frames_per_clip is {self.frames_per_clip}; an image classifier looks at one frame."
+            raise ValueError(msg)
+        counts = ("epochs", "batch_size", "frames_per_cine", "image_size", "frames_per_clip", "chunks")
+        for name in (*counts, "max_minutes", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 msg = f"Training option {name} is {value}; a positive number or None is accepted."

@@ -47,6 +47,8 @@ ASKED_BY = {
     "cropping": "--crops",
     "temporal": "--pooling",
     "sampling": "--sampling",
+    "frames_per_clip": "--clip-frames",
+    "chunks": "--chunks",
     "vocabulary": "--vocabulary",
 }
 """The options that make a network another one; its card says what it is."""

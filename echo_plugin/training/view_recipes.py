@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,11 +24,17 @@ CROP_ATTEMPTS = 10
 
 
 def vary_as_ours(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return clips turned, moved and with another look; left and right are never exchanged."""
+    """Return clips turned, moved and with another look; left and right are not exchanged."""
     is_plain = (torch.rand(len(pixels), generator=generator) < PLAIN).to(pixels.device)[:, None, None, None]
     pixels = torch.where(is_plain, pixels, change_appearance(pixels, generator))
     size = pixels.shape[-1]
     return warp(pixels, random_affines(len(pixels), size, VIEW_MOTION, generator), size)
+
+
+def mirrored(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return clips of which half, drawn at random, are exchanged left and right."""
+    is_flipped = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)[:, None, None, None]
+    return torch.where(is_flipped, pixels.flip(-1), pixels)
 
 
 def vary_as_usf_mae(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,4 +107,7 @@ def view_recipe(options: TrainOptions) -> ViewRecipe:
     if options.recipe not in RECIPES:
         msg = f"Recipe {options.recipe!r} is none for views; {', '.join(RECIPES)} are accepted."
         raise ValueError(msg)
-    return RECIPES[options.recipe]
+    recipe = RECIPES[options.recipe]
+    if not options.mirror:
+        return recipe
+    return replace(recipe, vary=lambda pixels, generator: recipe.vary(mirrored(pixels, generator), generator))

@@ -94,7 +94,7 @@ def _train(
     place(model, choose_device(options.device))
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
     table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
-    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, split, options, config)
+    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, split, options, (config, options.mirror))
     learned = learn_views(
         model, table, options, is_going_on=start.rate_for(VIEW_CLASSIFIER) < 1, kept=kept, on_epoch=on_epoch
     )
@@ -138,7 +138,8 @@ def view_config(options: TrainOptions, classes: int) -> ViewConfig:
         backbone=options.backbone or defaults.backbone,
         input_size_px=options.image_size or defaults.input_size_px,
         temporal="mean" if is_image else options.temporal or defaults.temporal,
-        frames_per_clip=1 if is_image else defaults.frames_per_clip,
+        frames_per_clip=1 if is_image else options.frames_per_clip or defaults.frames_per_clip,
+        chunks=options.chunks or defaults.chunks,
         sampling=options.sampling or defaults.sampling,
         is_standardised=not is_of_paper,
         stem_dropout=0.1,  # the paper's 0.5 is for its 60 epochs of 800 clips and hundreds of epochs' worth of rotation
@@ -154,7 +155,7 @@ def open_set_rule(model: ViewClassifier, table: ClipTable, classes: Sequence[str
 
 
 def _learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> dict[str, float]:
-    """Return the median interval of frames and length of the cines; {}: none says when its frames were taken."""
+    """Return the median interval of frames and length of cines; {}: none says when its frames were taken."""
     steps = [(labelled.folder.entry(cine.image_id).frame_time_ms, cine.frame_count) for cine in cines]
     known = np.array([(step, step * (count - 1)) for step, count in steps if step and count > 1])
     if not len(known):

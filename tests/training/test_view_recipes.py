@@ -4,10 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import RandomResizedCrop
+from typer.testing import CliRunner
 
+from echo_plugin import cli_train
+from echo_plugin.cli import app
+from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.view_recipes import resized_crops, vary_as_usf_mae, view_recipe
+from echo_plugin.training.view_recipes import mirrored, resized_crops, vary_as_usf_mae, view_recipe
 from echo_plugin.training.views import view_config
+
+CARD = ModelCard("view_classifier", "1", "view", "", ("A4C", "A2C"), 32, {}, TrainingData("nothing", 0, 0, ""))
 
 
 def test_the_fetal_papers_numbers_are_the_preset():
@@ -77,3 +83,62 @@ def test_a_fetus_is_turned_and_mirrored_every_way():
         if m > 5
     }
     assert len(quadrants) == 4
+
+
+def test_half_the_clips_are_exchanged_left_and_right_where_that_is_asked_for():
+    """A bright left half, in many draws of our recipe."""
+    clips = torch.zeros(200, 1, 48, 48)
+    clips[..., :24] = 0.8
+
+    varied = view_recipe(TrainOptions(mirror=True)).vary(clips, torch.Generator().manual_seed(0))[:, 0]
+    plain = view_recipe(TrainOptions()).vary(clips, torch.Generator().manual_seed(0))[:, 0]
+
+    def on_the_left(pictures):
+        left, right = pictures[:, 16:32, 12:20].mean(dim=(1, 2)), pictures[:, 16:32, 28:36].mean(dim=(1, 2))
+        return float((left > right).float().mean())
+
+    assert 0.4 < on_the_left(varied) < 0.6
+    assert on_the_left(plain) > 0.97
+
+
+def test_the_frames_of_a_clip_are_exchanged_together():
+    clips = torch.rand(40, 1, 8, 8).expand(40, 3, 8, 8)
+
+    exchanged = mirrored(clips, torch.Generator().manual_seed(0))
+
+    is_flipped = [not torch.equal(a, b) for a, b in zip(exchanged, clips, strict=True)]
+    assert 0 < sum(is_flipped) < 40
+    assert all(torch.equal(a, b.flip(-1) if f else b) for a, b, f in zip(exchanged, clips, is_flipped, strict=True))
+
+
+def test_frames_and_chunks_of_a_clip_can_be_asked_for():
+    network = view_config(TrainOptions(frames_per_clip=8, chunks=2), 5)
+
+    assert (network.frames_per_clip, network.chunks) == (8, 2)
+    assert (view_config(TrainOptions(), 5).frames_per_clip, view_config(TrainOptions(), 5).chunks) == (4, 4)
+    for options in ({"temporal": "image"}, {"recipe": "usf-mae"}):
+        with pytest.raises(ValueError, match="frames_per_clip is 8; an image classifier looks at one frame"):
+            TrainOptions(frames_per_clip=8, **options)
+    with pytest.raises(ValueError, match="chunks is 0; a positive number or None is accepted"):
+        TrainOptions(chunks=0)
+
+
+def words_of(result):
+    """Return what a command said, out of its frame and on one line."""
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_the_command_line_asks_for_them(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli_train, "_trainer", lambda what: lambda s, m, options, **_: asked.append(options) or CARD)
+    words = ["train", "views", "--studies", str(tmp_path), "--models", str(tmp_path), "--from", "scratch"]
+
+    done = CliRunner().invoke(app, [*words, "--clip-frames", "8", "--chunks", "2", "--mirror"])
+    refused = CliRunner().invoke(app, [*words, "--chunks", "2", "--pooling", "gru"])
+    of_detector = CliRunner().invoke(app, ["train", "detector", "--studies", str(tmp_path), "--mirror"])
+
+    assert done.exit_code == 0, done.output
+    assert [(o.frames_per_clip, o.chunks, o.mirror) for o in asked] == [(8, 2, True)]
+    assert refused.exit_code == of_detector.exit_code == 2
+    assert "gru cuts nothing in chunks" in words_of(refused)
+    assert "--mirror and --vocabulary are of the views; detector has none of them" in words_of(of_detector)
