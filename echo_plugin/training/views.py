@@ -111,8 +111,9 @@ def _train(
             "validation_measure": learned.best_metric,
             "epochs": learned.epochs,
             "answers_stills": True,
+            "recipe": options.recipe,
         }
-        | _learned_times(labelled, cines)
+        | _learned_times(labelled, parts["train"])
         | rule_to_config(open_set_rule(model, table, classes)),
         labelled=labelled,
         cines=cines,

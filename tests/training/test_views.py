@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,12 @@ from echo_plugin.anatomy import View
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.from_card import build_view_classifier
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training import view_stages
+from echo_plugin.training import view_stages, views
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.view_recipes import view_recipe
-from echo_plugin.training.views import train_views, view_config
+from echo_plugin.training.views import _learned_times, train_views, view_config
 from echo_plugin.views.open_set import rule_of
 
 torch.set_num_threads(1)
@@ -24,8 +27,12 @@ OURS = view_recipe(TrainOptions())
     ("pooling", "sampling", "temporal", "frames"),
     [("image", None, "mean", 1), ("attention", "spaced", "attention", 4)],
 )
-def test_every_way_to_join_frames_is_published_and_rebuilt(easy_studies, tmp_path, pooling, sampling, temporal, frames):
+def test_every_way_to_join_frames_is_published_and_rebuilt(
+    easy_studies, tmp_path, monkeypatch, pooling, sampling, temporal, frames
+):
     options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
+    timed = []
+    monkeypatch.setattr(views, "_learned_times", lambda labelled, cines: timed.extend(cines) or {"frame_step_ms": 7.0})
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
 
@@ -35,7 +42,25 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(easy_studies, tmp_pat
     assert (network.config.temporal, network.config.frames_per_clip) == (temporal, frames)
     assert network.config.sampling == (sampling or "consecutive")
     assert card.config["answers_stills"] is True
+    assert card.config["recipe"] == "ours"
+    assert card.config["frame_step_ms"] == 7.0
+    measured_by = {cine.patient_id for cine in timed}
+    assert set(known_patients(card, sorted(measured_by)).values()) == {"train"}
+    assert len(measured_by) == card.training_data.split["train"]
     assert rule_of(card) is None or rule_of(card).score in ("entropy", "energy", "other")
+
+
+def test_the_intervals_that_clips_keep_are_those_of_the_training_cines():
+    times = {"slow": 40.0, "slower": 60.0, "fast": 20.0, "unknown": None}
+    folder = SimpleNamespace(entry=lambda name: SimpleNamespace(frame_time_ms=times[name]))
+    labelled = SimpleNamespace(folder=folder)
+    cines = [SimpleNamespace(image_id=name, frame_count=11) for name in times]
+    still = SimpleNamespace(image_id="fast", frame_count=1)
+
+    learned = _learned_times(labelled, [*cines, still])
+
+    assert learned == {"frame_step_ms": 40.0, "cine_span_ms": 400.0}
+    assert _learned_times(labelled, [still, cines[3]]) == {}
 
 
 def table_of(pixels: torch.Tensor) -> ClipTable:
