@@ -33,8 +33,13 @@ def reproduce_views_command(
     max_minutes: Annotated[
         float | None, typer.Option(help="Wall time of each row's stages together.", min=0.01)
     ] = None,
-    backbone: Annotated[str, typer.Option(help="resnet18, or resnet50 as the paper.")] = "resnet18",
-    image_size: Annotated[int, typer.Option(help="Side of the input, px; the paper's is 224.", min=32)] = 160,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet18 by default, the paper's is resnet50; with --from: its own.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the input, px: 160 by default, the paper's is 224; with --from: its own.", min=32),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(

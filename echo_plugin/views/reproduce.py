@@ -10,20 +10,21 @@ starting weights begins anew. Patients from whom the starting weights learned, o
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from echo_plugin.anatomy import NED_12, View
-from echo_plugin.errors import TrainingDataError
-from echo_plugin.models.checkpoint import load_published
+from echo_plugin.errors import ModelMismatchError, TrainingDataError
+from echo_plugin.models.checkpoint import config_from_card, load_published
 from echo_plugin.models.durable_file import write_synced
+from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
-from echo_plugin.training.views import view_config
 from echo_plugin.views.folds import Published, patient_folds
 from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
 from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
@@ -55,10 +56,11 @@ def reproduce_views(
     TrainingDataError
         If there are too few patients with a view of the vocabulary whom the starting weights' training has not seen.
     ModelNotFoundError, ModelMismatchError
-        If ``start`` is no published view classifier of the same backbone.
+        If ``start`` is no published view classifier, or one of another backbone or size than the options ask for.
     """
-    labelled = open_labelled_folder(studies)
     begun = None if start is None else load_published(start.parent, start.stem)
+    options = _as_begun(options, begun)
+    labelled = open_labelled_folder(studies)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
     strangers = _strangers([cine.patient_id for cine in cines], begun)
     cines = [cine for cine in cines if cine.patient_id in strangers]
@@ -80,7 +82,7 @@ def reproduce_views(
         "cines": len(cines),
         "views": [view.value for view in vocabulary],
         "units": [unit.file for unit in units],
-        "backbone": view_config(options, len(vocabulary)).backbone,
+        "backbone": options.backbone,
         "epochs": options.epochs,
         "begun_with": material.begun_with,
         **tabulate(results, owners, [view.value for view in vocabulary], f"unseen {words}"),
@@ -88,6 +90,27 @@ def reproduce_views(
     write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     write_synced(out / "table.md", describe(report).encode())
     return report
+
+
+def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
+    """Return the options with the backbone and the size of the encoder that every row begins with."""
+    if begun is None:
+        usual = ViewConfig(classes=2)
+        return dataclasses.replace(
+            options,
+            backbone=options.backbone or usual.backbone,
+            image_size=options.image_size or usual.input_size_px,
+        )
+    card = begun[0]
+    taught = config_from_card(card, ViewConfig)
+    for word, asked, found in (
+        ("--backbone", options.backbone, taught.backbone),
+        ("--image-size", options.image_size, taught.input_size_px),
+    ):
+        if asked not in (None, found):
+            msg = f"Model {card.name} {card.version}, to begin with, is of {word} {found}, not {asked}; leave it out."
+            raise ModelMismatchError(msg)
+    return dataclasses.replace(options, backbone=taught.backbone, image_size=taught.input_size_px)
 
 
 def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:

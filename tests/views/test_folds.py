@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folds by patient, and the table of the paper made again, on stills so easy that seconds suffice."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_plugin.anatomy import View
-from echo_plugin.errors import TrainingDataError
+from echo_plugin.errors import ModelMismatchError, TrainingDataError
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
@@ -65,9 +66,17 @@ def test_what_is_measured_is_one_clip_from_the_middle(easy_studies):
     assert (table.parts["test"] % (TRAIN_CLIPS + 1) == TRAIN_CLIPS).all()
 
 
-def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path):
-    import dataclasses
+def publish_image_classifier(folder, **config):
+    """Publish an image classifier of 32 px that has learned nothing."""
+    network = ViewConfig(classes=2, input_size_px=32, temporal="mean", frames_per_clip=1)
+    data = TrainingData("", 0, 0, "")
+    numbers = dataclasses.asdict(network) | config
+    card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), 32, numbers, data)
+    publish(folder, ViewClassifier(network).state_dict(), card)
+    return folder / "view_classifier.safetensors"
 
+
+def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path):
     config = ViewConfig(classes=2, input_size_px=32, temporal="mean", frames_per_clip=1)
     data = TrainingData("", 0, 0, "")
     card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), 32, dataclasses.asdict(config), data)
@@ -162,6 +171,20 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     monkeypatch.setattr(reproduce, "known_patients", lambda card, patients: dict.fromkeys(patients, "train"))
     with pytest.raises(TrainingDataError, match="learned from all 6 patients or were chosen by them"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
+
+
+def test_the_rows_are_of_the_backbone_and_size_of_the_encoder_that_they_begin_with(easy_studies, tmp_path):
+    start = publish_image_classifier(tmp_path)
+
+    taken = reproduce._as_begun(TrainOptions(), load_published(tmp_path, "view_classifier"))
+
+    assert (taken.backbone, taken.image_size) == ("resnet18", 32)
+    for asked, words in (
+        (TrainOptions(backbone="resnet50"), "--backbone resnet18, not resnet50"),
+        (TrainOptions(image_size=160), "--image-size 32, not 160"),
+    ):
+        with pytest.raises(ModelMismatchError, match=f"view_classifier 1, to begin with, is of {words}; leave it out"):
+            reproduce_views(easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_still=True)
 
 
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
