@@ -25,7 +25,8 @@ from echo_plugin.progress import Progress
 from echo_plugin.report import draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.options import EpochStatus, TrainOptions
-from echo_plugin.views.folds import cross_validate, patient_folds
+from echo_plugin.views.cross_validation import cross_validate
+from echo_plugin.views.folds import FoldAnswers, patient_folds
 from echo_plugin.views.report import open_set_metrics, view_facts, view_figures, view_metrics
 
 
@@ -66,7 +67,8 @@ def evaluate_views(
     probabilities = np.array(rows)
     cohort = known.cohort([cine.patient_id for cine in known.cines], seed)
     metrics = view_metrics(cohort, truth, probabilities, classes, known.commonest_class)
-    strange, asked = _open_set(chosen, answers, classes, seed)
+    said = [(answer.view.value, answer.is_standard) for answer in answers]
+    strange, asked = _open_set(chosen.cines, said, classes, Cohort((), chosen.split, seed))
     metrics |= strange
     facts = view_facts(cohort, truth, probabilities, classes, metrics)
     extra = {key: facts[key] for key in ("classes", "confusion", "expected_calibration_error")}
@@ -87,6 +89,8 @@ def cross_validate_views(
 ) -> dict[str, Any]:
     """Train the published view classifier's architecture anew on every fold of the patients; write the report.
 
+    By the recipe of its card. What each fold says is kept in ``out``: a run that was stopped goes on with the next.
+
     Raises
     ------
     TrainingDataError, ModelNotFoundError
@@ -94,6 +98,7 @@ def cross_validate_views(
     """
     card = load_card(models, VIEW_CLASSIFIER)
     config, vocabulary = config_from_card(card, ViewConfig), tuple(View(name) for name in card.classes)
+    options = dataclasses.replace(options, recipe=str(card.config.get("recipe", options.recipe)))
     labelled = open_labelled_folder(studies)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
     splits = patient_folds([cine.patient_id for cine in cines], folds, options.seed)
@@ -106,23 +111,30 @@ def cross_validate_views(
         )
 
     answers = cross_validate(
-        labelled, cines, config, vocabulary, splits=splits, options=options, progress=progress, on_epoch=told
-    )
+        labelled, cines, config, vocabulary, splits=splits, options=options, kept=out / "folds", progress=progress,
+        on_epoch=told,
+    )  # fmt: skip
     truth = np.concatenate([fold.truth for fold in answers])
     probabilities = np.concatenate([fold.probabilities for fold in answers])
     members = [cines[i].patient_id for fold in answers for i in fold.cines]
     kind = "phantoms" if labelled.is_phantom else "patients"
     words = f"{kind} of {folds} folds, each measured by a model that learned from others"
-    metrics = view_metrics(Cohort(tuple(members), words, options.seed), truth, probabilities, card.classes, None)
     cohort = Cohort(tuple(members), words, options.seed)
+    taught = [vocabulary.index(c.annotation.view) for s in splits for c in cines if c.patient_id in s.train]
+    metrics = view_metrics(cohort, truth, probabilities, card.classes, int(np.bincount(taught).argmax()))
+    strange, asked = _open_set_of_folds(answers, cines, card.classes, cohort)
+    epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
     report = {
         "task": "views",
         "model": {"name": card.architecture, "version": "of each fold", "trained_on": "the other folds", "sha256": ""},
         "on_phantoms": labelled.is_phantom,
         "patients_left_out": 0,
         "folds": [{"validation_measure": f.validation_measure, "cines": len(f.truth)} for f in answers],
-        "command": f"monailabel-echo evaluate views --studies {studies.name} --models DIR --out DIR --folds {folds}",
-        **view_facts(cohort, truth, probabilities, card.classes, metrics),
+        "command": f"monailabel-echo evaluate views --studies {studies.name} --models DIR --out DIR --folds {folds}"
+        + epochs,
+        "recipe": options.recipe,
+        "open_set_cines": asked,
+        **view_facts(cohort, truth, probabilities, card.classes, metrics | strange),
     }
     return write_report(out, report, view_figures(truth, probabilities, card.classes), title=f"Views, {folds} folds")
 
@@ -140,18 +152,36 @@ def _answers(chosen: HeldOut, models: Path, device: str, progress: Progress | No
 
 
 def _open_set(
-    chosen: HeldOut, answers: Sequence[ViewPrediction], classes: Sequence[str], seed: int
+    cines: Sequence[LabelledCine], said: Sequence[tuple[str, bool | None]], classes: Sequence[str], cohort: Cohort
 ) -> tuple[dict[str, Metric], int]:
-    """Return the open-set figures, and of how many cines: those of which the model says whether they are standard."""
-    asked = [(c, a) for c, a in zip(chosen.cines, answers, strict=True) if a.is_standard is not None]
+    """Return the open-set figures, and of how many cines: those of which the model says whether they are standard.
+
+    ``said`` : of each cine the view, and whether it is a standard one. ``cohort`` : whose split and seed are theirs.
+    """
+    asked = [(cine, view, told) for cine, (view, told) in zip(cines, said, strict=True) if told is not None]
     if not asked:
         return {}, 0
-    names = [_view_name(cine) for cine, _ in asked]
+    names = [_view_name(cine) for cine, _, _ in asked]
     is_strange = np.array([name not in classes or name == View.OTHER.value for name in names])
-    is_named = np.array([answer.view.value == name for name, (_, answer) in zip(names, asked, strict=True)])
-    is_standard = np.array([answer.is_standard for _, answer in asked], dtype=bool)
-    cohort = chosen.cohort([cine.patient_id for cine, _ in asked], seed)
-    return open_set_metrics(cohort, is_strange, is_standard, is_named), len(asked)
+    is_named = np.array([view == name for name, (_, view, _) in zip(names, asked, strict=True)])
+    is_standard = np.array([told for _, _, told in asked], dtype=bool)
+    of_asked = dataclasses.replace(cohort, patients=tuple(cine.patient_id for cine, _, _ in asked))
+    return open_set_metrics(of_asked, is_strange, is_standard, is_named), len(asked)
+
+
+def _open_set_of_folds(
+    answers: Sequence[FoldAnswers], cines: Sequence[LabelledCine], classes: Sequence[str], cohort: Cohort
+) -> tuple[dict[str, Metric], int]:
+    """Return the open-set figures of all folds; a still says nothing of the kind here either."""
+    asked: list[LabelledCine] = []
+    said: list[tuple[str, bool | None]] = []
+    for fold in answers:
+        for place, view in enumerate(fold.logits.argmax(axis=1)):
+            cine = cines[fold.cines[place]]
+            is_told = fold.is_standard is not None and cine.frame_count > 1
+            asked.append(cine)
+            said.append((classes[view], bool(fold.is_standard[place]) if is_told else None))  # type: ignore[index]
+    return _open_set(asked, said, classes, cohort)
 
 
 def _view_name(cine: LabelledCine) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view classifier trained anew on every fold of the patients and measured on those it has not seen.
+"""Folds of the patients, and the stages in which a view classifier is trained anew on one and measured on strangers.
 
 Three parts each time: a fold is tested, a part of the other patients chooses the checkpoint, the rest is learned from.
 (The neonatal-view paper chooses its checkpoint on the fold it reports.) Clips to learn from are several a cine; what is
@@ -9,8 +9,9 @@ measured is one clip from the middle, as the paper does it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,12 +46,39 @@ Published = tuple[ModelCard, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class FoldAnswers:
-    """What one trained network says of patients it has not seen: (M, K) logits, (M,) true ids, (M,) cine indices."""
+    """What one trained network says of patients it has not seen: (M, K) logits, (M,) true ids, (M,) cine indices.
+
+    ``is_standard`` : (M,) whether it calls them standard views, by a limit set on the validation patients; None: it was
+    not asked, or they set none.
+    """
 
     logits: FloatArray
     truth: NDArray[np.int_]
     cines: NDArray[np.int_]
     validation_measure: float
+    is_standard: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> FoldAnswers:
+        """Return the answers that ``to_json`` gave."""
+        is_standard = kept["is_standard"]
+        return cls(
+            np.array(kept["logits"], dtype=np.float64),
+            np.array(kept["truth"], dtype=int),
+            np.array(kept["cines"], dtype=int),
+            kept["validation_measure"],
+            None if is_standard is None else np.array(is_standard, dtype=bool),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answers JSON-ready."""
+        return {
+            "logits": self.logits.tolist(),
+            "truth": self.truth.tolist(),
+            "cines": self.cines.tolist(),
+            "validation_measure": self.validation_measure,
+            "is_standard": None if self.is_standard is None else self.is_standard.tolist(),
+        }
 
     @property
     def probabilities(self) -> FloatArray:
@@ -126,7 +154,9 @@ def learn_frame_stage(
     *,
     start: Published | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Return the weights and validation measure of the classifier of single frames that all video models begin with.
+    """Return the weights and validation measure of the classifier of single frames that a network begins with.
+
+    Means over frames have no other stage, and learn for all the epochs.
 
     ``start`` : the view classifier whose encoder it begins with; None: random weights.
     """
@@ -135,7 +165,7 @@ def learn_frame_stage(
     if start is not None:
         load_encoder(model, start[1], start[0])
     place(model, choose_device(options.device))
-    stage = stages_of(options, "weave", is_going_on=False)[0]
+    stage = stages_of(options, config.temporal, is_going_on=False)[0]
     learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)
     return learned.state, learned.best_metric
 
@@ -146,41 +176,28 @@ def learn_clip_stage(
     frame_state: dict[str, Tensor],
     options: TrainOptions,
     on_epoch: OnEpoch | None = None,
-) -> tuple[ViewClassifier, float | None]:
-    """Return the network that goes on from the classifier of single frames; means over frames are that one itself."""
+) -> tuple[ViewClassifier, float]:
+    """Return the network that goes on from a classifier of single frames, and its validation measure.
+
+    It learns for the second part of the epochs, from clips; means over frames, which nothing joins, from frames.
+    """
+    model = begun_network(config, frame_state, options)
+    stage = stages_of(options, "weave", is_going_on=False)[1]
+    if config.temporal == "mean":
+        stage = dataclasses.replace(stage, name="frames")
+    return model, learn_stage(model, table, options, stage, on_epoch=on_epoch).best_metric
+
+
+def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: TrainOptions) -> ViewClassifier:
+    """Return a network on its device with the weights of a classifier of single frames; what joins frames is new."""
     torch.manual_seed(options.seed)
     model = ViewClassifier(config)
-    model.load_state_dict(frame_state, strict=False)  # the temporal head is new
+    model.load_state_dict(frame_state, strict=False)
     place(model, choose_device(options.device))
-    if config.temporal == "mean":
-        return model, None
-    stage = stages_of(options, config.temporal, is_going_on=False)[1]
-    return model, learn_stage(model, table, options, stage, on_epoch=on_epoch).best_metric
+    return model
 
 
 def answers_of(model: ViewClassifier, table: ClipTable, validation_measure: float) -> FoldAnswers:
     """Return what the network says of the test patients' middle clips."""
     logits, truth, cines = cine_logits(model, table, "test", "clips")
     return FoldAnswers(np.concatenate(logits), truth, cines, validation_measure)
-
-
-def cross_validate(
-    labelled: LabelledFolder,
-    cines: Sequence[LabelledCine],
-    config: ViewConfig,
-    vocabulary: Sequence[View],
-    *,
-    splits: Sequence[Split],
-    options: TrainOptions,
-    progress: Progress | None = None,
-    on_epoch: Callable[[int], OnEpoch | None] = lambda fold: None,
-) -> list[FoldAnswers]:
-    """Return the answers of each split's network, trained in both stages, to its test patients."""
-    frames = prepare_clips(labelled, cines, config, options, progress)
-    answers = []
-    for fold, split in enumerate(splits):
-        table = clip_table(frames, config, vocabulary, split)
-        state, measure = learn_frame_stage(table, config, options, on_epoch(fold))
-        model, later = learn_clip_stage(table, config, state, options, on_epoch(fold))
-        answers.append(answers_of(model, table, measure if later is None else later))
-    return answers

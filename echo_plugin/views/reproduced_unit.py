@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,9 +18,9 @@ from echo_plugin.anatomy import View
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.training.clips import ClipTable
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, file_stamp
+from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import view_config
 from echo_plugin.views.folds import (
@@ -33,6 +32,7 @@ from echo_plugin.views.folds import (
     learn_frame_stage,
     prepare_clips,
 )
+from echo_plugin.views.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.views.reproduced_table import ROWS, Row
 from echo_plugin.views.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 
@@ -76,9 +76,8 @@ class Material:
     def digest(self) -> str:
         """What tells other files, labels, views, sizes and first weights apart."""
         begun = ["" if self.begun is None else self.begun[0].sha256, self.is_still]
-        files = [file_stamp(self.labelled.folder, cine) for cine in self.cines]
         views = [view.value for view in self.vocabulary]
-        return digest_of([cines_digest(self.cines), files, views, self.options.image_size, begun])
+        return digest_of([*facts_of_cines(self.labelled, self.cines), views, self.options.image_size, begun])
 
     @cached_property
     def embedded(self) -> EmbeddedFrames:
@@ -104,22 +103,25 @@ class Material:
 def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield the outcome of every row of a unit; those that an earlier run left are read."""
     options = dataclasses.replace(material.options, seed=unit.seed)
-    key = digest_of([material.digest, unit.split.digest, unit.seed, unit.fold, _numbers(options)])
+    key = digest_of([material.digest, unit.split.digest, unit.fold, *facts_of_options(options)])
     for row in ROWS:
         path = material.runs / f"{unit.file}-{row.file}.json"
-        outcome = _read(path, key)
+        outcome = read_outcome(path, key)
         if outcome is None:
             learn = _still_answers if material.is_still else _moving_answers
             answers = learn(material, unit, material.config(row), options, key)
-            outcome = {"key": key, "truth": answers.truth.tolist(), "cines": answers.cines.tolist()}
+            outcome = {"truth": answers.truth.tolist(), "cines": answers.cines.tolist()}
             outcome |= {"probabilities": answers.probabilities.round(6).tolist()}
-            write_synced(path, json.dumps(outcome).encode())
+            keep_outcome(path, key, outcome)
         yield row, outcome
 
 
 def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
-    """Return what a network says that learned with its encoder, from the unit's classifier of single frames on."""
-    first = dataclasses.replace(config, temporal="mean", sampling="spaced", frames_per_clip=4)
+    """Return what a network says that learned with its encoder, from the unit's classifier of single frames on.
+
+    Means over frames go on with single frames for as many epochs as the others learn from clips.
+    """
+    first = dataclasses.replace(config, temporal="weave", sampling="spaced", frames_per_clip=4)
     state = _frame_state(
         material.runs / f"{unit.file}-{key[:12]}.safetensors",
         material.table(first, unit.split),
@@ -129,7 +131,7 @@ def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options:
     )
     table = material.table(config, unit.split)
     model, measure = learn_clip_stage(table, config, state, options)
-    return answers_of(model, table, 0.0 if measure is None else measure)
+    return answers_of(model, table, measure)
 
 
 def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
@@ -150,17 +152,3 @@ def _frame_state(
     state = {name: value.contiguous() for name, value in learned.items()}
     write_synced(path, save_safetensors(state))
     return state
-
-
-def _numbers(options: TrainOptions) -> list[object]:
-    numbers = (options.epochs, options.backbone, options.batch_size, options.learning_rate, options.max_minutes)
-    return list(numbers)
-
-
-def _read(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the outcome that is kept; None: there is none, or it is one of other data or numbers."""
-    try:
-        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return outcome if outcome.get("key") == key else None

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +23,10 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.views import train_views
-from echo_plugin.views import reproduce, still_encoder
+from echo_plugin.views import cross_validation, folds, reproduce, still_encoder
 from echo_plugin.views import reproduced_unit as module
-from echo_plugin.views.evaluate import cross_validate_views
-from echo_plugin.views.folds import TRAIN_CLIPS, clip_table, patient_folds, prepare_clips
+from echo_plugin.views.evaluate import _open_set_of_folds, cross_validate_views
+from echo_plugin.views.folds import TRAIN_CLIPS, FoldAnswers, clip_table, patient_folds, prepare_clips
 from echo_plugin.views.report import open_set_metrics, reliability, view_metrics
 from echo_plugin.views.reproduce import reproduce_views
 from echo_plugin.views.reproduced_table import ROWS, describe, verdict
@@ -76,19 +77,91 @@ def publish_image_classifier(folder, **config):
     return folder / "view_classifier.safetensors"
 
 
-def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path):
-    config = ViewConfig(classes=2, input_size_px=32, temporal="mean", frames_per_clip=1)
-    data = TrainingData("", 0, 0, "")
-    card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), 32, dataclasses.asdict(config), data)
-    publish(tmp_path, ViewClassifier(config).state_dict(), card)
+def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path, monkeypatch):
+    publish_image_classifier(tmp_path, recipe="usf-mae")
+    out, options = tmp_path / "out", TrainOptions(**TINY)
 
-    report = cross_validate_views(easy_studies, tmp_path, tmp_path / "out", folds=2, options=TrainOptions(**TINY))
+    report = cross_validate_views(easy_studies, tmp_path, out, folds=2, options=options)
 
     assert (report["patients"], report["cines"]) == (12, 36)
     assert sum(map(sum, report["confusion"])) == 36
     assert len(report["folds"]) == 2
-    assert "child0" not in (tmp_path / "out" / "report.json").read_text()
+    assert report["metrics"]["accuracy"]["baseline"] == pytest.approx(2 / 3)  # A4C is always the commonest
+    assert report["recipe"] == "usf-mae"
+    assert report["open_set_cines"] == 0  # they are stills
+    assert report["command"].endswith("evaluate views --studies easy0 --models DIR --out DIR --folds 2 --epochs 2")
+    assert "child0" not in (out / "report.json").read_text()
     assert {"Confusion", "Reliability"} <= {plot["title"] for plot in report["plots"]}
+
+    (out / "folds" / "fold1.json").unlink()
+    real, learned = cross_validation._learn_fold, []
+    monkeypatch.setattr(cross_validation, "_learn_fold", lambda *a: learned.append(1) or real(*a))
+    assert cross_validate_views(easy_studies, tmp_path, out, folds=2, options=options) == report
+    assert len(learned) == 1
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """The stages that trainings are given, while they learn nothing."""
+    given: list[tuple[str, int]] = []
+
+    def pretend(model, table, options, stage, **_):
+        given.append((stage.name, stage.epochs))
+        return SimpleNamespace(state=model.state_dict(), best_metric=0.0)
+
+    monkeypatch.setattr(folds, "learn_stage", pretend)
+    return given
+
+
+@pytest.mark.parametrize(("temporal", "expected"), [("mean", [("frames", 10)]), ("gru", [("frames", 6), ("clips", 4)])])
+def test_every_architecture_learns_for_all_the_epochs(easy_studies, tmp_path, stages, temporal, expected):
+    labelled = open_labelled_folder(easy_studies)
+    split = patient_folds([c.patient_id for c in labelled.cines], 3, 0)[:1]
+    config = ViewConfig(classes=2, input_size_px=32, temporal=temporal)
+    options = TrainOptions(**TINY | {"epochs": 10})
+
+    cross_validation.cross_validate(labelled, labelled.cines, config, TWO, splits=split, options=options, kept=tmp_path)
+
+    assert stages == expected
+
+
+def test_every_row_of_the_table_learns_for_all_the_epochs(easy_studies, tmp_path, stages):
+    options = TrainOptions(**TINY | {"epochs": 10})
+
+    reproduce_views(easy_studies, tmp_path, seeds=1, folds=0, options=options, vocabulary=TWO)
+
+    assert stages[0] == ("frames", 6)  # once, for all rows
+    of_images = [row for row in ROWS if row.pooling in ("image", "mean")]
+    assert sorted(stages[1:]) == [("clips", 4)] * (len(ROWS) - len(of_images)) + [("frames", 4)] * len(of_images)
+
+
+def test_folds_say_of_cines_but_not_of_stills_whether_their_view_is_standard(easy_studies):
+    """Of a fold whose validation patients set no limit nothing is said."""
+    cines = [dataclasses.replace(c, frame_count=8) for c in open_labelled_folder(easy_studies).cines[:4]]
+    cines[0] = dataclasses.replace(cines[0], frame_count=1)
+    classes = [cine.annotation.view.value for cine in cines]
+    assert set(classes) == {"A4C", "PSAX-AV"}
+    known = np.array([["A4C", "PSAX-AV"].index(name) for name in classes])
+    limited = FoldAnswers(np.eye(2)[known[:3]], known[:3], np.arange(3), 0.0, np.array([True, True, False]))
+    unlimited = FoldAnswers(np.eye(2)[known[3:]], known[3:], np.array([3]), 0.0)
+
+    metrics, count = _open_set_of_folds(
+        [limited, unlimited], cines, ("A4C", "PSAX-AV"), Cohort(("somebody",), "folds", 0)
+    )
+
+    assert count == 2
+    assert metrics["standard views kept"].value == 0.5
+    assert metrics["standard views kept"].split == "folds"
+
+
+def test_what_a_fold_says_is_kept_whole():
+    answers = FoldAnswers(np.array([[0.1, 2 / 3]]), np.array([1]), np.array([7]), 0.5, np.array([True]))
+
+    again = FoldAnswers.from_json(json.loads(json.dumps(answers.to_json())))
+
+    assert again.to_json() == answers.to_json()
+    np.testing.assert_array_equal(again.logits, answers.logits)
+    assert FoldAnswers.from_json(dataclasses.replace(answers, is_standard=None).to_json()).is_standard is None
 
 
 @pytest.fixture(scope="module")
