@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.pool import (
     Cines,
     Labels,
@@ -31,6 +34,10 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 
 RECALIBRATE_AFTER_S = 60.0
+NONE_JUDGED = np.zeros((0, 3))
+
+Basis = tuple[str, int, int]
+"""What a calibration depends on: the models' key, the judgements' number, the generation of the labels."""
 
 
 class LivePool:
@@ -55,8 +62,9 @@ class LivePool:
         self._key = ""
         self._number = 0
         self._judgements: dict[str, Judgement] = {}
-        self._judgements_number = -1
+        self._judgements_number = 0
         self._calibration = Calibration()
+        self._calibrated_by: Basis = ("", 0, -1)
         self._calibrated_at = -RECALIBRATE_AFTER_S
 
     @property
@@ -71,6 +79,25 @@ class LivePool:
             self._catch_up()
             yield Pool(self._cines, self._scores, self._labels, self._judgements)
 
+    def calibrate_if_due(self) -> None:
+        """Calibrate the scores by the judgements that there are by now.
+
+        Takes a tenth of a second among thousands, and longer the first time: for a thread that nobody waits for.
+        """
+        with self.reading():
+            key, basis = self._key, (self._key, self._judgements_number, self._labels_generation)
+            is_early = time.monotonic() - self._calibrated_at < RECALIBRATE_AFTER_S
+            if basis == self._calibrated_by or (key == self._calibrated_by[0] and is_early):
+                return
+            revisions = {i: int(self._labels.revision[place]) for i, place in self._cines.place_of.items()}
+            known = list(self._judgements.values())
+        calibration = _calibrate(self._models, key, rows_judged_by(detector_of(key), known, revisions))
+        with self._lock:
+            if key == self._key:
+                self._calibration = calibration
+                recalibrate(self._scores, calibration)
+            self._calibrated_by, self._calibrated_at = basis, time.monotonic()
+
     def _catch_up(self) -> None:
         generation = self._studies.generation
         is_another = generation != self._generation
@@ -81,8 +108,10 @@ class LivePool:
             self._labels, self._labels_generation = gather_labels(self._cines, summaries), labels_generation
         scores_number, judgements_number = self._store.version()
         if judgements_number != self._judgements_number:
-            self._judgements, self._judgements_number = self._store.judgements(), judgements_number
-            self._calibrate_if_due()
+            if judgements_number < self._judgements_number:  # the file was begun anew
+                self._judgements, self._judgements_number = {}, 0
+            self._judgements.update(self._store.judgements(newer_than=self._judgements_number))
+            self._judgements_number = judgements_number
         if is_another or scores_number != self._number:
             self._catch_up_with_scores(is_another, scores_number)
 
@@ -99,27 +128,18 @@ class LivePool:
         }
         width = next((len(e.embedding) for e in evidence.values()), 1)
         if begin_anew or not self._scores.is_scored.any():  # how wide embeddings are is known from the first
-            self._scores, self._key = no_scores(len(self._cines.image_ids), width), key
-            self._calibrated_at = -RECALIBRATE_AFTER_S
-            self._calibrate_if_due()
+            self._scores = no_scores(len(self._cines.image_ids), width)
+        if key != self._key:
+            self._key = key
+            self._calibration = _calibrate(self._models, key, NONE_JUDGED)
         fill_in(self._scores, evidence, self._calibration)
         self._number = max([number, *(row.number for row in rows[-1:])])
 
-    def _calibrate_if_due(self) -> None:
-        if time.monotonic() - self._calibrated_at < RECALIBRATE_AFTER_S:
-            return
-        self._calibrated_at = time.monotonic()
-        revisions = {i: int(self._labels.revision[place]) for i, place in self._cines.place_of.items()}
-        detector = detector_of(self._key)
-        judged = rows_judged_by(detector, self._judgements.values(), revisions)
-        self._calibration = calibrate(_operating_score(self._models, detector), judged)
-        recalibrate(self._scores, self._calibration)
 
-
-def _operating_score(models: Path, detector: str) -> float | None:
-    """Return that of the detector whose scores are used; None: another one is published by now, or none."""
-    try:
+def _calibrate(models: Path, key: str, judged: Array) -> Calibration:
+    """Return the calibration of the detector of ``key``; its operating score is not known once another is published."""
+    detector, score = detector_of(key), None
+    with suppress(EchoError):
         card = load_card(models, DETECTOR)
-    except EchoError:
-        return None
-    return operating_score(card) if card.sha256[:16] == detector else None
+        score = operating_score(card) if card.sha256[:16] == detector else None
+    return calibrate(score, judged)

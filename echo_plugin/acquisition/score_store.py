@@ -180,10 +180,11 @@ class ScoreStore:
                 ),
             )
 
-    def judgements(self) -> dict[str, Judgement]:
-        """Return the judgements by image id; each is of the revision it names, which may be an old one by now."""
+    def judgements(self, *, newer_than: int = 0) -> dict[str, Judgement]:
+        """Return by image id those made after number ``newer_than``; the revision of each may be an old one by now."""
         rows = self._file.connection().execute(
-            "SELECT image_id, revision, models, quality, frames, words, judged FROM judgements"
+            "SELECT image_id, revision, models, quality, frames, words, judged FROM judgements WHERE number > ?",
+            (newer_than,),
         )
         return {
             image_id: Judgement(

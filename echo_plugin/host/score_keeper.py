@@ -108,8 +108,7 @@ class ScoreKeeper:
     def look(self) -> None:
         """Start scoring if it is due; take note of one that has ended."""
         self._datastore.images.refresh()
-        with self._waiting.pool.reading():
-            pass  # caught up with what was scored, so that a request has little left to do
+        self._waiting.pool.calibrate_if_due()  # caught up with what was scored, so that a request has little left to do
         if self._job is not None and self._job.poll() is None:
             return
         self._note_end()

@@ -2,9 +2,15 @@
 """A study folder of easy stills with a detector that has seen none of its patients."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, publish
+from echo_plugin.models.from_card import build_detector
 
 
 @pytest.fixture
@@ -16,3 +22,26 @@ def strange_studies(easy_studies: Path, tmp_path: Path) -> Path:
     csv = root / "patients.csv"
     csv.write_text(csv.read_text().replace(",child", ",stranger"))
     return root
+
+
+@pytest.fixture
+def small(strange_studies: Path) -> Path:
+    """Six of the stills, three with labels."""
+    for path in sorted(strange_studies.glob("*.png"))[6:]:
+        path.unlink()
+    for path in sorted((strange_studies / "annotations").glob("*.json"))[3:]:
+        path.unlink()
+    return strange_studies
+
+
+@pytest.fixture
+def publish_another(tmp_path: Path, published_detector: Path) -> tuple[Path, Callable[[], None]]:
+    """A models folder, and what publishes an untrained detector of other width over the one in it."""
+    models = shutil.copytree(published_detector, tmp_path / "models")
+
+    def publish_wider() -> None:
+        card = load_card(models, SEPTAL_DETECTOR)
+        wider = replace(card, version="9", config={**card.config, "backbone": "mobilenet_v3_large"})
+        publish(models, build_detector(wider).state_dict(), wider)
+
+    return models, publish_wider

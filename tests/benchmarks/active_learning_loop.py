@@ -165,6 +165,7 @@ class Site:
         from echo_plugin.acquisition.score_folder import score_folder
 
         score_folder(StudyFolder(self.studies), self.models, self.app.waiting.store, device="cpu")
+        self.app.waiting.pool.calibrate_if_due()
 
     def train(self, seed: int, epochs: int) -> None:
         """Do what the server's training process does."""

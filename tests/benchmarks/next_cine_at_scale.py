@@ -3,10 +3,11 @@
 
     python tests/benchmarks/next_cine_at_scale.py [--cines 10000] [--labelled 3000] [--calls 20]
 
-The cines are links to one small picture, 20 of a patient; scores are random. Prints for each strategy the median and
-the slowest of the calls in ms, for a call right after a submission too, and the times of the steps before: the first
-look at the folder, one that finds nothing new, the first reading of the scores. Times are those of the processor (of a
-call: of its own thread), so that what else runs on the machine does not count.
+The cines are links to one small picture, 20 of a patient; scores are random, and every label is judged. Prints for each
+strategy the median and the slowest of the calls in ms, for a call right after a submission and its judgement too, and
+the times of the steps before: the first look at the folder, one that finds nothing new, the first reading of the
+scores. Times are those of the processor (of a call: of its own thread), so that what else runs on the machine does not
+count.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import statistics
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
+from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.host.datastore import EchoDatastore
@@ -62,6 +65,16 @@ def fill_scores(waiting: WaitingCines, image_ids: list[str]) -> None:
         waiting.store.put("made-up", image_id, "0:0", evidence)
 
 
+def judge(waiting: WaitingCines, image_id: str, revision: int = 1) -> None:
+    """Put a made-up judgement of a label into the store, as judging would: 24 frames, two septa on each."""
+    rng = np.random.default_rng([2, zlib.crc32(image_id.encode()), revision])
+    scores = rng.uniform(0.05, 1, 48)
+    overlaps = np.where(rng.uniform(size=48) < scores, 0.8, np.nan)
+    judged = np.column_stack([np.arange(48) % 2, scores, overlaps])
+    quality, words = float(rng.uniform()), "a box seems to lie badly"
+    waiting.store.judge(Judgement(image_id, revision, "made-up", quality, (0,), words, judged))
+
+
 def main() -> int:
     """Print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,9 +95,14 @@ def main() -> int:
         waiting = WaitingCines(store, root / "none")
         image_ids = store.list_images()
         fill_scores(waiting, image_ids)
+        for image_id in image_ids[: asked.labelled]:
+            judge(waiting, image_id)
         started = time.process_time()
         with waiting.pool.reading():
-            print(f"first reading of scores and labels: {time.process_time() - started:.2f} s")
+            print(f"first reading of scores, labels and judgements: {time.process_time() - started:.2f} s")
+        started = time.process_time()
+        waiting.pool.calibrate_if_due()
+        print(f"calibration, in the background: {time.process_time() - started:.2f} s")
         for name, strategy in strategies(waiting).items():
             times, after = [], []
             strategy({"client_id": "warm-up"}, store)
@@ -94,9 +112,10 @@ def main() -> int:
                     answer = strategy({"client_id": f"reader-{call}"}, store) or {}
                     values.append(1000 * (time.thread_time() - started))
                     if values is times and "id" in answer:
-                        store.studies.save_annotation(
+                        saved = store.studies.save_annotation(
                             Annotation(answer["id"], annotated_frames=(0,), view=View.A4C), author="reader"
                         )
+                        judge(waiting, saved.image_id, saved.revision)
             print(
                 f"{name:<14} median {statistics.median(times):6.1f} ms, slowest {max(times):6.1f} ms;"
                 f" after a submission {statistics.median(after):6.1f} ms   {answer.get('reason', '')}"

@@ -3,11 +3,11 @@
 
     python tests/benchmarks/scale.py [--cines 10000] [--labelled 3000] [--json FILE]
 
-The cines are links to one small picture, 20 of a patient; scores are made up. Everything is timed with a quarter of the
-cines too: a step that takes four times as long is linear, one that takes sixteen times is quadratic; growth is of
-processor time, which other programs disturb less. The process of a training is not started; what comes before it is
-timed. Ends with 1 if a look that finds nothing new takes 2 s or more, a next sample 50 ms or more (median of 20), or a
-step of more than 100 ms grows more than eightfold.
+The cines are links to one small picture, 20 of a patient; scores, and judgements of all labels, are made up. Everything
+is timed with a quarter of the cines too: a step that takes four times as long is linear, one that takes sixteen times
+is quadratic; growth is of processor time, which other programs disturb less. The process of a training is not started;
+what comes before it is timed. Ends with 1 if a look that finds nothing new takes 2 s or more, a next sample 50 ms or
+more (median of 20), or a step of more than 100 ms grows more than eightfold.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from next_cine_at_scale import fill_scores, make_folder
+from next_cine_at_scale import fill_scores, judge, make_folder
 
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
@@ -76,7 +76,16 @@ def measure(cines: int, labelled: int) -> dict[str, tuple[float, float]]:
         image_ids = timed("list of images", lambda _: store.list_images(), CALLS)
         unlabelled = timed("list of those without a label", lambda _: store.get_unlabeled_images(), CALLS)
         fill_scores(app.waiting, image_ids)
-        timed("first reading of the scores", lambda _: app.waiting.pool.reading().__enter__())
+        labelled_ids = sorted(set(image_ids) - set(unlabelled))
+        for image_id in labelled_ids:
+            judge(app.waiting, image_id)
+
+        def read(_=None):
+            with app.waiting.pool.reading():
+                pass
+
+        timed("first reading of scores and judgements", read)
+        timed("calibration, in the background", lambda _: app.waiting.pool.calibrate_if_due())
         web = TestClient(server, base_url="http://127.0.0.1")
 
         def answered(response):
@@ -85,7 +94,16 @@ def measure(cines: int, labelled: int) -> dict[str, tuple[float, float]]:
 
         timed("info", lambda _: answered(web.get("/info/")), 3)
         timed("list for 3D Slicer (/datastore?output=all)", lambda _: answered(web.get("/datastore/?output=all")), 3)
-        for strategy in ("random", "first", "fewest_labels", "uncertainty", "diversity", "hybrid", "failing_view"):
+        for strategy in (
+            "random",
+            "first",
+            "fewest_labels",
+            "uncertainty",
+            "diversity",
+            "hybrid",
+            "failing_view",
+            "suspicious",
+        ):
             chosen = app._strategies[strategy]
             timed(f"next sample: {strategy}", lambda call, c=chosen: c({"client_id": f"r{call}"}, store), CALLS)
         submission = {"files": {"label": ("l.json", '{"markups": []}', "application/json")}}
@@ -96,6 +114,12 @@ def measure(cines: int, labelled: int) -> dict[str, tuple[float, float]]:
         )
         chosen = app._strategies["hybrid"]
         timed("next sample after a submission", lambda call: chosen({"client_id": f"s{call}"}, store))
+
+        def choose_after_a_judgement(call):
+            judge(app.waiting, labelled_ids[call], revision=2)
+            return chosen({"client_id": f"j{call}"}, store)
+
+        timed("next sample: after a judgement", choose_after_a_judgement, CALLS)
         jobs.AsyncTask = _NoProcess
         timed("start of a training", lambda _: answered(web.post("/train/septal_boxes", json={})))
         (studies / "new.png").write_bytes((studies / image_ids[0]).read_bytes() + b"\0")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels are judged once for each revision, by a detector that saw nothing of the patient, all by one measure."""
+
+import numpy as np
+import pytest
+import torch
+
+from echo_plugin.acquisition import judge_folder
+from echo_plugin.acquisition.judge import LabelJudge, pooled
+from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
+from echo_plugin.acquisition.label_quality import label_quality
+from echo_plugin.acquisition.score_store import Judgement, ScoreStore
+from echo_plugin.io.study_folder import StudyFolder
+
+torch.set_num_threads(1)
+
+
+def test_a_detector_published_while_labels_are_judged_judges_none_of_them(
+    small, publish_another, tmp_path, monkeypatch
+):
+    store, (models, publish_wider), look = ScoreStore(tmp_path / "s.sqlite"), publish_another, LabelJudge.look
+
+    def publish_and_look(self, folder, cine):
+        publish_wider()
+        return look(self, folder, cine)
+
+    monkeypatch.setattr(LabelJudge, "look", publish_and_look)
+
+    assert judge_labels(StudyFolder(small), models, store, device="cpu").judged == 0
+    assert store.judgements() == {}
+
+
+def test_a_label_that_cannot_be_used_is_left_out_and_the_others_are_judged(
+    strange_studies, published_detector, tmp_path, caplog
+):
+    folder, store = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite")
+    nobodys, damaged, *others = folder.annotated_ids()
+    csv = strange_studies / "patients.csv"
+    csv.write_text("".join(row for row in csv.read_text().splitlines(True) if not row.startswith(f"{nobodys},")))
+    (strange_studies / "annotations" / f"{damaged}.json").write_text("{")
+    folder.refresh()
+
+    labels = judge_labels(folder, published_detector, store, device="cpu")
+
+    assert labels == JudgedLabels(judged=len(others), left_out=2)
+    assert store.judgements().keys() == set(others)
+    assert all(f"Label of {image_id} is left out" in caplog.text for image_id in (nobodys, damaged))
+
+
+def test_labels_are_looked_at_first_then_judged_by_one_calibration(
+    strange_studies, published_detector, tmp_path, monkeypatch
+):
+    folder, seen, asked = StudyFolder(strange_studies), [], []
+    look, fit = LabelJudge.look, judge_folder.calibrate
+    monkeypatch.setattr(LabelJudge, "look", lambda self, *a: seen.append(look(self, *a)) or seen[-1])
+    monkeypatch.setattr(judge_folder, "calibrate", lambda *a: asked.append(a) or fit(*a))
+    store = ScoreStore(tmp_path / "scores.sqlite")
+
+    labels = judge_labels(folder, published_detector, store, device="cpu")
+
+    together = fit(seen[0].operating_score, pooled([one.judged for one in seen]))
+    kept = store.judgements()
+    assert labels.judged == len(kept) == 36
+    assert len(asked) == 1
+    for one in seen:
+        expected = label_quality(one.labels, one.predictions, together).overall.min()
+        assert kept[one.cine.image_id].quality == pytest.approx(expected)
+
+
+def test_a_scoring_stopped_between_labels_keeps_those_it_looked_at(strange_studies, published_detector, tmp_path):
+    folder, store, asked = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite"), []
+
+    first = judge_labels(
+        folder, published_detector, store, device="cpu", should_stop=lambda: asked.append(1) or len(asked) > 5
+    )
+    second = judge_labels(folder, published_detector, store, device="cpu")
+
+    assert (first.judged, second.judged) == (5, 31)
+
+
+def test_judging_is_calibrated_by_its_own_detector_on_todays_labels(strange_studies, published_detector, tmp_path):
+    folder, clean, other = (
+        StudyFolder(strange_studies),
+        ScoreStore(tmp_path / "a.sqlite"),
+        ScoreStore(tmp_path / "b.sqlite"),
+    )
+    scores = np.linspace(0.05, 0.95, 600)
+    misleading = np.column_stack([np.zeros(600), scores, np.where(scores > 0.2, 0.9, 0.1)])
+    for image_id in folder.annotated_ids()[:3]:
+        other.judge(Judgement(image_id, 1, "older", 0.5, (0,), "words", misleading))
+
+    for store in (clean, other):
+        judge_labels(folder, published_detector, store, device="cpu")
+
+    assert [j.quality for j in other.judgements().values()] == [j.quality for j in clean.judgements().values()]

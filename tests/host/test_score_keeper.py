@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that keeps scores does what a request would otherwise wait for."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from echo_plugin.acquisition import live_pool
+from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
+from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.anatomy import View
+from echo_plugin.annotations import Annotation
+from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.score_keeper import ScoreKeeper
+from echo_plugin.host.waiting_cines import WaitingCines
+
+
+def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkeypatch):
+    root = tmp_path / "studies"
+    root.mkdir()
+    Image.new("L", (24, 24), 60).save(root / "a.png")
+    store, models = EchoDatastore(root, tmp_path / "cache"), tmp_path / "none"
+    store.studies.save_annotation(Annotation("a.png", view=View.A4C), author="r0")
+    waiting = WaitingCines(store, models)
+    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    waiting.store.put("own", "a.png", "1:2", looks)
+    scores = np.linspace(0.05, 0.95, 60)
+    judged = np.column_stack([np.zeros(60), scores, np.where(scores > 0.2, 0.9, 0.1)])  # 0.5 is nearly always right
+    waiting.store.judge(Judgement("a.png", 1, "own", 0.5, (0,), "words", judged))
+    with waiting.pool.reading() as pool:
+        before = float(pool.scores.uncertainty[0])
+
+    ScoreKeeper(store, waiting, models, "cpu").look()
+    monkeypatch.setattr(live_pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
+
+    with waiting.pool.reading() as pool:
+        assert pool.scores.uncertainty[0] < 0.4 < before
