@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cines unlike those that are labelled: the greedy k-centre choice of core-set learning.
+"""How far cines are from those that are labelled, for the greedy k-centre choice of core-set learning.
 
-Sener and Savarese, ICLR 2018, arXiv 1708.00489, algorithm 1: the next is the one farthest from everything covered.
+Sener and Savarese, ICLR 2018, arXiv 1708.00489, algorithm 1: the next is the one farthest from everything covered
+(``strategies.most_unlike``).
 """
 
 from __future__ import annotations
@@ -19,24 +20,6 @@ def distances_to_nearest(embeddings: Array, covered: Array) -> Array:
     for start in range(0, len(covered), _BLOCK):
         nearest = np.maximum(nearest, (embeddings @ covered[start : start + _BLOCK].T).max(axis=1))
     return np.sqrt(np.maximum(2.0 - 2.0 * nearest, 0.0))
-
-
-def k_centre_greedy(embeddings: Array, covered: Array, count: int) -> list[int]:
-    """Return up to ``count`` places of (N, D) unit embeddings, each farthest from (M, D) ``covered`` and those before.
-
-    With nothing covered the first is the one nearest to the mean of all.
-    """
-    distances = distances_to_nearest(embeddings, covered)
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(embeddings)):
-        if np.isinf(distances).all():
-            place = int((embeddings @ embeddings.mean(axis=0)).argmax())
-        else:
-            place = int(distances.argmax())
-        chosen.append(place)
-        distances = np.minimum(distances, distances_to_nearest(embeddings, embeddings[place : place + 1]))
-        distances[chosen] = -1.0
-    return chosen
 
 
 class Cover:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from echo_plugin.acquisition.evidence import Array
-from echo_plugin.acquisition.label_quality import KINDS, FrameQuality, judged_boxes, label_quality
+from echo_plugin.acquisition.label_quality import FrameQuality, judged_boxes, label_quality
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.uncertainty import Calibration, operating_score
 from echo_plugin.anatomy import DETECTED_SEPTA
@@ -127,11 +127,6 @@ def judgement(judged: JudgedCine, quality: FrameQuality) -> Judgement:
         quality.doubts(order[0]),
         judged.judged,
     )
-
-
-def kinds_of(quality: FrameQuality, place: int) -> dict[str, float]:
-    """Return the score of each kind of error on one frame."""
-    return {kind: float(quality.by_kind[kind][place]) for kind in KINDS}
 
 
 def pooled(judged: Sequence[Array]) -> Array:

@@ -1,16 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The k-centre choice equals that of scikit-activeml and of a second derivation."""
+"""What the strategy ``diversity`` shows one after another is the k-centre choice of scikit-activeml."""
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from echo_plugin.acquisition.diversity import Cover, distances_to_nearest, k_centre_greedy
+from echo_plugin.acquisition.diversity import Cover, distances_to_nearest
+from echo_plugin.acquisition.pool import Pool, gather_labels, list_cines, no_scores
+from echo_plugin.acquisition.strategies import Situation, most_unlike
+from echo_plugin.anatomy import View
+from echo_plugin.annotations import Annotation
+from echo_plugin.io.label_summaries import summarise
+from echo_plugin.io.study_index import CineEntry
 
 
 def unit(seed: int, count: int, width: int = 8) -> np.ndarray:
     points = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
     return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def shown_in_turn(points: np.ndarray, labelled: int, count: int) -> list[int]:
+    """Return the places chosen one after another where the first ``labelled`` points have labels."""
+    names = [f"c{n:02d}" for n in range(len(points))]
+    cines = list_cines([CineEntry(name, None, patient_id=name, frames=1) for name in names])
+    scores = no_scores(*points.shape)
+    scores.embeddings[:], scores.is_scored[:], scores.uncertainty[:] = points, True, 0.5
+    labels = gather_labels(cines, {name: summarise(Annotation(name, view=View.A4C)) for name in names[:labelled]})
+    pool, shown = Pool(cines, scores, labels), []
+    for _ in range(count):
+        waiting = np.setdiff1d(np.arange(labelled, len(points)), shown)
+        shown.append(most_unlike(pool, Situation(waiting, np.array(shown, dtype=np.int64))).place)
+    return shown
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -23,7 +43,7 @@ def test_the_choice_is_that_of_scikit_activeml(seed):
 
     theirs = CoreSet(random_state=0).query(points, labels, batch_size=12)
 
-    assert [7 + place for place in k_centre_greedy(points[7:], points[:7], 12)] == theirs.tolist()
+    assert shown_in_turn(points, 7, 12) == theirs.tolist()
 
 
 def test_distances_are_euclidean_and_infinite_to_nothing():
@@ -33,14 +53,13 @@ def test_distances_are_euclidean_and_infinite_to_nothing():
     assert np.isinf(distances_to_nearest(points, points[:0])).all()
 
 
-def test_with_nothing_covered_the_first_is_the_most_typical():
+def test_with_nothing_covered_the_first_is_the_most_typical_and_all_come_in_turn():
     points = unit(3, 40)
 
-    chosen = k_centre_greedy(points, points[:0], 40)
+    chosen = shown_in_turn(points, 0, 40)
 
     assert chosen[0] == int(cdist(points, points.mean(axis=0, keepdims=True), "cosine")[:, 0].argmin())
     assert sorted(chosen) == list(range(40))
-    assert k_centre_greedy(points[:0], points, 3) == []
 
 
 def test_a_kept_cover_says_what_a_new_one_would_whatever_was_covered_or_withdrawn():
