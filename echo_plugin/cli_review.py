@@ -39,14 +39,15 @@ def review(
     from echo_plugin.progress_bar import progress_bar
     from echo_plugin.training.options import TrainOptions
 
-    if predictions == "model":
-        judge_of, judges = published_judge(models, device), "the published detector, of patients it did not learn from"
-    else:
-        options = TrainOptions(max_minutes=minutes / folds, seed=seed, device=device)
-        train = train_folds(studies, models, options)
-        judge_of = fold_judges(train, folds, seed=seed, device=device)
-        judges = f"{folds} detectors, each trained without the patients it judges"
     with progress_bar("Reviewing labels") as bar:
+        if predictions == "model":
+            judge_of = published_judge(models, device)
+            judges = "the published detector, of patients it did not learn from"
+        else:
+            options = TrainOptions(max_minutes=minutes / folds, seed=seed, device=device)
+            train = train_folds(studies, models, options)
+            judge_of = fold_judges(train, folds, seed=seed, device=device, progress=bar)
+            judges = f"{folds} detectors, each trained without the patients it judges"
         result = review_labels(studies, judge_of, judges=judges, progress=bar)
     keep_judgements(studies, result)
     if out is not None:

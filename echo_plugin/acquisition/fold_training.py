@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from echo_plugin.acquisition.review import TrainFold
@@ -17,8 +18,9 @@ from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledFolder, open_judgeable_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import EpochStatus, TrainOptions
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
 logger = logging.getLogger(__name__)
@@ -34,14 +36,16 @@ def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold
     start = "starter" if _is_stranger(models, labelled) else "scratch"
     logger.info("Detectors of the folds start from %s", start)
 
-    def train(patients: Sequence[str], publish_to: Path) -> None:
-        from dataclasses import replace
-
+    def train(patients: Sequence[str], publish_to: Path, progress: Progress) -> None:
         from echo_plugin.training.detector import train_detector
+
+        def on_epoch(status: EpochStatus) -> None:
+            progress(status.epoch, status.total_epochs, "epochs")
 
         with tempfile.TemporaryDirectory(prefix="monailabel-echo-fold-") as folder:
             link_cines(labelled, patients, Path(folder))
-            train_detector(Path(folder), publish_to, replace(options, start=start, starter=models))
+            with_start = replace(options, start=start, starter=models)
+            train_detector(Path(folder), publish_to, with_start, on_epoch=on_epoch, progress=progress)
 
     return train
 

@@ -31,8 +31,12 @@ from echo_plugin.training.provenance import names_its_patients
 
 logger = logging.getLogger(__name__)
 
-TrainFold = Callable[[Sequence[str], Path], None]
-"""(patients to learn from, folder to publish to): trains a detector on these patients and on nobody else."""
+TrainFold = Callable[[Sequence[str], Path, Progress], None]
+"""(patients to learn from, folder to publish to, who is told how far it is): trains on these patients, on nobody else.
+"""
+
+JudgeOf = Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]]
+"""Yields detectors with the cines each may judge."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def split_folds(patients: Sequence[str], count: int, seed: int) -> list[tuple[st
 
 def review(
     studies: Path,
-    judge_of: Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]],
+    judge_of: JudgeOf,
     *,
     judges: str,
     progress: Progress | None = None,
@@ -83,7 +87,7 @@ def review(
     Parameters
     ----------
     judge_of
-        Yields detectors with the cines each may judge.
+        See ``published_judge`` and ``fold_judges``.
     judges
         What the detectors are, in words.
 
@@ -127,9 +131,7 @@ def _histories(labelled: LabelledFolder) -> Iterator[Sequence[Annotation]]:
             logger.warning("Annotators of %s are not compared: %s", cine.image_id, exc)
 
 
-def published_judge(
-    models: Path, device: str
-) -> Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]]:
+def published_judge(models: Path, device: str) -> JudgeOf:
     """Judge by the published detector the cines of patients it did not learn from.
 
     Raises
@@ -148,21 +150,29 @@ def published_judge(
     return judges
 
 
-def fold_judges(
-    train: TrainFold, folds: int, *, seed: int, device: str
-) -> Callable[[LabelledFolder], Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]]:
-    """Judge every cine by a detector trained on the patients of the other folds."""
+def fold_judges(train: TrainFold, folds: int, *, seed: int, device: str, progress: Progress | None = None) -> JudgeOf:
+    """Judge every cine by a detector trained on the patients of the other folds; ``progress`` is told of trainings."""
 
     def judges(labelled: LabelledFolder) -> Iterator[tuple[LabelJudge, Sequence[LabelledCine]]]:
         wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
         patients = [cine.patient_id for cine in wanted]
-        for fold in split_folds(patients, folds, seed):
+        for number, fold in enumerate(split_folds(patients, folds, seed), start=1):
             others = sorted(set(patients) - set(fold))
             with _private_folder() as models:
-                train(others, models)
+                train(others, models, _of_fold(progress, number, folds))
                 yield LabelJudge(models, device=device), [c for c in wanted if c.patient_id in fold]
 
     return judges
+
+
+def _of_fold(progress: Progress | None, number: int, folds: int) -> Progress:
+    """Return what tells ``progress`` besides which fold it is."""
+
+    def report(done: int, total: int, note: str) -> None:
+        if progress is not None:
+            progress(done, total, f"fold {number} of {folds}, {note}")
+
+    return report
 
 
 @contextmanager

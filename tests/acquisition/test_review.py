@@ -20,8 +20,9 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.training import detector
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import EpochStatus, TrainOptions
 
 torch.set_num_threads(1)
 
@@ -39,19 +40,37 @@ def test_every_patient_is_in_one_fold_and_the_seed_decides():
 
 
 def test_a_fold_detector_never_meets_the_patients_it_judges(strange_studies, published_detector):
-    met = []
+    met, told = [], []
 
-    def train(patients, models):
+    def train(patients, models, progress):
         met.append(set(patients))
+        progress(1, 20, "epochs")
         for path in published_detector.glob("septal_detector.*"):
             shutil.copy(path, models / path.name)
 
     judged = []
-    for _, cines in fold_judges(train, 3, seed=0, device="cpu")(open_labelled_folder(strange_studies)):
+    judges = fold_judges(train, 3, seed=0, device="cpu", progress=lambda *said: told.append(said))
+    for _, cines in judges(open_labelled_folder(strange_studies)):
         judged.append({cine.patient_id for cine in cines})
 
     assert all(not (seen & theirs) for seen, theirs in zip(met, judged, strict=True))
+    assert told == [(1, 20, f"fold {number} of 3, epochs") for number in (1, 2, 3)]
     assert set.union(*judged) == {c.patient_id for c in open_labelled_folder(strange_studies).cines}
+
+
+def test_a_fold_tells_of_its_frames_and_of_every_epoch(strange_studies, published_detector, tmp_path, monkeypatch):
+    told = []
+
+    def train_detector(studies, models, options, on_epoch, progress):
+        progress(5, 6, "frames")
+        on_epoch(EpochStatus(2, 3, 0.0, 0.1, None, None))
+
+    monkeypatch.setattr(detector, "train_detector", train_detector)
+    train = train_folds(strange_studies, published_detector, TrainOptions())
+
+    train(["stranger03"], tmp_path, lambda *said: told.append(said))
+
+    assert told == [(5, 6, "frames"), (2, 3, "epochs")]
 
 
 def test_a_fold_folder_holds_its_patients_and_nobody_else(strange_studies, tmp_path):
