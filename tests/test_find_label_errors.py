@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of label errors measures nobody whom the detector learned from."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
+from echo_plugin.training.provenance import known_patients
+
+SCRIPT = Path(__file__).parent / "benchmarks" / "find_label_errors.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("find_label_errors", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_patients_that_the_detector_learned_from_are_left_out(benchmark, easy_studies, published_detector, capsys):
+    seen = benchmark.look_at(easy_studies, published_detector)
+
+    patients = {judged.cine.patient_id for judged in seen}
+    parts = known_patients(load_card(published_detector, SEPTAL_DETECTOR), sorted(patients))
+    assert set(parts.values()) == {"test"}
+    assert f"{12 - len(patients)} patients are left out" in capsys.readouterr().out
+
+
+def test_a_detector_that_does_not_say_whom_it_knows_is_not_measured(
+    benchmark, easy_studies, published_detector, tmp_path
+):
+    models = shutil.copytree(published_detector, tmp_path / "models")
+    path = models / f"{SEPTAL_DETECTOR}.json"
+    card = json.loads(path.read_text())
+    del card["config"]["patient_salt"]
+    path.write_text(json.dumps(card))
+
+    with pytest.raises(TrainingDataError, match="does not list the patients it learned from"):
+        benchmark.look_at(easy_studies, models)
