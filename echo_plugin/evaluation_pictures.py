@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import DefectPrediction
-from echo_plugin.boxes.matching import froc, match_detections, precision_recall
-from echo_plugin.boxes.metrics import FrameBoxes, best_overlaps
+from echo_plugin.boxes.matching import froc, precision_recall
+from echo_plugin.boxes.metrics import FrameBoxes, best_overlaps, matched_boxes
 from echo_plugin.cine import ByteArray, Cine
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
@@ -39,7 +39,7 @@ def recall_curves(
     """Return by septum (recall, precision) as the score threshold falls."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+        matched = matched_boxes(answers, truths, label)
         precision, recall = precision_recall(matched, np.ones((1, len(truths))))
         curves[septum.value] = (recall[0], precision[0])
     return curves
@@ -51,7 +51,7 @@ def froc_curves(
     """Return by septum (false boxes per frame, sensitivity) as the score threshold falls."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+        matched = matched_boxes(answers, truths, label)
         false, sensitivity = froc(matched, np.ones((1, len(truths))))
         curves[septum.value] = (false[0], sensitivity[0])
     return curves

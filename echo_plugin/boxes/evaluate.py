@@ -9,7 +9,7 @@ where the cine is calibrated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from echo_plugin.predict import EchoPipeline
 from echo_plugin.preprocess import FrameMapping, map_region, to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.report import Picture, draw_curves, draw_pictures, write_report
-from echo_plugin.training.datasets import LabelledCine, detection_frames
+from echo_plugin.training.datasets import LabelledCine, detection_frames, unsought_labels
 
 FRAMES_PER_CINE = 8
 """Annotated frames of a cine that are measured, evenly spread: neighbours say the same."""
@@ -111,7 +111,10 @@ def _measure(chosen: HeldOut, labels: LabelledCine, pipeline: EchoPipeline, fact
     candidates = pipeline.detect_septa(cine, everything)
     weighed = weigh_boxes(candidates, everything)
     spacing = _mm_per_model_px(cine, mapping)
-    truths = [_frame_boxes(labels.annotation.boxes_on(f), mapping, spacing) for f in frames]
+    said = labels.annotation
+    truths = [
+        replace(_frame_boxes(said.boxes_on(f), mapping, spacing), unsought=unsought_labels(said, f)) for f in frames
+    ]
     single, linked = (
         [_frame_boxes([box for box in boxes if box.frame_index == f], mapping, spacing) for f in frames]
         for boxes in (candidates, weighed)

@@ -15,18 +15,22 @@ from echo_plugin.geometry import FloatArray, box_iou
 from echo_plugin.metrics import RESAMPLES, Cohort, ratio_or_nan
 from echo_plugin.model_card import Metric, ModelCard
 
+NO_LABEL = -1
+
 
 @dataclass(frozen=True)
 class FrameBoxes:
     """Boxes of one frame: ``boxes`` (M, 4) px, ``labels`` (M,) class ids, ``scores`` (M,), 1 for true boxes.
 
     ``mm_per_px`` : the length of a px of these boxes, for distances; None: not known.
+    ``unsought`` : of true boxes, the classes that nobody looked for on the frame.
     """
 
     boxes: FloatArray
     labels: NDArray[np.int_]
     scores: FloatArray
     mm_per_px: float | None = None
+    unsought: tuple[int, ...] = ()
 
     def of(self, label: int) -> tuple[FloatArray, FloatArray]:
         """Return (boxes, scores) of one class."""
@@ -139,7 +143,7 @@ def average_precisions(
     """Return the average precisions of N frames, the items of ``cohort``; each septum is matched once an overlap."""
     weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws(resamples)])[:, cohort.index]
     cells = {
-        (label, iou): average_precision(_matched(answers, truths, label, iou), weights)
+        (label, iou): average_precision(matched_boxes(answers, truths, label, iou), weights)
         for label in range(len(DETECTED_SEPTA))
         if any(len(truth.of(label)[0]) for truth in truths)
         for iou in COCO_IOUS
@@ -147,10 +151,12 @@ def average_precisions(
     return AveragePrecisions(cohort, cells)
 
 
-def _matched(
+def matched_boxes(
     given: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int, iou: float = 0.5
 ) -> MatchedDetections:
-    return match_detections([g.of(label) for g in given], [t.of(label)[0] for t in truths], iou=iou)
+    """Return which boxes of one class are right; those on frames where nobody looked for it are passed over."""
+    found = [g.of(NO_LABEL if label in t.unsought else label) for g, t in zip(given, truths, strict=True)]
+    return match_detections(found, [t.of(label)[0] for t in truths], iou=iou)
 
 
 def _mean_of_shown(each: Sequence[FloatArray]) -> FloatArray:
@@ -167,7 +173,7 @@ def _metrics_of_septum(
     label: int,
 ) -> dict[str, Metric]:
     name = DETECTED_SEPTA[label].value
-    matched = _matched(answers, truths, label)
+    matched = matched_boxes(answers, truths, label)
     metrics = {
         f"sensitivity at {rate} false per frame {name}": cohort.metric(
             lambda w, rate=rate: sensitivity_at(matched, w[:, cohort.index], rate)  # type: ignore[misc]
@@ -200,7 +206,7 @@ class PrecisionOverLabels:
         ious: Sequence[float],
     ) -> None:
         self._frames = len(truths)
-        self._matched = [_matched(answers, truths, label, iou) for label in labels for iou in ious]
+        self._matched = [matched_boxes(answers, truths, label, iou) for label in labels for iou in ious]
 
     def __call__(self, item_weights: FloatArray) -> FloatArray:
         """Return (B,) for (B, N) weights: the mean over what a resample shows; NaN: it shows nothing."""

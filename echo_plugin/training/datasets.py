@@ -131,6 +131,18 @@ def detection_frames(cine: LabelledCine, most: int) -> tuple[int, ...]:
     return evenly_chosen([f for f in cine.annotation.annotated_frames if f not in unnamed], most)
 
 
+def unsought_labels(annotation: Annotation, frame_index: int) -> tuple[int, ...]:
+    """Return the class ids of the septa of which a frame says nothing; (): a septum without a box is not on it.
+
+    Boxes with a score were worked out by an import, of one wall perhaps; a person who looks at a frame looks for both.
+    """
+    boxes = annotation.boxes_on(frame_index)
+    if any(box.score is None for box in boxes):
+        return ()
+    found = {box.septum for box in boxes}
+    return tuple(label for label, septum in enumerate(DETECTED_SEPTA) if boxes and septum not in found)
+
+
 def crop_frames(cine: LabelledCine, most: int) -> tuple[int, ...]:
     """Return frames that have a septal box, evenly spread."""
     return evenly_chosen(sorted({box.frame_index for box in cine.annotation.boxes}), most)

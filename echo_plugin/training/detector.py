@@ -48,6 +48,8 @@ from echo_plugin.training.start_weights import load_start, with_network_of_start
 from echo_plugin.training.state import state_path
 
 BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 16, 1e-3, 8
+SURE_OF_NOTHING = -30.0
+"""A logit of background whose focal loss is 0."""
 
 
 def train_detector(
@@ -188,16 +190,22 @@ def detection_loss(
         ).all(dim=1)
         wanted.append({"boxes": frame_boxes[there].to(device), "labels": labels[there].long().to(device)})
     inputs = normalise(pixels[:, 0] * 255).contiguous(memory_format=torch.channels_last)
-    return _loss(model, inputs, wanted)
+    unsought = torch.stack([(targets[:, :, 4] == -1 - k).any(dim=1) for k in range(len(DETECTED_SEPTA))], dim=1)
+    unsought[spoiled] = False  # nothing is on these
+    return _loss(model, inputs, wanted, unsought.to(device))
 
 
-def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]]) -> Tensor:
-    """Return the sum of both losses; network in lower precision, boxes and losses in float32."""
+def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]], unsought: Tensor) -> Tensor:
+    """Return the sum of both losses; network in lower precision, boxes and losses in float32.
+
+    ``unsought`` : (N, K) classes that nobody looked for on a frame; what the network says of them there costs nothing.
+    """
     assert isinstance(model, SeptalDetector)
     with lower_precision(inputs.device):
         features = list(model.backbone(inputs).values())
         outputs = model.head(features)
     outputs = {key: value.float() for key, value in outputs.items()}
+    outputs["cls_logits"] = outputs["cls_logits"].masked_fill(unsought[:, None], SURE_OF_NOTHING)
     sizes = [(inputs.shape[2], inputs.shape[3])] * len(inputs)
     anchors = model.anchor_generator(ImageList(inputs, sizes), features)
     losses: dict[str, Tensor] = model.compute_loss(wanted, outputs, anchors)

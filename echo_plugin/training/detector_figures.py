@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.boxes.matching import average_precision, match_detections
-from echo_plugin.boxes.metrics import FrameBoxes, detection_metrics
+from echo_plugin.boxes.matching import average_precision
+from echo_plugin.boxes.metrics import FrameBoxes, detection_metrics, matched_boxes
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
@@ -23,7 +23,8 @@ def true_boxes(frames: PreparedFrames, items: Tensor) -> list[FrameBoxes]:
     truths = []
     for target in frames.targets[items].reshape(len(items), BOX_SLOTS, 5).double().numpy():
         known = target[np.isfinite(target).all(axis=1)]
-        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known))))
+        unsought = tuple(int(-1 - label) for label in target[:, 4] if label < 0)
+        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known)), unsought=unsought))
     return truths
 
 
@@ -48,9 +49,8 @@ def measure_on_validation(model: nn.Module, frames: PreparedFrames, items: Tenso
     answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
     values = []
     for label in range(len(DETECTED_SEPTA)):
-        wanted = [truth.of(label)[0] for truth in truths]
         for iou in (0.5, 0.75):
-            matched = match_detections([answer.of(label) for answer in answers], wanted, iou=iou)
+            matched = matched_boxes(answers, truths, label, iou)
             values.append(average_precision(matched, np.ones((1, len(truths))))[0])
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
@@ -60,7 +60,7 @@ def operating_score(model: nn.Module, frames: PreparedFrames, items: Tensor) -> 
     answers, truths = detect(model, frames.pixels[items]), true_boxes(frames, items)
     best = []
     for label in range(len(DETECTED_SEPTA)):
-        matched = match_detections([a.of(label) for a in answers], [t.of(label)[0] for t in truths])
+        matched = matched_boxes(answers, truths, label)
         order = np.argsort(-matched.scores)
         hits, total = np.cumsum(matched.is_hit[order]), matched.truths.sum()
         f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)

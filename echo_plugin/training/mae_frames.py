@@ -199,7 +199,7 @@ def decode_frames(
 
 @contextmanager
 def _written_privately(path: Path) -> Iterator[Path]:
-    """Yield a file beside ``path`` for this user alone, which takes its name once it is written; writers do not meet."""
+    """Yield a file beside ``path`` for this user alone, which takes its name once written; writers do not meet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
     os.close(descriptor)

@@ -24,13 +24,13 @@ from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, unsought_labels
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
-PREPARATION = 2
+PREPARATION = 3
 """Raised when the preparation of pixels changes, so that older caches are not read."""
 
 BOX_SLOTS = 4
@@ -139,7 +139,10 @@ def _prepare_all(
 
 
 def prepare_detection(size_px: int) -> Prepare:
-    """Return the preparation of whole frames; targets (n, BOX_SLOTS * 5) are x1, y1, x2, y2 model px, class id; NaN."""
+    """Return the preparation of whole frames; targets (n, BOX_SLOTS * 5) are x1, y1, x2, y2 model px, class id; NaN.
+
+    A class k that nobody looked for on a frame is -1 - k in its last slots, without a box.
+    """
 
     def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, Array]:
         pixels, mapping = to_model_input(cine, frame_indices, size_px)
@@ -148,6 +151,8 @@ def prepare_detection(size_px: int) -> Prepare:
             boxes = labels.annotation.boxes_on(frame_index)[:BOX_SLOTS]
             targets[row, : len(boxes), :4] = mapping.to_model(boxes)
             targets[row, : len(boxes), 4] = [DETECTED_SEPTA.index(box.septum) for box in boxes]
+            for slot, label in enumerate(unsought_labels(labels.annotation, frame_index), start=1):
+                targets[row, -slot, 4] = -1 - label
         return pixels, targets.reshape(len(frame_indices), -1)
 
     return prepare
