@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to learn from, prepared once and kept as bytes in memory or in a memory-mapped cache.
+"""Frames to learn from, prepared once and kept as bytes in memory or in a memory-mapped file.
 
 They pass through ``preprocess``, the path that predictions take, a single time; epochs then read uint8 arrays. What
 differs between epochs is in ``augment`` and ``appearance``.
@@ -8,7 +8,8 @@ differs between epochs is in ``augment`` and ``appearance``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, unsought_labels
+from echo_plugin.training.kept_frames import drop_longest_unused, keep, kept_path, read_kept
 
 logger = logging.getLogger(__name__)
 
@@ -84,26 +86,21 @@ def prepare_frames(
     cache_dir: Path | None,
     progress: Progress | None = None,
 ) -> PreparedFrames:
-    """Decode and prepare the chosen frames of each cine once; a cache of the same files and labels is read instead.
+    """Decode and prepare the chosen frames of each cine; those that a cache has of the same file and label are read.
 
-    ``name`` tells caches of one folder apart: task and size.
+    ``name`` tells caches of one folder apart: task and size. With a cache the pixels are a memory-mapped file of this
+    training's own, joined from it, else they are in memory.
     """
-    rows = [[*file_stamp(labelled.folder, c), c.annotation.revision, list(f)] for c, f in choice]
-    key = digest_of([PREPARATION, name, rows])[:24]
-    paths = [cache_dir / f"{name}-{key}.{part}.npy" for part in ("pixels", "targets", "cine")] if cache_dir else []
-    cines = tuple(c for c, _ in choice)
-    if paths and all(path.is_file() for path in paths):
-        arrays = [np.load(path, mmap_mode="c") for path in paths]
-    else:
-        arrays = _prepare_all(labelled, choice, prepare, progress)
-        for path, array in zip(paths, arrays, strict=False):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                np.save(file, array)
-            partial.replace(path)
-    pixels, targets, cine = (torch.from_numpy(np.asarray(array)) for array in arrays)
-    return PreparedFrames(pixels, targets, cine, cines)
+    found = _each_cine(labelled, choice, prepare, name, cache_dir, progress)
+    pixels, targets, cine = _in_memory(found) if cache_dir is None else _in_a_file(found, cache_dir)
+    if cache_dir is not None:
+        drop_longest_unused(cache_dir)
+    return PreparedFrames(
+        torch.from_numpy(np.asarray(pixels)),
+        torch.from_numpy(np.concatenate(targets)),
+        torch.from_numpy(np.concatenate(cine)),
+        tuple(c for c, _ in choice),
+    )
 
 
 def file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
@@ -112,30 +109,58 @@ def file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
     return cine.image_id, status.st_mtime_ns, status.st_size
 
 
-def _prepare_all(
+def _each_cine(
     labelled: LabelledFolder,
     choice: Sequence[tuple[LabelledCine, tuple[int, ...]]],
     prepare: Prepare,
+    name: str,
+    cache_dir: Path | None,
     progress: Progress | None,
-) -> list[Array]:
-    pixels: list[Array] = []
-    targets: list[Array] = []
-    owners: list[Array] = []
+) -> Iterator[tuple[int, Array, Array]]:
+    """Yield (index into ``choice``, pixels, targets) of every cine that can be read; none is an error."""
+    is_empty = True
     for index, (labels, frame_indices) in enumerate(choice):
-        try:
-            cine_pixels, cine_targets = prepare(labelled.folder.read_cine(labels.image_id), labels, frame_indices)
-        except (UnreadableCineError, OSError) as exc:
-            logger.warning("Cine %s is left out: %s", labels.image_id, exc)
-            continue
-        pixels.append(cine_pixels.numpy())
-        targets.append(cine_targets.astype(np.float32))
-        owners.append(np.full(len(cine_pixels), index, dtype=np.int64))
+        stamp = [*file_stamp(labelled.folder, labels), labels.annotation.revision, list(frame_indices)]
+        path = cache_dir and kept_path(cache_dir, digest_of([PREPARATION, name, stamp])[:32])
+        kept = read_kept(path) if path else None
+        if kept is None:
+            try:
+                pixels, targets = prepare(labelled.folder.read_cine(labels.image_id), labels, frame_indices)
+            except (UnreadableCineError, OSError) as exc:
+                logger.warning("Cine %s is left out: %s", labels.image_id, exc)
+                continue
+            kept = pixels.numpy(), targets.astype(np.float32)
+            if path:
+                keep(path, *kept)
+        is_empty = False
+        yield index, *kept
         if progress is not None:
             progress(index + 1, len(choice), "reading cines")
-    if not pixels:
+    if is_empty:
         msg = f"None of the {len(choice)} labelled cines could be read; see the log for each."
         raise TrainingDataError(msg)
-    return [np.concatenate(parts) for parts in (pixels, targets, owners)]
+
+
+def _in_memory(found: Iterator[tuple[int, Array, Array]]) -> tuple[Array, list[Array], list[Array]]:
+    """Return the pixels of all cines in one array, and by cine its targets and its number, once for each frame."""
+    rows = list(found)
+    owners = [np.full(len(pixels), index, dtype=np.int64) for index, pixels, _ in rows]
+    return np.concatenate([pixels for _, pixels, _ in rows]), [targets for *_, targets in rows], owners
+
+
+def _in_a_file(found: Iterator[tuple[int, Array, Array]], folder: Path) -> tuple[Array, list[Array], list[Array]]:
+    """Return what `_in_memory` does, the pixels mapped from a file without a name that ends with the training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    targets, owners = [], []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for index, cine_pixels, cine_targets in found:
+            file.write(cine_pixels.tobytes())
+            targets.append(cine_targets)
+            owners.append(np.full(len(cine_pixels), index, dtype=np.int64))
+        file.flush()
+        shape = (sum(len(part) for part in owners), *cine_pixels.shape[1:])
+        pixels = np.memmap(file, np.uint8, "c", shape=shape) if shape[0] else np.zeros(shape, dtype=np.uint8)
+    return pixels, targets, owners
 
 
 def prepare_detection(size_px: int) -> Prepare:
