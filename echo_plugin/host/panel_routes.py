@@ -82,15 +82,15 @@ def _facts(entry: CineEntry) -> dict[str, Any]:
 
 @router.post("/next", summary="Choose the next cine")
 async def next_cine(
-    strategy: Annotated[str, Body()], client_id: Annotated[str | None, Body()] = None
+    strategy: Annotated[str | None, Body()] = None, client_id: Annotated[str | None, Body()] = None
 ) -> dict[str, Any]:
     """Return a cine with the reason for it and the frames worth drawing; empty when every cine has a label.
 
     Where cines wait but are all with other annotators, or no label is doubtful, there is a ``reason`` and no
-    ``image_id``.
-    Unlike ``/activelearning`` it makes no volume, which only 3D Slicer needs.
+    ``image_id``. Without a ``strategy`` the first of those offered is taken. Unlike ``/activelearning`` it makes no
+    volume, which only 3D Slicer needs.
     """
-    request = {"strategy": strategy} if client_id is None else {"strategy": strategy, "client_id": client_id}
+    request = {"strategy": strategy or next(iter(echo_app()._strategies)), "client_id": client_id}
     return await run_heavy(lambda: _choose(request))
 
 

@@ -406,7 +406,7 @@ def test_the_next_cine_is_opened_and_says_why(served, reader_at_work):
     labelled = next(i for i in served.studies.image_ids() if served.studies.annotation(i) and i not in served.new)
     reader.open(study_of(served, labelled), labelled)
 
-    assert reader.part("strategy").input_value() == "hybrid"  # until one chooses
+    assert reader.part("strategy").input_value() == "uncertainty"  # until one chooses
     reader.part("strategy").select_option("first")
     reader.page.keyboard.press("Escape")
     reader.part("frames").locator("button").first.focus()  # keys do not act in a field

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The next cine as a viewer is told of it: with a reason and frames, for one annotator at a time, decoding nothing."""
 
+import asyncio
 import dataclasses
 import shutil
 import threading
@@ -59,6 +60,20 @@ def test_the_answer_says_why_and_which_frames(store, waiting):
     answer = strategies(waiting)["uncertainty"]({"client_id": "r1"}, store)
 
     assert answer == {"id": "c7.png", "reason": "most uncertain of 8", "frames": [0, 4, 8]}
+
+
+def test_the_strategy_that_viewers_preselect_is_the_one_measured_best_also_for_who_names_none(
+    store, waiting, monkeypatch
+):
+    app = App(store, waiting)
+    app._strategies = strategies(waiting)
+    monkeypatch.setattr(panel_routes, "echo_app", lambda: app)
+    monkeypatch.setattr(panel_routes, "_facts", lambda entry: {"image_id": entry.image_id})
+
+    answer = asyncio.run(panel_routes.next_cine(client_id="r1"))
+
+    assert next(iter(app._strategies)) == "uncertainty"
+    assert (answer["strategy"], answer["image_id"]) == ("uncertainty", "c7.png")
 
 
 def test_two_annotators_are_never_shown_the_same_cine_nor_more_than_two_of_a_patient(store, waiting):

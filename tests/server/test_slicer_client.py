@@ -49,6 +49,7 @@ def test_every_model_is_one_that_slicer_lists(slicer_client):
     assert info["labels"] == ["interatrial", "interventricular"]
     assert "config" not in info  # Slicer would ask for an upgrade of the server
     assert set(info["trainers"]) == {"septal_boxes", "defects", "views"}
+    assert next(iter(info["strategies"])) == "uncertainty"  # which 3D Slicer preselects
     assert {"random", "first", "fewest_labels", "uncertainty", "diversity", "hybrid"} <= set(info["strategies"])
     assert {"failing_view", "suspicious"} <= set(info["strategies"])
     assert info["datastore"]["total"] == 8

@@ -182,21 +182,21 @@ def _plain(choose: Callable[[Pool, Situation], Choice]) -> Choose:
 
 
 def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
-    """Return the strategies by the names viewers show; the first is preselected."""
+    """Return the strategies by the names viewers show, in that order. 3D Slicer and OHIF preselect the first.
+
+    It is the one that ``tests/benchmarks/active_learning_loop.py`` found best.
+    """
     about: dict[str, tuple[str, Choose]] = {
-        "random": ("Any cine without a label", _choose_at_random),
-        "first": ("The first cine without a label", _plain(first)),
-        "fewest_labels": ("A cine of the patient with the fewest labels", _plain(fewest_of_patient)),
-    }
-    scored: dict[str, tuple[str, Choose]] = {
         "uncertainty": ("The cine that the detector is least certain of", _plain(most_uncertain)),
         "diversity": ("The cine least like those with a label", _plain(most_unlike)),
         "hybrid": ("Of the most uncertain cines the one least like those with a label", _plain(uncertain_and_unlike)),
         "failing_view": ("An uncertain cine of the view that needs labels most", _plain(of_a_failing_view)),
+        "random": ("Any cine without a label", _choose_at_random),
+        "fewest_labels": ("A cine of the patient with the fewest labels", _plain(fewest_of_patient)),
+        "first": ("The first cine without a label", _plain(first)),
     }
     doubtful = "The labelled cine whose label looks most like a mistake"
     return {
         **{name: NextCine(*one, waiting) for name, one in about.items()},
-        **{name: NextCine(*one, waiting) for name, one in scored.items()},
         "suspicious": NextCine(doubtful, _plain(most_suspicious), waiting, among_labelled=True),
     }

@@ -13,7 +13,6 @@ import { MODEL, OTHER_READER, PERSON } from './words.js';
 const READER = 'echo-reader';
 const BROWSER = 'echo-browser';
 const STRATEGY = 'echo-strategy';
-const BEST_STRATEGY = 'hybrid'; // until the reader chooses another
 const KEEP_AFTER_MS = 250;
 const LANDING_MS = 5000;
 const SMALLEST_BOX_PX = 2;
@@ -40,7 +39,7 @@ export class Session {
       about: null, imageId: null, frames: 0, frameIndex: 0, reader: localStorage.getItem(READER) ?? '', drawing: null,
       draft: null, prediction: null, child: null, conflict: null, hasAside: false, busy: null, progress: null, message: null,
       reason: null, worthDrawing: [], isComparing: true,
-      strategy: localStorage.getItem(STRATEGY) ?? BEST_STRATEGY,
+      strategy: localStorage.getItem(STRATEGY),
     };
   }
 
@@ -113,7 +112,7 @@ export class Session {
     try {
       const about = await api.about();
       const offered = Object.keys(about.strategies);
-      const strategy = [this.state.strategy, BEST_STRATEGY].find((name) => offered.includes(name)) ?? offered[0];
+      const strategy = offered.includes(this.state.strategy) ? this.state.strategy : offered[0]; // the server's best
       this.set({ about, strategy });
     } catch (error) {
       this.say(error.message, 'bad');
