@@ -39,6 +39,7 @@ PHANTOM_LIMITS = (
     " Figures are figures on phantoms and say nothing about patients."
 )
 UNMEASURED_LIMITS = " Its metrics are missing: no annotated patient was left to measure with."
+GREY_LIMITS = " Frames are made grey before the network sees them: of colour Doppler it sees the brightness alone."
 FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
 
 
@@ -162,7 +163,9 @@ def build_card(
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
         licence=start.licence,
-        limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS) + ("" if metrics else UNMEASURED_LIMITS),
+        limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS)
+        + GREY_LIMITS
+        + ("" if metrics else UNMEASURED_LIMITS),
     )
 
 

@@ -43,6 +43,7 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
     assert network.config.sampling == (sampling or "consecutive")
     assert card.config["answers_stills"] is True
     assert card.config["recipe"] == "ours"
+    assert "of colour Doppler it sees the brightness alone" in card.limits
     assert card.config["frame_step_ms"] == 7.0
     measured_by = {cine.patient_id for cine in timed}
     assert set(known_patients(card, sorted(measured_by)).values()) == {"train"}
