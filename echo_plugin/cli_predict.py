@@ -33,6 +33,9 @@ def predict(
     table: Csv = None,
     sort: Sort = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --sort: copies instead of links.")] = False,
+    raw_boxes: Annotated[
+        bool, typer.Option("--raw-boxes", help="Every box of the detector, weak ones too, not linked over time.")
+    ] = False,
 ) -> None:
     """Predict view, septal boxes and defect of cines.
 
@@ -40,15 +43,20 @@ def predict(
     """
     from echo_plugin.archive import predict_archive
     from echo_plugin.batch import describe_results, find_cine_files, parse_frames, parse_tasks
+    from echo_plugin.prediction import RAW_BOXES
 
     try:
         chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
+    if raw_boxes and "boxes" not in chosen:
+        msg = "--raw-boxes are boxes; --tasks boxes asks for them."
+        raise typer.BadParameter(msg)
     _require_views(chosen, paths, table, sort, is_copy=copy)
     files = find_cine_files(paths)
     journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
-    asked: dict[str, Any] = {"tasks": chosen, "frame_indices": frame_indices, "device": device}
+    found = tuple(RAW_BOXES if raw_boxes and task == "boxes" else task for task in chosen)
+    asked: dict[str, Any] = {"tasks": found, "frame_indices": frame_indices, "device": device}
     with progress_bar("Predicting") as bar:
         results = predict_archive(files, models, engine=engine, journal=journal, progress=bar, **asked)
     if json_target is not None:

@@ -27,7 +27,7 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
-from echo_plugin.prediction import ASKABLE, TASKS, CineEmbedding, CinePrediction, Progress
+from echo_plugin.prediction import ASKABLE, RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.views.answer import answer_view
@@ -103,8 +103,9 @@ class EchoPipeline:
         cine
             Any cine; a single frame will do.
         tasks
-            Of view, boxes, defect with the nearest cases, nearest alone. What a task needs is found unasked: boxes, and
-            the view where the embedder's card says when to abstain and a view classifier is published.
+            Of view, boxes, defect with the nearest cases, nearest alone; raw_boxes: every box of the detector, not
+            linked over time. What a task needs is found unasked: boxes, and the view where the embedder's card says
+            when to abstain and a view classifier is published.
         frame_indices
             0-based frames for boxes and defect; None: all. The view is that of the whole cine.
 
@@ -125,7 +126,8 @@ class EchoPipeline:
                 region = tissue_region(cine)
             frames = sorted(set(range(cine.frame_count) if frame_indices is None else frame_indices))
             view = self._predict_view(cine, region, progress) if self._is_view_needed(tasks) else None
-            boxes = self._predict_boxes(cine, region, frames, progress) if set(tasks) - {"view"} else ()
+            raw = self._detect(cine, region, frames, progress) if set(tasks) - {"view"} else []
+            boxes = self._link(raw, frames, progress) if raw else ()
             defect, nearest = None, tuple[NearestCase, ...]()
             if {"defect", "nearest"} & set(tasks):
                 found = self._predict_defect(cine, region, frames, boxes, view, progress)
@@ -137,6 +139,7 @@ class EchoPipeline:
                             found.embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
                         )
         boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
+        boxes = tuple(raw) if RAW_BOXES in tasks else boxes
         view = view if "view" in tasks else None
         return CinePrediction(boxes, view, defect, nearest, progress.models, progress.timings_ms)
 
@@ -152,7 +155,7 @@ class EchoPipeline:
         with torch.inference_mode():
             region, frames = tissue_region(cine), range(cine.frame_count)
             view = self._predict_view(cine, region, progress) if self._is_view_needed(("defect",)) else None
-            boxes = self._predict_boxes(cine, region, frames, progress)
+            boxes = self._link(self._detect(cine, region, frames, progress), frames, progress)
             return self._predict_defect(cine, region, frames, boxes, view, progress)
 
     def combine(self, cines: Sequence[CineEmbedding]) -> PatientDefect | None:
@@ -172,10 +175,9 @@ class EchoPipeline:
         cards = self.cards()
         return VIEW_CLASSIFIER in cards and DEFECT_EMBEDDER in cards and can_abstain(cards[DEFECT_EMBEDDER].config)
 
-    def _predict_boxes(
-        self, cine: Cine, region: UltrasoundRegion, frames: Sequence[int], progress: Progress
+    def _link(
+        self, candidates: Sequence[SeptalBox], frames: Sequence[int], progress: Progress
     ) -> tuple[SeptalBox, ...]:
-        candidates = self._detect(cine, region, frames, progress)
         with progress.timed("link"):
             return link_boxes(candidates, frames, self.track.for_detector(progress.models["detector"]))
 

@@ -20,8 +20,10 @@ from echo_plugin.model_card import ModelCard
 
 TASKS = ("view", "boxes", "defect")
 """What a cine can be asked for."""
-ASKABLE = (*TASKS, "nearest")
-"""With the nearest past cases by themselves; ``defect`` brings them too."""
+RAW_BOXES = "raw_boxes"
+ASKABLE = (*TASKS, RAW_BOXES, "nearest")
+"""With every box of the detector in place of those linked over time, and the nearest past cases by themselves, which
+``defect`` brings too."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
         (("train", "valves", "--studies", "x"), "valves"),
         (("predict", "x.dcm", "--tasks", "murmur"), "murmur"),
         (("predict", "x.dcm", "--frames", "first"), "first"),
+        (("predict", "x.dcm", "--tasks", "view", "--raw-boxes"), "--raw-boxes"),
         (("phantom", "out", "--patients", "0"), "patients"),
         (("phantom", "out", "--patients", "1", "--views", "A4C,A9C"), "A9C"),
         (("serve", "--port", "0"), "port"),

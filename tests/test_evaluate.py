@@ -40,6 +40,10 @@ def test_boxes_are_measured_alone_and_linked_over_time_and_by_group(easy_studies
     gain = metrics["AP50 gained by linking over time"]["value"]
     assert gain == pytest.approx(metrics["AP50, linked over time"]["value"] - metrics["AP50"]["value"])
     assert metrics["AP"]["value"] <= metrics["AP50"]["value"]
+    shown = metrics["F1 interatrial, as shown"]
+    assert shown["patients"] == 2
+    assert shown["baseline"] is not None
+    assert 0 <= metrics["recall, as shown"]["value"] <= 1 <= 1 + metrics["false boxes per frame, as shown"]["value"]
     low, high = (metrics[f"sensitivity at {rate} false per frame interatrial"]["value"] for rate in (0.1, 0.5))
     assert low <= high
     assert [table["title"] for table in report["tables"]] == ["By view", "By age", "By image quality"]

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, View
 from echo_plugin.boxes.tracks import TrackOptions
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
+from echo_plugin.cli import app
 from echo_plugin.defects.gallery import Gallery, PastCase, write_gallery
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.io.cine_file import read_cine
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
@@ -99,6 +103,25 @@ def test_unlinked_boxes_are_there_for_who_wants_them(pipeline: EchoPipeline, cin
 
     assert {b.frame_index for b in candidates} == {2, 4}
     assert len(candidates) > 4
+    asked = pipeline.predict(cine, tasks=("raw_boxes", "defect"), frame_indices=[2, 4])
+    assert asked.boxes == candidates
+    assert asked.defect == pipeline.predict(cine, tasks=("defect",), frame_indices=[2, 4]).defect
+
+
+def test_the_command_line_gives_raw_boxes_or_linked_ones(models: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "still.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)).save(picture)
+    entries = []
+    for words in ((), ("--raw-boxes",)):
+        arguments = ["predict", picture, "--tasks", "boxes", "--models", models, "--device", "cpu", *words]
+        answer = CliRunner().invoke(app, [*map(str, arguments), "--json", str(tmp_path / "out.json")])
+        assert answer.exit_code == 0, answer.output
+        entries.append(json.loads((tmp_path / "out.json").read_text())[0])
+
+    linked, raw = (entry["boxes"] for entry in entries)
+    found = EchoPipeline(models, device="cpu").detect_septa(read_cine(picture))
+    assert [box["score"] for box in raw] == pytest.approx([box.score for box in found])
+    assert len(linked) <= 2 < len(raw)
 
 
 def test_same_cine_twice_gives_the_same_answer(pipeline: EchoPipeline, cine: Cine) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring septal boxes through the pipeline that users run, on patients that the detector did not learn from.
 
-Boxes are measured twice: as single frames give them, which is what papers report, and as all frames of a cine together
-give them, from which viewers show the best course of each septum. Lengths are in px of the model's input, and in mm
-where the cine is calibrated.
+Boxes are measured three times: as single frames give them, which is what papers report; with the scores and corners
+that all frames of a cine together give them; and as viewers show them, the best course of each septum among these.
+Lengths are in px of the model's input, and in mm where the cine is calibrated.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.boxes.metrics import FrameBoxes, average_precisions, constant_boxes_px, detection_metrics
+from echo_plugin.boxes.shown import shown_metrics
 from echo_plugin.boxes.tables import MeasuredFrames, tables_of_groups
-from echo_plugin.boxes.tracks import weigh_boxes
+from echo_plugin.boxes.tracks import link_boxes, weigh_boxes
 from echo_plugin.cine import Cine
 from echo_plugin.cohort_facts import DAYS_OF_YEAR, number_in, phantom_facts
 from echo_plugin.evaluation_pictures import froc_curves, recall_curves, surest, worst_overlaps
@@ -39,7 +40,7 @@ FRAMES_PER_CINE = 8
 
 @dataclass(frozen=True)
 class MeasuredCine:
-    """The measured frames of one cine: ``single`` and ``linked`` boxes beside the true ones, and facts.
+    """The measured frames of one cine: ``single``, ``linked`` and ``shown`` boxes beside the true ones, and facts.
 
     ``frames`` : 0-based. ``facts`` : view, age in years, image quality; None: not known.
     """
@@ -49,6 +50,7 @@ class MeasuredCine:
     truths: list[FrameBoxes]
     single: list[FrameBoxes]
     linked: list[FrameBoxes]
+    shown: list[FrameBoxes]
     facts: dict[str, str | float | None]
 
 
@@ -84,7 +86,8 @@ def evaluate_detector(
         owners += [labels.patient_id] * len(cines[-1].truths)
         if progress is not None:
             progress(number + 1, len(chosen.cines), "")
-    truths, single, linked = ([frame for c in cines for frame in getattr(c, k)] for k in ("truths", "single", "linked"))
+    kinds = ("truths", "single", "linked", "shown")
+    truths, single, linked, shown = ([frame for c in cines for frame in getattr(c, kind)] for kind in kinds)
     cohort = chosen.cohort(owners, seed)
     medians = constant_boxes_px(chosen.card)
     alone = average_precisions(cohort, single, truths)
@@ -92,6 +95,7 @@ def evaluate_detector(
     metrics = detection_metrics(cohort, single, truths, medians, precisions=alone)
     metrics |= {f"{name}, linked over time": m for name, m in over_time.metrics(None).items()}
     metrics |= {f"{name} gained by linking over time": m for name, m in over_time.gains(alone).items()}
+    metrics |= shown_metrics(cohort, shown, truths, medians)
     known = [c.facts for c in cines for _ in c.truths]
     tables = tables_of_groups(MeasuredFrames(cohort, tuple(single), tuple(truths), medians), known)
     figures = {
@@ -110,14 +114,15 @@ def _measure(chosen: HeldOut, labels: LabelledCine, pipeline: EchoPipeline, fact
     everything = list(range(cine.frame_count))  # boxes are linked over all frames, as viewers see them
     candidates = pipeline.detect_septa(cine, everything)
     weighed = weigh_boxes(candidates, everything)
+    seen = link_boxes(candidates, everything, pipeline.track.for_detector(chosen.card))
     spacing = _mm_per_model_px(cine, mapping)
     said = labels.annotation
     truths = [
         replace(_frame_boxes(said.boxes_on(f), mapping, spacing), unsought=unsought_labels(said, f)) for f in frames
     ]
-    single, linked = (
+    single, linked, shown = (
         [_frame_boxes([box for box in boxes if box.frame_index == f], mapping, spacing) for f in frames]
-        for boxes in (candidates, weighed)
+        for boxes in (candidates, weighed, seen)
     )
     view, age = labels.annotation.view, number_in(facts, "age_days")
     age = cine.patient_age_days if age is None else age
@@ -126,7 +131,7 @@ def _measure(chosen: HeldOut, labels: LabelledCine, pipeline: EchoPipeline, fact
         "age_years": None if age is None else age / DAYS_OF_YEAR,
         "image_quality": number_in(facts, "image_quality"),
     }
-    return MeasuredCine(labels.image_id, frames, truths, single, linked, known)
+    return MeasuredCine(labels.image_id, frames, truths, single, linked, shown, known)
 
 
 def _worst_frames(chosen: HeldOut, cines: Sequence[MeasuredCine]) -> list[Picture]:
