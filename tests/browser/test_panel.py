@@ -153,7 +153,7 @@ def test_the_cines_of_a_study_are_joined_into_an_answer_for_the_child(served, re
 @pytest.mark.parametrize(
     ("status", "answer", "words"),
     [
-        (200, {"patient_defect": None}, "No answer: none of this child's cines shows a septum well enough."),
+        (200, {"patient_defect": None}, "No answer: the model abstains on every cine of this child."),
         (400, {"detail": "Cine 1.2 cannot be read."}, "The cines were not joined: Cine 1.2 cannot be read."),
         (200, {"agreement": 1.0}, "The views agree: all cines that can show ASD say ASD."),
         (200, {"agreement": 0.5}, "The views do not agree: 50% of the cines that can show ASD say ASD."),

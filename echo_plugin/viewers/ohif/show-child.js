@@ -5,7 +5,7 @@ import { h } from './dom.js';
 import { bar, isUndecided, UNDECIDED } from './show-findings.js';
 import { percent } from './words.js';
 
-const NO_ANSWER = "No answer: none of this child's cines shows a septum well enough.";
+const NO_ANSWER = 'No answer: the model abstains on every cine of this child.';
 
 /** Return `[sentence, isDoubt]`: whether the cines that can show the defect say so. */
 function agreement({ defect, cines, agreement: share }) {
