@@ -148,7 +148,11 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
     if options.start == "views" and name != VIEW_CLASSIFIER:
         return _start_from(folder / VIEW_CLASSIFIER, model, name)
     if options.start == "mae" and name != MASKED_AUTOENCODER:
-        return _start_from(folder / MASKED_AUTOENCODER, model, name)
+        try:
+            return _start_from(folder / MASKED_AUTOENCODER, model, name)
+        except ModelNotFoundError as exc:
+            msg = f"{exc} Make it: monailabel-echo train mae --images DIR --models {folder}"
+            raise ModelNotFoundError(msg) from exc
     if options.start not in ("starter", "views", "mae"):
         return _start_from_file(Path(options.start), model, name)
     try:
