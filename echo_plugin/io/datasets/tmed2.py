@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.anatomy import View
@@ -47,43 +47,62 @@ _PATIENT = re.compile(r"(\d+)s\d+_")
 def read_tmed2(src: Path) -> DataSet:
     """Return the stills of every table in ``src`` that has TMED-2's columns.
 
+    Tables that split the same stills in several ways are folds: the split of the one that splits most stills is kept,
+    of equals the first by name, and a note says so.
+
     Raises
     ------
     DataSetError
         If no table has them.
     """
-    tables = [path for path in sorted(src.glob("*.csv")) if _has_columns(path)]
+    tables = {path.name: read_table(path, COLUMNS) for path in sorted(src.glob("*.csv")) if _has_columns(path)}
     if not tables:
         msg = f"Folder {src.name!r} has no table of TMED-2; a CSV with the columns {', '.join(COLUMNS)} is accepted."
         raise DataSetError(msg)
-    return DataSet(_stills(src, tables), NOTES)
+    splits = {table: _split(rows) for table, rows in tables.items()}
+    kept = max(splits, key=lambda table: len(splits[table]))
+    parts, others = dict(splits[kept]), []
+    for table, split in splits.items():
+        if all(parts.get(name, part) == part for name, part in split.items()):
+            parts |= split
+        else:
+            others.append(table)
+    note = f"The split is that of {kept}; those of {', '.join(others)} are others and are not kept."
+    return DataSet(_stills(src, tables, parts), (*NOTES, note) if others else NOTES)
 
 
-def _stills(src: Path, tables: list[Path]) -> Iterator[SourceCine | LeftOut]:
-    seen = set()
-    for table in tables:
-        for row in read_table(table, COLUMNS):
-            name = f"{row['SourceFolder']}/{row['query_key']}"
+def _split(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    parts = {_name(row): PARTS.get(row["view_classifier_split"].lower()) for row in rows}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _name(row: Mapping[str, str]) -> str:
+    return f"{row['SourceFolder']}/{row['query_key']}"
+
+
+def _stills(
+    src: Path, tables: Mapping[str, Sequence[Mapping[str, str]]], parts: Mapping[str, str]
+) -> Iterator[SourceCine | LeftOut]:
+    seen: dict[str, str] = {}
+    for table, rows in tables.items():
+        for row in rows:
+            name, view = _name(row), row["view_label"]
             if name in seen:
-                yield LeftOut(name, "an earlier line or table names it")
+                if seen[name] != view:
+                    yield LeftOut(f"{name} in {table}", f"an earlier line calls it {seen[name]}, this one {view}")
                 continue
-            seen.add(name)
+            seen[name] = view
             try:
-                if row["view_label"] not in VIEWS:
-                    msg = f"view_label {row['view_label']!r} is none of {', '.join(VIEWS)}"
+                if view not in VIEWS:
+                    msg = f"view_label {view!r} is none of {', '.join(VIEWS)}"
                     raise NotTakenError(msg)
                 source = named_file(src, name)
             except NotTakenError as exc:
                 yield LeftOut(name, str(exc))
                 continue
             match = _PATIENT.match(source.name)
-            yield SourceCine(
-                PurePosixPath(name),
-                source,
-                match[1] if match else None,
-                VIEWS[row["view_label"]],
-                part=PARTS.get(row["view_classifier_split"].lower()),
-            )
+            patient = match[1] if match else None
+            yield SourceCine(PurePosixPath(name), source, patient, VIEWS[view], part=parts.get(name))
 
 
 def _has_columns(path: Path) -> bool:

@@ -242,6 +242,22 @@ def test_tmed2_is_read_with_patients_of_its_keys(src) -> None:
     assert "leads out of the data set" in left["labeled/../../etc/passwd"]
 
 
+def test_of_the_folds_of_tmed2_one_split_is_kept_and_the_others_are_named(src) -> None:
+    columns = "query_key,SourceFolder,view_label,view_classifier_split"
+    src.table("fold0.csv", columns, ["1s1_0.png,labeled,PLAX,train", "2s1_0.png,labeled,A4C,"])
+    src.table("fold1.csv", columns, ["1s1_0.png,labeled,PLAX,val", "2s1_0.png,labeled,A4C,test"])
+    src.table("rest.csv", columns, ["2s1_0.png,labeled,A2C,", "3s1_0.png,unlabeled,Not_Provided,"])
+    for name in ("labeled/1s1_0.png", "labeled/2s1_0.png", "unlabeled/3s1_0.png"):
+        src.picture(name)
+
+    data_set = read_tmed2(src.root)
+    cines, left = sorted_out(data_set)
+
+    assert [cine.part for cine in cines.values()] == ["validation", "test", None]
+    assert "The split is that of fold1.csv; those of fold0.csv are others and are not kept." in data_set.notes
+    assert left == {"labeled/2s1_0.png in rest.csv": "an earlier line calls it A4C, this one A2C"}
+
+
 # MIMIC-IV-ECHO
 
 
