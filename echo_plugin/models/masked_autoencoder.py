@@ -133,13 +133,21 @@ class MaskedAutoencoder(nn.Module):
         kept, places, mask = choose_patches(noise, self.config.mask_ratio)
         return Drawn(self.decode(self.encode(self.seen(frames), kept), places).float(), mask)
 
-    def loss(self, frames: Tensor, drawn: Drawn) -> Tensor:
-        """Return the mean squared error over the hidden patches."""
+    def targets(self, frames: Tensor) -> Tensor:
+        """Return the (N, L, P*P*C) patches that the decoder is to draw of frames (N, C, S, S)."""
         target = to_patches(self.seen(frames).float(), self.patch_px)
         if self.config.is_patch_normalised:
             target = (target - target.mean(dim=2, keepdim=True)) / (target.var(dim=2, keepdim=True) + 1e-6).sqrt()
-        error = (drawn.patches - target).square().mean(dim=2)
-        return (error * drawn.mask).sum() / drawn.mask.sum()
+        return target
+
+    def errors(self, frames: Tensor, drawn: Drawn) -> Tensor:
+        """Return the (N,) mean squared errors over the hidden patches of each frame."""
+        error = (drawn.patches - self.targets(frames)).square().mean(dim=2)
+        return (error * drawn.mask).sum(dim=1) / drawn.mask.sum(dim=1)
+
+    def loss(self, frames: Tensor, drawn: Drawn) -> Tensor:
+        """Return the mean squared error over the hidden patches."""
+        return self.errors(frames, drawn).mean()
 
 
 def choose_patches(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:

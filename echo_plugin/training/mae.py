@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.model_card import Metric, ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
 from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
 from echo_plugin.preprocess import normalise
@@ -20,6 +20,7 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import digest_of
 from echo_plugin.training.loop import Learned, lower_precision, run_epochs, shuffled_batches
+from echo_plugin.training.mae_figures import errors_of_frames, measure_on_test
 from echo_plugin.training.mae_frames import (
     UnlabelledCine,
     UnlabelledFrames,
@@ -110,10 +111,10 @@ def _train(
         pictures_every=task.pictures_every,
         on_epoch=on_epoch,
     )
-    metrics = {}
-    if len(parts["validation"]):
-        count = len({cines[i].patient_id for i in frames.cine[parts["validation"]].tolist()} - {None})
-        metrics["reconstruction_error"] = Metric(-learned.best_metric, None, None, count, "validation frames")
+    patients = [cines[cine].patient_id or "" for cine in frames.cine[parts["test"]].tolist()]
+    words = f"test patients ({origin})"
+    metrics = measure_on_test(model, frames, parts["test"], patients, words=words, seed=options.seed)
+    del frames  # its file is deleted with the state: Windows keeps a file that is mapped
     card = ModelCard(
         name=MASKED_AUTOENCODER,
         version=next_version(start, MASKED_AUTOENCODER, models),
@@ -124,6 +125,7 @@ def _train(
         config=dataclasses.asdict(model.config)
         | {"epochs": learned.epochs, "split_digest": split.digest}
         | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
+        | ({"validation_error": -learned.best_metric} if len(parts["validation"]) else {})
         | fingerprints(split, start, cines_key(cines)),
         training_data=TrainingData(
             origin + start.words,
@@ -161,7 +163,8 @@ def learn_mae(
 
     def validate(averaged: nn.Module) -> float:
         assert isinstance(averaged, MaskedAutoencoder)
-        return -_error(averaged, frames, chosen, noise, options.batch_size or BATCH_SIZE)
+        errors, _ = errors_of_frames(averaged, frames, chosen, noise[: len(chosen)])
+        return -float(errors.mean())
 
     def report(status: EpochStatus) -> None:
         is_due = status.epoch % pictures_every == 0 or status.epoch == status.total_epochs
@@ -205,18 +208,6 @@ def _loss(model: nn.Module, frames: UnlabelledFrames, chosen: Tensor, generator:
     with lower_precision(device):
         drawn = model(inputs, noise)
     return model.loss(inputs, drawn)
-
-
-@torch.no_grad()
-def _error(model: MaskedAutoencoder, frames: UnlabelledFrames, chosen: Tensor, noise: Tensor, batch_size: int) -> float:
-    device, total = model.mask_token.device, 0.0
-    batches = zip(torch.split(chosen, batch_size), torch.split(noise[: len(chosen)], batch_size), strict=True)
-    for items, drawn_noise in batches:
-        inputs = normalise(frames.pixels[items].to(device))
-        with lower_precision(device):
-            drawn = model(inputs, drawn_noise.to(device))
-        total += float(model.loss(inputs, drawn)) * len(items)
-    return total / len(chosen)
 
 
 def _split(cines: Sequence[UnlabelledCine], start: Start, models: Path, seed: int) -> Split:

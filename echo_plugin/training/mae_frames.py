@@ -145,10 +145,10 @@ def parts_given(cines: Sequence[UnlabelledCine]) -> dict[str, str]:
 
 
 def parts_of(cines: Sequence[UnlabelledCine], split: Split) -> Mapping[str, list[bool]]:
-    """Return, for train and validation, whether each cine is in it; those of test patients are in neither."""
+    """Return, for each part, whether each cine is in it; who is nameless is in train, or in validation."""
     nameless = [index for index, cine in enumerate(cines) if cine.patient_id is None]
     validating = set(nameless[VALIDATION_EVERY - 1 :: VALIDATION_EVERY])
-    named = {"train": frozenset(split.train), "validation": frozenset(split.validation)}
+    named = {part: frozenset(getattr(split, part)) for part in PARTS}
     parts = {part: [cine.patient_id in patients for cine in cines] for part, patients in named.items()}
     for index in nameless:
         parts["validation" if index in validating else "train"][index] = True

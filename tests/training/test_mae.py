@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from echo_plugin.io.cine_file import read_cine
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, load_published, publish
 from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.mae import train_mae
+from echo_plugin.training.mae_figures import mean_of_seen
 from echo_plugin.training.mae_frames import find_unlabelled, parts_of
 from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import reconstruction_panels
@@ -51,8 +55,42 @@ def test_what_is_learned_is_published_with_pictures_and_nothing_else_is_left(pre
     pictures = sorted(path.name for path in (pretrained / "reconstructions").iterdir())
     assert pictures == ["epoch_0001.png", "epoch_0002.png"]
     assert {path.suffix for path in (pretrained / FOLDER).iterdir()} <= {".lock"}
-    assert card.metrics["reconstruction_error"].value > 0
+    assert card.config["validation_error"] > 0
     assert card.licence == "Apache-2.0"
+
+
+def test_the_error_is_of_test_patients_with_its_interval_beside_that_of_the_mean_patch(easy_studies, pretrained):
+    card, _ = load_published(pretrained, MASKED_AUTOENCODER)
+
+    error = card.metrics["reconstruction_error"]
+    assert error.split == "test patients (frames without labels)"
+    assert error.patients == card.training_data.split["test"]
+    assert 0 < error.low < error.value < error.high
+    assert error.baseline > 0
+    assert error.value != card.config["validation_error"]
+
+
+def test_the_mean_patch_is_that_of_the_seen_patches_of_the_frame():
+    targets = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]]])
+
+    drawn = mean_of_seen(targets, torch.tensor([[0.0, 0.0, 1.0]]))
+
+    assert drawn.patches.tolist() == [[[2.0, 4.0]] * 3]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux tells which files are mapped")
+def test_no_file_is_mapped_when_the_frames_are_deleted(easy_studies, tmp_path, monkeypatch):
+    publish_learned, maps = mae.publish_learned, []
+
+    def watched(*arguments):
+        maps.append(Path("/proc/self/maps").read_text())
+        return publish_learned(*arguments)
+
+    monkeypatch.setattr(mae, "publish_learned", watched)
+    train_mae([easy_studies], tmp_path, dataclasses.replace(OPTIONS, epochs=1))
+
+    assert len(maps) == 1
+    assert str(tmp_path) not in maps[0]
 
 
 def test_those_who_will_measure_are_not_learned_from(easy_studies, pretrained):
