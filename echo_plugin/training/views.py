@@ -20,6 +20,7 @@ from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
+from echo_plugin.training.linear_probe import probe_of_clips
 from echo_plugin.training.loop import place
 from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
@@ -95,11 +96,13 @@ def _train(
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
     table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
     kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, split, options, (config, options.mirror))
-    learned = learn_views(
-        model, table, options, is_going_on=start.rate_for(VIEW_CLASSIFIER) < 1, kept=kept, on_epoch=on_epoch
-    )
+    words, is_going_on = words_for_test(labelled), start.rate_for(VIEW_CLASSIFIER) < 1
+    probed = {}
+    if start.words and not is_going_on:  # an encoder that has not been taught views
+        probed = probe_of_clips(model, table, [cine.patient_id for cine in cines], words=words, seed=options.seed)
+    learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
     classes = tuple(view.value for view in vocabulary)
-    metrics = _measure(model, table, cines, classes, words_for_test(labelled), options.seed)
+    metrics = _measure(model, table, cines, classes, words, options.seed) | probed
     card = build_card(
         name=VIEW_CLASSIFIER,
         task="view",

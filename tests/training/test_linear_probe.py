@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training.linear_probe import encoder_features, probe
+from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.linear_probe import encoder_features, probe, probe_of_clips
 
 
 def test_classes_that_a_line_parts_are_told_apart():
@@ -18,6 +21,23 @@ def test_classes_that_a_line_parts_are_told_apart():
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="two classes at least"):
         probe(np.zeros((4, 2)), np.ones(4, int), np.zeros((1, 2)))
+
+
+def test_frames_of_test_patients_are_answered_by_those_of_training_patients():
+    torch.manual_seed(0)
+    model = ViewClassifier(ViewConfig(2, backbone="vit_micro_patch8", input_size_px=32, temporal="mean"))
+    labels = torch.arange(12) % 2
+    pixels = torch.randint(0, 60, (24, 32, 32), dtype=torch.uint8)
+    pixels[labels.repeat_interleave(2) == 1, :16] += 150
+    clips = torch.arange(24).reshape(12, 2)
+    table = ClipTable(pixels, clips, labels, torch.arange(12), {"train": torch.arange(8), "test": torch.arange(8, 12)})
+
+    found = probe_of_clips(model, table, [f"p{n}" for n in range(12)], words="test patients", seed=0)
+    alike = replace(table, labels=torch.zeros(12, dtype=torch.long))
+
+    assert found["linear probe accuracy"].value == 1.0
+    assert (found["linear probe accuracy"].patients, found["linear probe accuracy"].baseline) == (4, 0.5)
+    assert probe_of_clips(model, alike, ["p"] * 12, words="test patients", seed=0) == {}
 
 
 def test_features_do_not_depend_on_the_batch():

@@ -114,6 +114,10 @@ def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_stu
     assert known_patients(card, everybody) == known_patients(before, everybody)
     assert "going on from masked_autoencoder 1" in card.training_data.provenance
     assert card.config["is_standardised"] is True  # as the autoencoder was taught
+    probed = card.metrics["linear probe accuracy"]
+    assert (probed.patients, probed.split) == (card.training_data.split["test"], "test patients")
+    assert 0 <= probed.low <= probed.value <= probed.high <= 1
+    assert 0.3 < probed.baseline < 0.7  # a third of the stills shows the other view
 
 
 def test_the_encoder_begins_as_the_autoencoders(pretrained):
