@@ -2,13 +2,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from echo_plugin.boxes.evaluate import evaluate_detector
+from echo_plugin.boxes.evaluate import _mm_per_model_px, evaluate_detector
+from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.defects.evaluate import evaluate_defects
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
 from echo_plugin.models.checkpoint import load_card
+from echo_plugin.preprocess import map_region
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
@@ -130,3 +133,12 @@ def test_views_are_measured_by_cine(easy_studies, tmp_path):
 def test_measuring_without_a_model_says_what_is_missing(easy_studies, tmp_path):
     with pytest.raises(ModelNotFoundError, match="septal_detector is not published"):
         evaluate_detector(easy_studies, tmp_path, tmp_path / "out")
+
+
+def test_the_sides_of_an_oblong_pixel_keep_their_own_lengths():
+    pixels = FramesInMemory(np.zeros((1, 100, 200, 1), dtype=np.uint8))
+    region = UltrasoundRegion(0, 0, 200, 100, mm_per_px_x=0.2, mm_per_px_y=0.5)
+    cine = Cine("oblong", pixels, np.zeros(1), (region,))
+    mapping = map_region(region, 100, 200, 64)
+
+    assert _mm_per_model_px(cine, mapping) == pytest.approx((0.2 / mapping.scale, 0.5 / mapping.scale))

@@ -148,14 +148,16 @@ def _worst_frames(chosen: HeldOut, cines: Sequence[MeasuredCine]) -> list[Pictur
     return pictures
 
 
-def _mm_per_model_px(cine: Cine, mapping: FrameMapping) -> float | None:
-    """Return the length of a px of the model's input; None: the cine is not calibrated, or not alike both ways."""
+def _mm_per_model_px(cine: Cine, mapping: FrameMapping) -> tuple[float, float] | None:
+    """Return the width and height of a px of the model's input; None: the cine is not calibrated."""
     region = tissue_region(cine)
     x, y = region.mm_per_px_x, region.mm_per_px_y
-    return x / mapping.scale if x is not None and y is not None and np.isclose(x, y, rtol=0.02) else None
+    return None if x is None or y is None else (x / mapping.scale, y / mapping.scale)
 
 
-def _frame_boxes(boxes: Sequence[SeptalBox], mapping: FrameMapping, mm_per_px: float | None) -> FrameBoxes:
+def _frame_boxes(
+    boxes: Sequence[SeptalBox], mapping: FrameMapping, mm_per_px: tuple[float, float] | None
+) -> FrameBoxes:
     known = [box for box in boxes if box.septum in DETECTED_SEPTA]
     labels: NDArray[np.int_] = np.array([DETECTED_SEPTA.index(box.septum) for box in known], dtype=int)
     scores = np.array([1.0 if box.score is None else box.score for box in known])

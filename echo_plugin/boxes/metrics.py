@@ -22,14 +22,14 @@ NO_LABEL = -1
 class FrameBoxes:
     """Boxes of one frame: ``boxes`` (M, 4) px, ``labels`` (M,) class ids, ``scores`` (M,), 1 for true boxes.
 
-    ``mm_per_px`` : the length of a px of these boxes, for distances; None: not known.
+    ``mm_per_px`` : the width and height of a px of these boxes, for distances; None: not known.
     ``unsought`` : of true boxes, the classes that nobody looked for on the frame.
     """
 
     boxes: FloatArray
     labels: NDArray[np.int_]
     scores: FloatArray
-    mm_per_px: float | None = None
+    mm_per_px: tuple[float, float] | None = None
     unsought: tuple[int, ...] = ()
 
     def of(self, label: int) -> tuple[FloatArray, FloatArray]:
@@ -97,7 +97,7 @@ def detection_metrics(
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
     if empty.any():
         answered = [float((a.scores >= SURE).any()) for a, is_empty in zip(answers, empty, strict=True) if is_empty]
-        metrics["false alarms on frames without septum"] = _members(cohort, empty).mean(
+        metrics["false alarms on frames without septum"] = members(cohort, empty).mean(
             answered, None if constants is None else 1.0
         )
     return metrics
@@ -138,7 +138,12 @@ class AveragePrecisions:
 
 
 def average_precisions(
-    cohort: Cohort, answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], *, resamples: int = RESAMPLES
+    cohort: Cohort,
+    answers: Sequence[FrameBoxes],
+    truths: Sequence[FrameBoxes],
+    *,
+    ious: Sequence[float] = COCO_IOUS,
+    resamples: int = RESAMPLES,
 ) -> AveragePrecisions:
     """Return the average precisions of N frames, the items of ``cohort``; each septum is matched once an overlap."""
     weights = np.concatenate([np.ones((1, cohort.count)), cohort.draws(resamples)])[:, cohort.index]
@@ -146,7 +151,7 @@ def average_precisions(
         (label, iou): average_precision(matched_boxes(answers, truths, label, iou), weights)
         for label in range(len(DETECTED_SEPTA))
         if any(len(truth.of(label)[0]) for truth in truths)
-        for iou in COCO_IOUS
+        for iou in ious
     }
     return AveragePrecisions(cohort, cells)
 
@@ -183,39 +188,11 @@ def _metrics_of_septum(
     overlaps = best_overlaps(answers, truths, label)
     there = np.isfinite(overlaps)
     constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
-    metrics[f"mean IoU {name}"] = _members(cohort, there).mean(overlaps[there], constant)
-    found, distances = _centre_distances(answers, truths, label)
-    if found.any():
-        metrics[f"centre distance px {name}"] = _members(cohort, found).mean(distances[found])
-    spacings = np.array([np.nan if truth.mm_per_px is None else truth.mm_per_px for truth in truths])
-    measured = found & np.isfinite(spacings)
-    if measured.any():
-        lengths = distances[measured] * spacings[measured]
-        metrics[f"centre distance mm {name}"] = _members(cohort, measured).mean(lengths)
+    metrics[f"mean IoU {name}"] = members(cohort, there).mean(overlaps[there], constant)
+    for unit, distances in zip(("px", "mm"), centre_distances(answers, truths, label), strict=True):
+        if (known := np.isfinite(distances)).any():
+            metrics[f"centre distance {unit} {name}"] = members(cohort, known).mean(distances[known])
     return metrics
-
-
-class PrecisionOverLabels:
-    """The average precision, the mean over classes and overlaps, as a function of the weights of the frames."""
-
-    def __init__(
-        self,
-        answers: Sequence[FrameBoxes],
-        truths: Sequence[FrameBoxes],
-        labels: Sequence[int],
-        ious: Sequence[float],
-    ) -> None:
-        self._frames = len(truths)
-        self._matched = [matched_boxes(answers, truths, label, iou) for label in labels for iou in ious]
-
-    def __call__(self, item_weights: FloatArray) -> FloatArray:
-        """Return (B,) for (B, N) weights: the mean over what a resample shows; NaN: it shows nothing."""
-        return _mean_of_shown([average_precision(matched, item_weights) for matched in self._matched])
-
-    @property
-    def plain(self) -> float:
-        """The value when every frame counts once."""
-        return float(self(np.ones((1, self._frames)))[0])
 
 
 PRECISIONS = {"AP": COCO_IOUS, "AP50": (0.5,), "AP75": (0.75,)}
@@ -226,26 +203,27 @@ SURE = 0.5
 """Score from which a box counts as an answer where a yes or no is asked."""
 
 
-def _members(cohort: Cohort, keep: NDArray[np.bool_]) -> Cohort:
+def members(cohort: Cohort, keep: NDArray[np.bool_]) -> Cohort:
+    """Return the cohort of the items that are kept (N,)."""
     patients = tuple(patient for patient, kept in zip(cohort.patients, keep, strict=True) if kept)
     return Cohort(patients, cohort.split, cohort.seed)
 
 
-def _centre_distances(
+def centre_distances(
     answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes], label: int
-) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Return which frames have both a true box and an answer, and (N,) the distance of their centres, px."""
-    found, distances = np.zeros(len(truths), dtype=bool), np.full(len(truths), np.nan)
+) -> tuple[FloatArray, FloatArray]:
+    """Return (N,) px and (N,) mm from each frame's surest box to its true one; NaN: one is absent, or mm not known."""
+    steps, spacings = np.full((len(truths), 2), np.nan), np.full((len(truths), 2), np.nan)
     for i, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
         wanted, (boxes, scores) = truth.of(label)[0], answer.of(label)
         if len(wanted) and len(boxes):
-            found[i] = True
-            distances[i] = centre_distances_px(boxes[[scores.argmax()]], wanted[:1])[0]
-    return found, distances
+            steps[i] = (centre_steps_px(boxes[[scores.argmax()]], wanted[:1]))[0]
+        if truth.mm_per_px is not None:
+            spacings[i] = truth.mm_per_px
+    return np.hypot(*steps.T), np.hypot(*(steps * spacings).T)
 
 
-def centre_distances_px(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return (N,) the distances between the centres of (N, 4) boxes and (N, 4) others."""
-    step = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
-    distances: FloatArray = np.hypot(step[:, 0], step[:, 1])
-    return distances
+def centre_steps_px(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return (N, 2) x and y from the centres of (N, 4) others to those of (N, 4) boxes."""
+    steps: FloatArray = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
+    return steps

@@ -11,16 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.boxes.metrics import FrameBoxes, PrecisionOverLabels, best_overlaps, constant_answer
+from echo_plugin.boxes.matching import COCO_IOUS
+from echo_plugin.boxes.metrics import (
+    AveragePrecisions,
+    FrameBoxes,
+    average_precisions,
+    best_overlaps,
+    centre_distances,
+    constant_answer,
+    members,
+)
 from echo_plugin.cohort_facts import AGES, QUALITIES
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
 
 COLUMNS = (
-    "group", "frames", "patients", "AP50", "constant answer",
-    *(f"{words} {s.value}" for words in ("AP50 (boxes)", "mean IoU") for s in DETECTED_SEPTA),
+    "group", "frames", "patients", "AP", "AP50", "constant answer's AP50",
+    *(f"{words} {s.value}" for words in ("AP50 (boxes)", "mean IoU", "centre distance") for s in DETECTED_SEPTA),
 )  # fmt: skip
+NOTHING = "–"
+HALF = (0.5,)
 
 Facts = Mapping[str, str | float | None]
 
@@ -38,7 +49,7 @@ class MeasuredFrames:
         """Return the frames that are kept (N,)."""
         chosen = np.flatnonzero(keep)
         return MeasuredFrames(
-            Cohort(tuple(self.cohort.patients[i] for i in chosen), self.cohort.split, self.cohort.seed),
+            members(self.cohort, keep),
             tuple(self.answers[i] for i in chosen),
             tuple(self.truths[i] for i in chosen),
             self.medians,
@@ -70,27 +81,46 @@ def _table(title: str, members: Mapping[str, NDArray[np.bool_]], frames: Measure
 
 
 def _row(name: str, frames: MeasuredFrames) -> list[str]:
-    truths, cohort = frames.truths, frames.cohort
-    present = [k for k in range(len(DETECTED_SEPTA)) if any(len(truth.of(k)[0]) for truth in truths)]
-    precision, constant = "no septum", "–"
-    if present:
-        measure = PrecisionOverLabels(frames.answers, truths, present, [0.5])
-        precision = _words(cohort.metric(lambda w: measure(w[:, cohort.index])))
-        if frames.medians is not None:
-            same = [constant_answer(frames.medians)] * len(truths)
-            constant = f"{PrecisionOverLabels(same, truths, present, [0.5]).plain:.3f}"
-    each = [_of_septum(frames, k) if k in present else "–" for k in range(len(DETECTED_SEPTA))]
-    overlaps = [best_overlaps(frames.answers, truths, k) for k in range(len(DETECTED_SEPTA))]
-    means = [f"{np.nanmean(o):.3f}" if np.isfinite(o).any() else "–" for o in overlaps]
-    return [name, str(len(truths)), str(cohort.count), precision, constant, *each, *means]
+    """Return the cells of a group: resampled is only what shows an interval, the others are of the group as it is."""
+    truths, cohort, labels = frames.truths, frames.cohort, range(len(DETECTED_SEPTA))
+    alone = average_precisions(cohort, frames.answers, truths, resamples=0)
+    size = [name, str(len(truths)), str(cohort.count)]
+    if not alone.cells:
+        return [*size, "no septum", *[NOTHING] * (len(COLUMNS) - len(size) - 1)]
+    resampled = average_precisions(cohort, frames.answers, truths, ious=HALF).of(None, HALF)
+    constant = NOTHING
+    if frames.medians is not None:
+        same = [constant_answer(frames.medians)] * len(truths)
+        constant = f"{average_precisions(cohort, same, truths, ious=HALF, resamples=0).of(None, HALF)[0]:.3f}"
+    overlaps = [best_overlaps(frames.answers, truths, k) for k in labels]
+    return [
+        *size,
+        f"{alone.of(None, COCO_IOUS)[0]:.3f}",
+        _words(cohort.from_samples(float(resampled[0]), resampled[1:])),
+        constant,
+        *(_precision_of_septum(alone, truths, k) for k in labels),
+        *(f"{np.nanmean(o):.3f}" if np.isfinite(o).any() else NOTHING for o in overlaps),
+        *(_centre_distance(frames, k) for k in labels),
+    ]
 
 
-def _of_septum(frames: MeasuredFrames, label: int) -> str:
+def _precision_of_septum(precisions: AveragePrecisions, truths: Sequence[FrameBoxes], label: int) -> str:
     """Return AP50 of one septum and the count of its boxes: in the mean a wall that a view seldom shows weighs much."""
-    boxes = sum(len(truth.of(label)[0]) for truth in frames.truths)
-    return f"{PrecisionOverLabels(frames.answers, frames.truths, [label], [0.5]).plain:.3f} ({boxes})"
+    boxes = sum(len(truth.of(label)[0]) for truth in truths)
+    return f"{precisions.of(label, HALF)[0]:.3f} ({boxes})" if boxes else NOTHING
 
 
-def _words(metric: Metric) -> str:
-    interval = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
-    return f"{metric.value:.3f}{interval}"
+def _centre_distance(frames: MeasuredFrames, label: int) -> str:
+    """Return the mean distance of the centres of one septum, in mm where pixels have a known size, else in px."""
+    px, mm = centre_distances(frames.answers, frames.truths, label)
+    distances, unit = (mm, "mm") if np.isfinite(mm).any() else (px, "px")
+    known = np.isfinite(distances)
+    if not known.any():
+        return NOTHING
+    metric = members(frames.cohort, known).mean(distances[known])
+    return f"{_words(metric, digits=1)} {unit}"
+
+
+def _words(metric: Metric, digits: int = 3) -> str:
+    interval = "" if metric.low is None else f" [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
+    return f"{metric.value:.{digits}f}{interval}"

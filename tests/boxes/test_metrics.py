@@ -7,15 +7,21 @@ from echo_plugin.boxes.matching import average_precision, match_detections
 from echo_plugin.boxes.metrics import (
     FrameBoxes,
     best_overlaps,
-    centre_distances_px,
+    centre_distances,
     constant_boxes,
     detection_metrics,
 )
 from echo_plugin.metrics import Cohort
 
 
-def test_centre_distance_is_euclidean():
-    assert centre_distances_px(np.array([[0, 0, 2, 2.0]]), np.array([[3, 4, 5, 6.0]])).tolist() == [5.0]
+def test_centre_distance_is_euclidean_and_each_side_of_a_pixel_has_its_own_length():
+    truths = [_frame([[0, 0, 2, 2]], [0], mm_per_px=(0.5, 2.0)), _frame([[0, 0, 2, 2]], [0]), _frame([], [])]
+    answers = [_frame([[3, 4, 5, 6]], [0])] * 3
+
+    px, mm = centre_distances(answers, truths, 0)
+
+    np.testing.assert_allclose(px, [5.0, 5.0, np.nan])
+    np.testing.assert_allclose(mm, [np.hypot(1.5, 8.0), np.nan, np.nan])
 
 
 def _detections(frames=30, seed=0):
@@ -50,11 +56,11 @@ def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
     assert ours[0] == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
 
 
-def test_overall_average_precision_equals_that_of_torchmetrics_over_both_septa():
+def test_every_average_precision_equals_that_of_torchmetrics_over_both_septa():
     from torchmetrics.detection import MeanAveragePrecision
 
     both = [_detections(seed=seed) for seed in (0, 1)]
-    oracle = MeanAveragePrecision(iou_thresholds=[0.5], backend="faster_coco_eval")
+    oracle = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True)
     answers, truths = [], []
     for frame in range(30):
         boxes, scores = (np.concatenate([d[frame][part] for d, _ in both]) for part in (0, 1))
@@ -69,9 +75,14 @@ def test_overall_average_precision_equals_that_of_torchmetrics_over_both_septa()
         )
     cohort = Cohort(tuple(str(i // 3) for i in range(30)), split="test")
 
-    overall = detection_metrics(cohort, answers, truths, constant_boxes(truths))["AP50"]
+    metrics = detection_metrics(cohort, answers, truths, constant_boxes(truths))
 
-    assert overall.value == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
+    overall, theirs = metrics["AP50"], oracle.compute()
+    for name, key in (("AP", "map"), ("AP50", "map_50"), ("AP75", "map_75")):
+        assert metrics[name].value == pytest.approx(float(theirs[key]), abs=1e-6)
+    for septum, value in zip(("interatrial", "interventricular"), theirs["map_per_class"].tolist(), strict=True):
+        assert metrics[f"AP {septum}"].value == pytest.approx(value, abs=1e-6)
+    assert metrics["AP75"].value < metrics["AP"].value < metrics["AP50"].value
     assert overall.patients == 10
     assert overall.low < overall.value < overall.high
     assert overall.baseline < overall.value
@@ -107,9 +118,10 @@ def test_no_detection_scores_zero_and_no_truth_is_undefined():
     assert np.isnan(average_precision(match_detections([nothing], [np.zeros((0, 4))]), np.ones((1, 1)))[0])
 
 
-def _frame(boxes, labels, scores=None):
+def _frame(boxes, labels, scores=None, mm_per_px=None):
     boxes = np.array(boxes, dtype=float).reshape(-1, 4)
-    return FrameBoxes(boxes, np.array(labels, dtype=int), np.ones(len(boxes)) if scores is None else np.array(scores))
+    scores = np.ones(len(boxes)) if scores is None else np.array(scores)
+    return FrameBoxes(boxes, np.array(labels, dtype=int), scores, mm_per_px)
 
 
 def test_constant_box_is_the_median_of_each_septum_and_unknown_for_an_absent_one():
