@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from echo_plugin.cli_mae import Images, MaskRatio, PatchNorm, mae_trainer
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Trainable
 from echo_plugin.progress import Progress
 from echo_plugin.progress_bar import progress_bar
+from echo_plugin.training.options import TrainOptions
 
 Start = Annotated[
     str,
@@ -104,27 +105,19 @@ def train(
     Example: monailabel-echo train detector --studies my_studies --models my_models --epochs 20
     Example: monailabel-echo train mae --images archive --images videos --models my_models
     """
-    from echo_plugin.training.options import TrainOptions
-
     kind = None if what == "mae" else Trainable(what)
-    is_fetal = recipe == "usf-mae"
-    if recipe != "ours" and (what == "mae" or is_fetal != (what == "views")):
-        msg = f"--recipe {recipe} is a recipe of {'views' if is_fetal else 'detector and defects'}, not of {what}."
-        raise typer.BadParameter(msg)
     folders = [folder for folder in (studies, *(images or ())) if folder is not None]
     if (studies is None) == (images is None) or (images and kind is not None):
         msg = "Name one --studies DIR to learn from, or, for mae, --images DIR, which may be repeated."
         raise typer.BadParameter(msg)
-    if what != "mae" and (mask_ratio is not None or patch_norm):
-        msg = f"--mask-ratio and --patch-norm are of mae; {what} has none of them."
-        raise typer.BadParameter(msg)
-    if kind is not Trainable.DEFECTS and (head or crops or scale is not None or margin is not None or start == "face"):
-        msg = f"--head, --crops, --scale, --margin and --from face are of the defects; {what} has none of them."
-        raise typer.BadParameter(msg)
-    if kind is not Trainable.VIEWS and (pooling or sampling or clip_frames or chunks or mirror or vocabulary):
-        words = "--pooling, --sampling, --clip-frames, --chunks, --mirror and --vocabulary"
-        msg = f"{words} are of the views; {what} has none of them."
-        raise typer.BadParameter(msg)
+    _require_recipe_of(what, recipe)
+    face = "face" if start == "face" else None
+    of_defects = {"--head": head, "--crops": crops, "--scale": scale, "--margin": margin, "--from face": face}
+    clips = {"--clip-frames": clip_frames, "--chunks": chunks, "--mirror": mirror or None}
+    of_views = {"--pooling": pooling, "--sampling": sampling, **clips, "--vocabulary": vocabulary}
+    _refuse_of_others(what, "mae", {"--mask-ratio": mask_ratio, "--patch-norm": patch_norm or None})
+    _refuse_of_others(what, "defects", of_defects)
+    _refuse_of_others(what, "views", of_views)
     if chunks and pooling not in (None, "weave", "attention"):
         msg = f"--chunks is of the poolings weave and attention; {pooling} cuts nothing in chunks."
         raise typer.BadParameter(msg)
@@ -157,11 +150,30 @@ def train(
         run = mae_trainer(mask_ratio, patch_norm) if kind is None else _trainer(kind)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
+    _run(what, run, folders if kind is None else studies, models, options)
+
+
+def _require_recipe_of(what: str, recipe: str) -> None:
+    is_fetal = recipe == "usf-mae"
+    if recipe != "ours" and (what == "mae" or is_fetal != (what == "views")):
+        msg = f"--recipe {recipe} is a recipe of {'views' if is_fetal else 'detector and defects'}, not of {what}."
+        raise typer.BadParameter(msg)
+
+
+def _refuse_of_others(what: str, owner: str, given: Mapping[str, object]) -> None:
+    """Refuse options of ``owner`` that were given (not None) for another model."""
+    if what != owner and any(value is not None for value in given.values()):
+        *others, last = given
+        msg = f"{', '.join(others)} and {last} are of {owner}; {what} has none of them."
+        raise typer.BadParameter(msg)
+
+
+def _run(what: str, train_it: Callable[..., Any], learned_from: object, models: Path, options: TrainOptions) -> None:
+    """Train, in as many processes as were started, and say what was published."""
     from echo_plugin.training.processes import is_first, joined_processes
 
-    with joined_processes(device), progress_bar(f"Training {what}") as bar:
-        learned_from = folders if kind is None else studies
-        card = run(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
+    with joined_processes(options.device), progress_bar(f"Training {what}") as bar:
+        card = train_it(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
         if is_first():
             words = f"Published {card.name} {card.version} to {models}; it learned from {card.trained_on}."
             typer.echo(words, err=True)

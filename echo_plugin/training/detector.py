@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from echo_plugin.training.detector_recipes import (
     epoch_batches,
     training_items,
 )
-from echo_plugin.training.loop import lower_precision, place, run_epochs
+from echo_plugin.training.loop import Learned, lower_precision, place, run_epochs
 from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
@@ -101,21 +101,10 @@ def _train(
     items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
     items["train"] = training_items(frames, items["train"], recipe, options.seed)
     model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
-    is_measured = bool(torch.isfinite(frames.targets[items["validation"]]).any())
     place(model, choose_device(options.device))
-    learned = run_epochs(
-        model,
-        recipe.optimisation(options, LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)),
-        batches=epoch_batches(frames, items["train"], recipe, options.batch_size or BATCH_SIZE),
-        loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g, recipe),
-        validate=(lambda m: measure_on_validation(m, frames, items["validation"])) if is_measured else None,
-        seed=options.seed,
-        on_epoch=on_epoch,
-        should_stop=options.should_stop,
-        state_path=state_path(models, SEPTAL_DETECTOR),
-        state_key=data_key(cines, split, options, model.config),
-        log_dir=options.log_dir and options.log_dir / SEPTAL_DETECTOR,
-    )
+    kept = state_path(models, SEPTAL_DETECTOR), data_key(cines, split, options, model.config)
+    rate = LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)
+    learned = _learn(model, frames, items, recipe, options, rate=rate, on_epoch=on_epoch, kept=kept)
     medians = constant_boxes(true_boxes(frames, items["train"]))
     metrics = measure_on_test(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
     card = build_card(
@@ -124,10 +113,15 @@ def _train(
         architecture=f"RetinaNet, {config.backbone} FPN",
         classes=tuple(septum.value for septum in DETECTED_SEPTA),
         config=dataclasses.asdict(model.config)
-        | {"anchor_shapes": list(model.config.anchor_shapes), "recipe": options.recipe}
-        | {"constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()]}
-        | {"operating_score": operating_score(model, frames, items["validation"])}
-        | {"validation_AP": learned.best_metric, "epochs": learned.epochs, "training_frames": len(items["train"])},
+        | {
+            "anchor_shapes": list(model.config.anchor_shapes),
+            "recipe": options.recipe,
+            "constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()],
+            "operating_score": operating_score(model, frames, items["validation"]),
+            "validation_AP": learned.best_metric,
+            "epochs": learned.epochs,
+            "training_frames": len(items["train"]),
+        },
         labelled=labelled,
         cines=cines,
         split=split,
@@ -158,6 +152,34 @@ def _prepared(
             cache_dir=options.cache_dir,
             progress=progress,
         )
+
+
+def _learn(
+    model: SeptalDetector,
+    frames: PreparedFrames,
+    items: Mapping[str, Tensor],
+    recipe: DetectorRecipe,
+    options: TrainOptions,
+    *,
+    rate: float,
+    on_epoch: OnEpoch | None,
+    kept: tuple[Path, str],
+) -> Learned:
+    """Train ``model`` in place; ``kept`` : where its state is kept, and what it is of."""
+    is_measured = bool(torch.isfinite(frames.targets[items["validation"]]).any())
+    return run_epochs(
+        model,
+        recipe.optimisation(options, rate),
+        batches=epoch_batches(frames, items["train"], recipe, options.batch_size or BATCH_SIZE),
+        loss=lambda m, chosen, g: detection_loss(m, frames, chosen, g, recipe),
+        validate=(lambda m: measure_on_validation(m, frames, items["validation"])) if is_measured else None,
+        seed=options.seed,
+        on_epoch=on_epoch,
+        should_stop=options.should_stop,
+        state_path=kept[0],
+        state_key=kept[1],
+        log_dir=options.log_dir and options.log_dir / SEPTAL_DETECTOR,
+    )
 
 
 def detection_loss(

@@ -399,6 +399,13 @@ def test_a_gpu_that_a_client_asks_for_unseen_is_what_the_server_has(store, tmp_p
     assert trainer.require_trainable(store, {"device": "cuda:0"}).device == "cpu"
 
 
+def test_a_training_from_a_viewer_writes_its_curves_where_the_command_line_does(store, tmp_path):
+    trainer = CineTrainer("views", tmp_path / "models", tmp_path / "cache", "cpu")
+    (tmp_path / "models").mkdir()
+
+    assert trainer.require_trainable(store, {}).log_dir == tmp_path / "models" / "logs"
+
+
 def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patient(store, tmp_path):
     from PIL import Image
 

@@ -193,6 +193,7 @@ class CineTrainer(TrainTask):
             seed=numbers["seed"],
             device=device,
             cache_dir=self.cache / "frames",
+            log_dir=self.models / "logs",
             command=f"MONAI Label: train {self.name}",
         )
 
