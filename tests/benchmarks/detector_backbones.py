@@ -3,10 +3,10 @@
 
 python tests/benchmarks/detector_backbones.py --studies STUDIES --held-out OTHERS --out DIR --minutes 60
 
-STUDIES and OTHERS are study folders of different patients (``monailabel-echo phantom`` with two seeds). One row for
-each backbone by our recipe, AP50 on every annotated frame of OTHERS; one more by the paper's recipe: 100 training
-images, 20 held out, a frame of as many cines. Nobody has to be there: a row that is done is read from DIR, one that
-was interrupted goes on when the same command is given again.
+STUDIES and OTHERS are study folders of different patients (``monailabel-echo phantom`` with two seeds); whom a row's
+card lists as learned from is not measured. One row for each backbone by our recipe, AP50 on every annotated frame of
+OTHERS; one more by the paper's recipe: 100 training images, 20 held out, a frame of as many cines. Nobody has to be
+there: a row that is done is read from DIR, one that was interrupted goes on when the same command is given again.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from echo_plugin.boxes.metrics import detection_metrics
+from echo_plugin.held_out import choose_held_out
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.card_file import load_card
@@ -27,7 +28,7 @@ from echo_plugin.models.from_card import build_detector
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import Runtime, prepare_network
-from echo_plugin.training.datasets import detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import detection_frames
 from echo_plugin.training.detector import FRAMES_PER_CINE, train_detector
 from echo_plugin.training.detector_figures import detect, true_boxes
 from echo_plugin.training.detector_recipes import chosen_images, septa_shown
@@ -71,11 +72,26 @@ def train_row(name: str, arguments: argparse.Namespace) -> tuple[ModelCard, Path
     return load_card(models, SEPTAL_DETECTOR), models
 
 
-def held_out_frames(studies: Path, size_px: int) -> PreparedFrames:
-    """Return the annotated frames of the other patients."""
-    labelled = open_labelled_folder(studies)
-    choice = [(cine, frames) for cine in labelled.cines if (frames := detection_frames(cine, FRAMES_PER_CINE))]
-    return prepare_frames(labelled, choice, prepare_detection(size_px), name=f"detector-{size_px}", cache_dir=None)
+def held_out_frames(studies: Path, models: Path, size_px: int) -> PreparedFrames:
+    """Return the annotated frames of the patients whom the detector in ``models`` has not learned from.
+
+    Raises
+    ------
+    TrainingDataError
+        If it has learned from all of them, or its card does not say from whom.
+    """
+    held_out = choose_held_out(
+        studies,
+        models,
+        [SEPTAL_DETECTOR],
+        patients=None,
+        wants=lambda cine: bool(detection_frames(cine, FRAMES_PER_CINE)),
+    )
+    if held_out.left_out:
+        sys.stderr.write(f"{held_out.left_out} patients of {studies} are left out: they were learned from.\n")
+    choice = [(cine, detection_frames(cine, FRAMES_PER_CINE)) for cine in held_out.cines]
+    name = f"detector-{size_px}"
+    return prepare_frames(held_out.labelled, choice, prepare_detection(size_px), name=name, cache_dir=None)
 
 
 def measure(model: SeptalDetector, frames: PreparedFrames, items: torch.Tensor, seed: int) -> Metric:
@@ -105,7 +121,7 @@ def milliseconds_per_frame(card: ModelCard, models: Path, frames: PreparedFrames
 def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     """Return the figures of one row."""
     card, models = train_row(name, arguments)
-    frames = held_out_frames(arguments.held_out, card.input_size_px)
+    frames = held_out_frames(arguments.held_out, models, card.input_size_px)
     _, state = load_published(models, card.name)
     model = build_detector(card)
     load_state(model, state, card)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom the benchmark of the detector's backbones measures on."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from echo_plugin.errors import TrainingDataError
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.models.card_file import load_card
+from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.provenance import known_patients
+
+SCRIPT = Path(__file__).parent / "benchmarks" / "detector_backbones.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("detector_backbones", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def parts(easy_studies: Path, published_detector: Path) -> dict[str, str]:
+    patients = sorted(open_labelled_folder(easy_studies).defects)
+    return known_patients(load_card(published_detector, "septal_detector"), patients)
+
+
+def test_nobody_is_measured_whom_the_detector_has_learned_from(
+    benchmark: ModuleType, easy_studies: Path, published_detector: Path, parts: dict[str, str], capsys
+) -> None:
+    frames = benchmark.held_out_frames(easy_studies, published_detector, 64)
+
+    measured = {frames.cines[i].patient_id for i in frames.cine.tolist()}
+    assert measured == {patient for patient, part in parts.items() if part == "test"}
+    assert "10 patients of" in capsys.readouterr().err
+
+
+def test_a_folder_of_those_who_were_learned_from_is_refused(
+    benchmark: ModuleType, easy_studies: Path, published_detector: Path, parts: dict[str, str], tmp_path: Path
+) -> None:
+    root = shutil.copytree(easy_studies, tmp_path / "studies")
+    folder = StudyFolder(root)
+    for image_id in folder.annotated_ids():
+        if parts[folder.entry(image_id).patient_id] == "test":
+            (root / "annotations" / f"{image_id}.json").unlink()
+
+    with pytest.raises(TrainingDataError, match="leaves nothing to measure septal_detector on: 10 of its 10"):
+        benchmark.held_out_frames(root, published_detector, 64)
