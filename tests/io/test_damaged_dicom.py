@@ -17,7 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 
-pytestmark = pytest.mark.filterwarnings("ignore:(Invalid value for VR|The value length|Expected .* VR)")  # that is what is tested
+pytestmark = pytest.mark.filterwarnings("ignore:(Invalid value for VR|The value length|Expected .* VR)")
+"""Damaged values are what is tested."""
 MakeDicom = Callable[..., Path]
 JPEG_BASELINE, JPEG_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
 ENCODINGS = ["palette", ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEG_BASELINE, JPEG_2000]
