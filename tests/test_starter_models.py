@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.geometry import box_iou
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
-from echo_plugin.predict import EchoPipeline
+from echo_plugin.models.checkpoint import config_from_card
+from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.predict import VIEW_CLIPS, EchoPipeline
+from echo_plugin.views.sampling import choose_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "apps" / "echo" / "model"
@@ -38,6 +42,20 @@ def test_a_starter_card_says_phantoms_only_and_how_to_train_it_again(name: str) 
     assert card.wall_time_s > 0
     assert card.metrics
     assert all(metric.patients > 10 for metric in card.metrics.values())
+
+
+def test_the_shipped_views_look_at_one_beat_at_the_interval_that_they_learned_from() -> None:
+    """3 s of 100 frames a second at 120 beats a minute: 25.7 ms from frame to frame, within 500 ms and a clip."""
+    card = load_card(MODELS, "view_classifier")
+    times_ms = np.arange(300) * 10.0
+    frames = FramesInMemory(np.zeros((300, 4, 4, 1), np.uint8))
+    cine = Cine("fast", frames, frame_times_ms=times_ms, heart_rate_bpm=120)
+
+    clips = choose_clips(config_from_card(card, ViewConfig), card, cine, VIEW_CLIPS)
+
+    assert set(np.diff(clips, axis=1).ravel().tolist()) <= {2, 3}
+    assert np.ptp(clips) < 50 + 8
+    assert "of colour Doppler it sees the brightness alone" in card.limits
 
 
 def test_labelled_sample_boxes_are_found(pipeline: EchoPipeline) -> None:
