@@ -330,7 +330,7 @@ def test_weights_that_do_not_fit_their_card_are_refused(tmp_path: Path, cine: Ci
     detector.config = DetectorConfig(input_size_px=64)
     publish_network(tmp_path, "septal_detector", detector, tuple(s.value for s in DETECTED_SEPTA))
 
-    with pytest.raises(ModelMismatchError, match=r"weight 'backbone\.fpn\.inner_blocks\.0\.0\.weight' is"):
+    with pytest.raises(ModelMismatchError, match=r"has 'backbone\.fpn\.inner_blocks\.0\.0\.weight' of shape"):
         EchoPipeline(tmp_path, device="cpu").predict(cine, tasks=("boxes",))
 
 

@@ -142,12 +142,15 @@ class MaskedAutoencoder(nn.Module):
 
     def errors(self, frames: Tensor, drawn: Drawn) -> Tensor:
         """Return the (N,) mean squared errors over the hidden patches of each frame."""
-        error = (drawn.patches - self.targets(frames)).square().mean(dim=2)
-        return (error * drawn.mask).sum(dim=1) / drawn.mask.sum(dim=1)
+        return self._hidden_errors(frames, drawn).sum(dim=1) / drawn.mask.sum(dim=1)
 
     def loss(self, frames: Tensor, drawn: Drawn) -> Tensor:
         """Return the mean squared error over the hidden patches."""
-        return self.errors(frames, drawn).mean()
+        return self._hidden_errors(frames, drawn).sum() / drawn.mask.sum()
+
+    def _hidden_errors(self, frames: Tensor, drawn: Drawn) -> Tensor:
+        """Return the (N, L) mean squared errors of the patches, 0 for those that are seen."""
+        return (drawn.patches - self.targets(frames)).square().mean(dim=2) * drawn.mask
 
 
 def choose_patches(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:

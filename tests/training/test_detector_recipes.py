@@ -105,7 +105,7 @@ def test_mirroring_twice_is_where_it_was():
 def test_the_papers_recipe_leaves_looks_alone(monkeypatch):
     frames, handed = _frames([(20, 30, 50, 60), None]), []
     monkeypatch.setattr(
-        "echo_plugin.training.detector._loss", lambda m, inputs, wanted: handed.append((inputs, wanted))
+        "echo_plugin.training.detector._loss", lambda m, inputs, wanted, unsought: handed.append((inputs, wanted))
     )
     still = type(PAPER)(**{**vars(PAPER), "motion": type(PAPER.motion)(0, 0, 0, 0, 0)})
 
