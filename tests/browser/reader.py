@@ -207,14 +207,17 @@ class Reader:
         strip = self.picture().astype(int)[rows, max(round(x) - 3, 0) : round(x) + 4]
         return float((np.abs(strip - (colour or SEPTUM_COLOURS[box["septum"]])).sum(axis=2) < 90).any(axis=1).mean())
 
-    def wait_for_outline(self, boxes: list[dict[str, Any]], colour: tuple[int, int, int], least_share: float) -> None:
-        """Wait until so much of a left side is drawn in a colour: that of the tallest box on the frame then shown."""
+    def wait_for_outline(
+        self, boxes: list[dict[str, Any]], colours: tuple[tuple[int, int, int], ...], least_share: float
+    ) -> None:
+        """Wait until so much of a left side is drawn in one colour: that of the tallest box on the frame then shown."""
         deadline, share = time.monotonic() + LIMIT_MS / 1000, 0.0
         while share < least_share:
             assert time.monotonic() < deadline, f"{share:.2f} of the box is drawn"
             shown = [box for box in boxes if box["frame_index"] == self.frame()]  # a viewer may go to another one
             if shown:
-                share = self.outline_share(max(shown, key=lambda box: box["y2"] - box["y1"]), colour)
+                tallest = max(shown, key=lambda box: box["y2"] - box["y1"])
+                share = max(self.outline_share(tallest, colour) for colour in colours)
 
     def says(self, text: str) -> str:
         """Wait until the message has ``text`` in it; return the message."""

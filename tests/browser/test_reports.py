@@ -11,7 +11,8 @@ from tests.browser.reader import BOXES
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.heavy]
 
 CORNERS = ("x1", "y1", "x2", "y2")
-YELLOW = (255, 255, 0)
+YELLOW, SELECTED = (255, 255, 0), (0, 220, 0)
+"""How OHIF draws boxes, and the one that it goes to."""
 
 
 def places(boxes) -> np.ndarray:
@@ -45,7 +46,7 @@ def test_reports_are_read_made_editable_and_saved_again_without_the_panel(served
     np.testing.assert_allclose(places(hydrated), places(predicted["boxes"]), atol=0.01)
     assert {box["label"][:3] for box in hydrated} <= {"IAS", "IVS"}
     page.mouse.move(1, 1)  # a box under the mouse is drawn in another colour
-    reader.wait_for_outline(hydrated, YELLOW, 0.9)
+    reader.wait_for_outline(hydrated, (YELLOW, SELECTED), 0.9)
     keep_picture(page, "boxes_report")
 
     page.evaluate("""() => {
