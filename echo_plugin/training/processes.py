@@ -49,6 +49,7 @@ def joined_processes(device: str = "auto") -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield
+        distributed.barrier()  # a process that leaves while another still talks to it can end by an abort of gloo
     finally:
         distributed.destroy_process_group()
 
