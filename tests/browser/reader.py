@@ -83,6 +83,9 @@ IN_SIGHT = """(name) => {
   return corners.every((found) => node.contains(found));
 }"""
 
+ALIKE, HALF_COVERED = 0.975, 0.6
+"""Cosine between colours of one hue (grey is below 0.93 of ours); brightness of a line that lies on two columns."""
+
 SEPTUM_COLOURS = {"interatrial": (76, 201, 255), "interventricular": (255, 169, 77)}
 
 
@@ -204,8 +207,12 @@ class Reader:
         """Return how much of a box's left side is drawn in a colour, its septum's by default, 0..1, from the page."""
         (x, top), (_, bottom) = self.to_screen((box["x1"], box["y1"]), (box["x1"], box["y2"]))
         rows = slice(round(top) + 8, round(bottom) - 8)  # the corners have handles
-        strip = self.picture().astype(int)[rows, max(round(x) - 3, 0) : round(x) + 4]
-        return float((np.abs(strip - (colour or SEPTUM_COLOURS[box["septum"]])).sum(axis=2) < 90).any(axis=1).mean())
+        strip = self.picture().astype(float)[rows, max(round(x) - 3, 0) : round(x) + 4]
+        asked = np.array(colour or SEPTUM_COLOURS[box["septum"]], dtype=float)
+        along = strip @ asked / np.linalg.norm(asked)
+        is_hue = along > ALIKE * np.linalg.norm(strip, axis=2)
+        is_bright = along > HALF_COVERED * np.linalg.norm(asked)
+        return float((is_hue & is_bright).any(axis=1).mean())
 
     def wait_for_outline(
         self, boxes: list[dict[str, Any]], colours: tuple[tuple[int, int, int], ...], least_share: float
