@@ -37,6 +37,7 @@ from echo_plugin.training.detector_recipes import (
     detector_recipe,
     epoch_batches,
     training_items,
+    validation_items,
 )
 from echo_plugin.training.loop import Learned, lower_precision, place, run_epochs
 from echo_plugin.training.one_at_a_time import only_training
@@ -100,6 +101,7 @@ def _train(
     frames = _prepared(labelled, cines, model.config, options, progress)
     items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
     items["train"] = training_items(frames, items["train"], recipe, options.seed)
+    items["validation"] = validation_items(frames, items["validation"], recipe, options.seed)
     model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
     place(model, choose_device(options.device))
     kept = state_path(models, SEPTAL_DETECTOR), data_key(cines, split, options, model.config)

@@ -70,9 +70,9 @@ def operating_score(model: nn.Module, frames: PreparedFrames, items: Tensor) -> 
 
 
 def measure_on_test(
-    model: nn.Module, frames: PreparedFrames, items: Tensor, medians: FloatArray, split: str, seed: int
+    model: nn.Module, frames: PreparedFrames, items: Tensor, medians: FloatArray | None, split: str, seed: int
 ) -> dict[str, Metric]:
-    """Return the figures on test patients; {}: there are none."""
+    """Return the figures on test patients; {}: there are none. ``medians`` : of the baseline, if any."""
     patients = tuple(frames.cines[int(cine)].patient_id for cine in frames.cine[items])
     if not patients:
         return {}

@@ -39,7 +39,8 @@ class DetectorRecipe:
     """What differs between them.
 
     ``plain`` : part of the training frames whose look is left as it is. ``spoiled`` : part whose anatomy is destroyed
-    and that then have no box. ``images`` : training frames with a box, of all that there are; None: every frame.
+    and that then have no box. ``images`` : training frames with a box, of all that there are, and at most as many to
+    choose the epoch by; None: every frame.
     ``patience`` : epochs without a better measure that end the training; None: it runs to its end.
     """
 
@@ -120,6 +121,13 @@ def training_items(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe
         )
         raise TrainingDataError(msg)
     return chosen_images(items, has_box, frames.cine[items], recipe.images, seed)
+
+
+def validation_items(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> Tensor:
+    """Return the frames to choose the epoch by: all, or at most as many with a box as the recipe learns from."""
+    if recipe.images is None:
+        return items
+    return chosen_images(items, septa_shown(frames)[items] > 0, frames.cine[items], recipe.images, seed)
 
 
 def epoch_batches(

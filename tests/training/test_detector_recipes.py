@@ -14,7 +14,7 @@ from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL
 from echo_plugin.training import detector_recipes
 from echo_plugin.training.augment import move_boxes, random_affines, visible_boxes, warp
 from echo_plugin.training.detector import detection_loss, train_detector
-from echo_plugin.training.detector_recipes import OURS, PAPER, chosen_images, training_items
+from echo_plugin.training.detector_recipes import OURS, PAPER, chosen_images, training_items, validation_items
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
 
@@ -135,6 +135,16 @@ def test_too_few_images_for_the_paper_are_said():
 
     with pytest.raises(TrainingDataError, match="learns from 100 frames with a box but the training patients have 12"):
         training_items(frames, torch.arange(20), PAPER, seed=0)
+
+
+def test_the_epoch_of_the_paper_is_chosen_by_as_many_frames_as_it_learns_from_and_ours_by_all():
+    frames = _frames([(10, 10, 40, 50)] * 130 + [None] * 70)
+
+    chosen = validation_items(frames, torch.arange(200), PAPER, seed=0)
+
+    assert len(chosen) == 100 and chosen.max() < 130
+    assert torch.equal(validation_items(frames, torch.arange(200), OURS, seed=0), torch.arange(200))
+    assert len(validation_items(frames, torch.arange(100, 200), PAPER, seed=0)) == 30  # all that there are
 
 
 def test_the_papers_optimiser_is_adam_for_50_epochs_without_an_early_end():
