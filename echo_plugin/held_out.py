@@ -16,7 +16,7 @@ from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.provenance import known_patients, names_its_patients
+from echo_plugin.training.provenance import names_its_patients, seen_patients
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ def choose_held_out(
             )
             raise TrainingDataError(msg)
     labelled = open_labelled_folder(studies)
-    everyone = sorted({cine.patient_id for cine in labelled.cines})
-    seen = {p for card in cards for p, part in known_patients(card, everyone).items() if part != "test"}
+    everyone = {cine.patient_id for cine in labelled.cines}
+    seen = frozenset[str]().union(*(seen_patients(card, everyone) for card in cards))
     clash = seen & set(patients or ())
     if clash:
         msg = (
             f"{len(clash)} of the {len(set(patients or ()))} patients to measure were learned from by {cards[0].name}."
         )
         raise TrainingDataError(msg)
-    chosen = (set(patients) if patients is not None else set(everyone)) - seen
+    chosen = (set(patients) if patients is not None else everyone) - seen
     cines = tuple(cine for cine in labelled.cines if cine.patient_id in chosen and wants(cine))
     if not cines:
         msg = (

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,20 @@ import torch
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.label_quality import FrameQuality, judged_boxes, label_quality
 from echo_plugin.acquisition.score_store import Judgement
-from echo_plugin.acquisition.uncertainty import Calibration, operating_score
+from echo_plugin.acquisition.uncertainty import Calibration
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.metrics import FrameBoxes
+from echo_plugin.boxes.tracks import operating_score
+from echo_plugin.errors import UnreadableCineError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.preprocess import FrameMapping, normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames
-from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.provenance import seen_patients
+
+logger = logging.getLogger(__name__)
 
 FRAMES_JUDGED = 24
 """At most so many annotated frames of a cine are looked at, evenly spread."""
@@ -103,10 +108,19 @@ def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> Fram
     )
 
 
+def look_at_each(judge: LabelJudge, labelled: LabelledFolder, cines: Iterable[LabelledCine]) -> Iterator[JudgedCine]:
+    """Yield what a detector says of the cines; one that cannot be read is named in a warning and passed over."""
+    for cine in cines:
+        try:
+            yield judge.look(labelled, cine)
+        except UnreadableCineError as exc:
+            logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
+
+
 def unseen_cines(card: ModelCard, labelled: LabelledFolder) -> list[LabelledCine]:
     """Return the cines with boxes to judge of patients that a card lists neither as learned from nor as chosen by."""
-    seen = known_patients(card, sorted({cine.patient_id for cine in labelled.cines}))
-    return [c for c in labelled.cines if seen.get(c.patient_id, "test") == "test" and detection_frames(c, 1)]
+    seen = seen_patients(card, (cine.patient_id for cine in labelled.cines))
+    return [cine for cine in labelled.cines if cine.patient_id not in seen and detection_frames(cine, 1)]
 
 
 def frame_quality(judged: JudgedCine, calibration: Calibration) -> FrameQuality:
@@ -127,8 +141,3 @@ def judgement(judged: JudgedCine, quality: FrameQuality) -> Judgement:
         quality.doubts(order[0]),
         judged.judged,
     )
-
-
-def pooled(judged: Sequence[Array]) -> Array:
-    """Return (M, 3) of all cines together."""
-    return np.concatenate(judged) if judged else np.zeros((0, 3))

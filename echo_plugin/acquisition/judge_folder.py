@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from echo_plugin.acquisition.judge import (
@@ -13,19 +13,18 @@ from echo_plugin.acquisition.judge import (
     LabelJudge,
     frame_quality,
     judgement,
-    pooled,
+    look_at_each,
     unseen_cines,
 )
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, rows_judged_by
-from echo_plugin.acquisition.uncertainty import calibrate, operating_score
-from echo_plugin.errors import TrainingDataError, UnreadableCineError
+from echo_plugin.acquisition.uncertainty import calibrate, pooled
+from echo_plugin.boxes.tracks import operating_score
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_judgeable_folder
 from echo_plugin.training.provenance import names_its_patients
-
-logger = logging.getLogger(__name__)
 
 PORTION = 200
 """So many labels are looked at, then calibrated by together: enough to calibrate by, few to lose when killed."""
@@ -91,14 +90,7 @@ def _look_at(
 ) -> list[JudgedCine]:
     """Return what ``detector`` says of the cines, without pixels; ends early when stopped or replaced."""
     looked: list[JudgedCine] = []
-    for cine in cines:
-        if should_stop():
-            break
-        try:
-            one = judge.look(labelled, cine)
-        except UnreadableCineError as exc:
-            logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
-            continue
+    for one in look_at_each(judge, labelled, takewhile(lambda _: not should_stop(), cines)):
         if one.models != detector:  # published meanwhile: it may have learned from this very patient
             break
         looked.append(replace(one, pixels=one.pixels[:0]))

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.acquisition.pool import (
     Cines,
@@ -27,14 +25,14 @@ from echo_plugin.acquisition.pool import (
     recalibrate,
 )
 from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore, detector_of, rows_judged_by
-from echo_plugin.acquisition.uncertainty import Calibration, calibrate, operating_score
+from echo_plugin.acquisition.uncertainty import Calibration, calibrate, pooled
+from echo_plugin.boxes.tracks import operating_score
 from echo_plugin.errors import EchoError
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 
 RECALIBRATE_AFTER_S = 60.0
-NONE_JUDGED = np.zeros((0, 3))
 
 Basis = tuple[str, int, int]
 """What a calibration depends on: the models' key, the judgements' number, the generation of the labels."""
@@ -131,7 +129,7 @@ class LivePool:
             self._scores = no_scores(len(self._cines.image_ids), width)
         if key != self._key:
             self._key = key
-            self._calibration = _calibrate(self._models, key, NONE_JUDGED)
+            self._calibration = _calibrate(self._models, key, pooled(()))
         fill_in(self._scores, evidence, self._calibration)
         self._number = max([number, *(row.number for row in rows[-1:])])
 

@@ -89,10 +89,10 @@ def no_scores(count: int, width: int = 1) -> Scores:
 def fill_in(scores: Scores, evidence: Mapping[int, CineEvidence], calibration: Calibration) -> None:
     """Put the evidence of cines at their places; embeddings of another width are another detector's and left out."""
     width = scores.embeddings.shape[1]
-    foreign = [place for place, found in evidence.items() if len(found.embedding) != width]
-    if foreign:
-        logger.warning("%d scores are passed over: their embeddings are not %d wide", len(foreign), width)
-        evidence = {place: found for place, found in evidence.items() if place not in foreign}
+    fitting = {place: found for place, found in evidence.items() if len(found.embedding) == width}
+    if foreign := len(evidence) - len(fitting):
+        logger.warning("%d scores are passed over: their embeddings are not %d wide", foreign, width)
+    evidence = fitting
     if not evidence:
         return
     places, known = np.array(list(evidence), dtype=np.int64), list(evidence.values())

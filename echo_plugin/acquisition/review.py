@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from echo_plugin.acquisition.agreement import Agreement, agreement
-from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, pooled, unseen_cines
+from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, look_at_each, unseen_cines
 from echo_plugin.acquisition.label_quality import FrameQuality
 from echo_plugin.acquisition.score_store import Judgement
-from echo_plugin.acquisition.uncertainty import calibrate
+from echo_plugin.acquisition.uncertainty import calibrate, pooled
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
+from echo_plugin.errors import AnnotationError, TrainingDataError
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
@@ -100,11 +100,8 @@ def review(
     wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
     judged: list[JudgedCine] = []
     for judge, cines in judge_of(labelled):
-        for cine in cines:
-            try:
-                judged.append(judge.look(labelled, cine))
-            except UnreadableCineError as exc:
-                logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
+        for one in look_at_each(judge, labelled, cines):
+            judged.append(one)
             if progress is not None:
                 progress(len(judged), len(wanted), "judging labels")
     if not judged:

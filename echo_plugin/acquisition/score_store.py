@@ -19,6 +19,7 @@ import numpy as np
 
 from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineEvidence
 from echo_plugin.acquisition.sqlite_file import SqliteFile
+from echo_plugin.acquisition.uncertainty import pooled
 from echo_plugin.anatomy import View
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.io.study_index import CineEntry
@@ -74,8 +75,7 @@ def rows_judged_by(detector: str, judgements: Iterable[Judgement], revisions: Ma
     ``revisions`` : the current one by image id.
     """
     of_detector = [kept for kept in judgements if kept.models == detector]
-    rows = [kept.judged for kept in of_detector if revisions.get(kept.image_id) == kept.revision]
-    return np.concatenate(rows) if rows else np.zeros((0, 3))
+    return pooled([kept.judged for kept in of_detector if revisions.get(kept.image_id) == kept.revision])
 
 
 def models_key(models: Path) -> str:

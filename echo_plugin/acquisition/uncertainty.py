@@ -8,6 +8,7 @@ picture count besides, since entropy does not see a sure box in two places.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from echo_plugin.acquisition.evidence import Array
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.model_card import ModelCard
 
 ALPHA, BETA = 0.3, 0.2  # as PPAL sets them
 FEWEST_PAIRS = 40
@@ -50,10 +50,9 @@ class Calibration:
         return 1.0 + ALPHA * BETA * np.log(1.0 + gamma * np.asarray(self.difficulties))
 
 
-def operating_score(card: ModelCard) -> float | None:
-    """Return the score of best F1 that a detector's card names; None: not said."""
-    score = card.config.get("operating_score")
-    return score if isinstance(score, float) else None
+def pooled(judged: Sequence[Array]) -> Array:
+    """Return (M, 3) of all cines together, for `calibrate`."""
+    return np.concatenate(judged) if judged else np.zeros((0, 3))
 
 
 def calibrate(middle: float | None, judged: Array) -> Calibration:

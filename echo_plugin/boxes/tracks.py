@@ -34,6 +34,12 @@ SHOWN_PART = 0.92
 _NONE = np.zeros(0, dtype=np.intp)
 
 
+def operating_score(card: ModelCard) -> float | None:
+    """Return the score of best F1 that a detector's card names; None: not said."""
+    score = card.config.get("operating_score")
+    return score if isinstance(score, float) else None
+
+
 @dataclass(frozen=True)
 class TrackOptions:
     """How boxes of one septum are joined.
@@ -51,8 +57,8 @@ class TrackOptions:
 
     def for_detector(self, card: ModelCard) -> TrackOptions:
         """Return the options with the operating score that a detector's card found best on validation patients."""
-        score = card.config.get("operating_score")
-        return dataclasses.replace(self, operating_score=score) if isinstance(score, float) else self
+        score = operating_score(card)
+        return self if score is None else dataclasses.replace(self, operating_score=score)
 
 
 @dataclass(frozen=True)

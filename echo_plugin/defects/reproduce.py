@@ -43,7 +43,7 @@ from echo_plugin.training.defects import learn_defects, load_beginning, with_new
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import file_stamp
-from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.provenance import seen_patients
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
 from echo_plugin.training.start_weights import Start
 from echo_plugin.training.state import training_key
@@ -104,13 +104,12 @@ def reproduce_defects(
 def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainOptions) -> LabelledFolder:
     """Return the folder without patients of whom a published model that some row begins with has learned."""
     names = {"views": VIEW_CLASSIFIER, "starter": DEFECT_EMBEDDER}
-    patients = sorted({cine.patient_id for cine in labelled.cines})
+    patients = {cine.patient_id for cine in labelled.cines}
     known: set[str] = set()
     for start in {str((row.options or {}).get("start", "")) for row in rows} & set(names):
         if options.starter is not None:
             with suppress(ModelNotFoundError, ModelMismatchError):
-                parts = known_patients(load_card(options.starter, names[start]), patients)
-                known |= {patient for patient, part in parts.items() if part != "test"}
+                known |= seen_patients(load_card(options.starter, names[start]), patients)
     if known:
         logger.warning("%d patients are left out: the weights that rows begin with have seen them", len(known))
     return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))

@@ -18,7 +18,7 @@ from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.label_summaries import LabelSummary
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
-from echo_plugin.training.provenance import known_patients, names_its_patients
+from echo_plugin.training.provenance import names_its_patients, seen_patients
 
 LEARNED = "the detector learned from their patients; `monailabel-echo review` judges those"
 
@@ -67,8 +67,7 @@ def _learned_from(models: Path, sha256: str, patients: tuple[str, ...]) -> froze
 
     Fingerprints are slow on purpose, half a millisecond each, and these are asked for while others wait for the pool.
     """
-    parts = known_patients(load_card(models, SEPTAL_DETECTOR), patients)
-    return frozenset(patient for patient, part in parts.items() if part != "test")
+    return seen_patients(load_card(models, SEPTAL_DETECTOR), patients)
 
 
 def _cause(patient: str | None, label: LabelSummary | None, seen: frozenset[str]) -> str:

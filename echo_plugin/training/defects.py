@@ -34,12 +34,11 @@ from echo_plugin.training.defect_figures import choose_on_validation, majority_c
 from echo_plugin.training.defect_head import renew_head
 from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe, optimisation
 from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
-from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.recipe import Recipe
-from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
+from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import state_path
 
 PLAIN = 0.1
@@ -65,8 +64,7 @@ def train_defects(
         If the embedder of that folder is being trained already.
     """
     labelled = open_labelled_folder(studies)
-    with only_training(models, DEFECT_EMBEDDER):
-        options = with_network_of_start(options, DEFECT_EMBEDDER, models)
+    with begun_training(options, DEFECT_EMBEDDER, models) as options:
         return _train(labelled, models, options, on_epoch, progress)
 
 

@@ -40,12 +40,11 @@ from echo_plugin.training.detector_recipes import (
     validation_items,
 )
 from echo_plugin.training.loop import Learned, lower_precision, place, run_epochs
-from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
-from echo_plugin.training.start_weights import load_start, with_network_of_start
+from echo_plugin.training.start_weights import begun_training, load_start
 from echo_plugin.training.state import state_path
 
 BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 16, 1e-3, 8
@@ -73,8 +72,7 @@ def train_detector(
         If the detector of that folder is being trained already.
     """
     labelled = open_labelled_folder(studies)
-    with only_training(models, SEPTAL_DETECTOR):
-        options = with_network_of_start(options, SEPTAL_DETECTOR, models)
+    with begun_training(options, SEPTAL_DETECTOR, models) as options:
         return _train(labelled, models, options, on_epoch, progress)
 
 

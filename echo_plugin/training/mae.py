@@ -33,13 +33,12 @@ from echo_plugin.training.mae_frames import (
 )
 from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import write_reconstructions
-from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.splits import Split, split_by_patient
-from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
+from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import FOLDER, state_path
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
@@ -73,8 +72,7 @@ def train_mae(
     """
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
     origin = provenance_of(cines, images)
-    with only_training(models, MASKED_AUTOENCODER):
-        options = with_network_of_start(options, MASKED_AUTOENCODER, models)
+    with begun_training(options, MASKED_AUTOENCODER, models) as options:
         return _train(cines, origin, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
 
 

@@ -110,8 +110,7 @@ class TrainOptions:
         if self.patience is not None and self.patience < 0:
             msg = f"Training option patience is {self.patience}; a number from 0 or None is accepted."
             raise ValueError(msg)
-        is_image = self.temporal == "image" or (self.recipe == "usf-mae" and self.temporal is None)
-        if is_image and self.frames_per_clip not in (None, 1):
+        if self.is_of_one_frame and self.frames_per_clip not in (None, 1):
             msg = f"Training option frames_per_clip is {self.frames_per_clip}; an image classifier looks at one frame."
             raise ValueError(msg)
         counts = ("epochs", "batch_size", "frames_per_cine", "image_size", "frames_per_clip", "chunks")
@@ -120,3 +119,8 @@ class TrainOptions:
             if value is not None and value <= 0:
                 msg = f"Training option {name} is {value}; a positive number or None is accepted."
                 raise ValueError(msg)
+
+    @property
+    def is_of_one_frame(self) -> bool:
+        """Whether a view classifier of single frames is asked for: by name, or by the fetal paper's recipe."""
+        return self.temporal == "image" or (self.recipe == "usf-mae" and self.temporal is None)

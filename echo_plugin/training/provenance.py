@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,6 +106,14 @@ def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
     numbers = {part: [int(n) for n in entry] for part, entry in lists.items() if isinstance(entry, list)}
     salt = card.config.get("patient_salt")
     return recognised_patients(patients, numbers, salt=salt) if isinstance(salt, str) else {}
+
+
+def seen_patients(card: ModelCard, patients: Iterable[str]) -> frozenset[str]:
+    """Return those of the patients from whom a model learned or by whom it was chosen: it may not be measured on them.
+
+    A card that does not list its patients can be held against nobody (``names_its_patients``).
+    """
+    return frozenset(p for p, part in known_patients(card, sorted(set(patients))).items() if part != "test")
 
 
 def cines_in(part: str, split: Split, cines: Sequence[LabelledCine], what: str) -> list[LabelledCine]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from echo_plugin.models.checkpoint import (
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.vit_checkpoint import LICENCE, load_vit, say_licence
 from echo_plugin.preprocess import GREY_MEAN, GREY_STD
+from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.pretrained import body_of, imagenet_weights, load_encoder
 
@@ -84,6 +86,21 @@ class Start:
         At the full rate a few labelled patients would undo what the published weights know before they teach anything.
         """
         return 0.2 if self.card is not None and self.card.name == name else 1.0
+
+
+@contextmanager
+def begun_training(options: TrainOptions, name: str, models: Path) -> Iterator[TrainOptions]:
+    """Keep other trainings of model ``name`` from ``models`` meanwhile; yield `with_network_of_start`.
+
+    Raises
+    ------
+    TrainingUnderWayError
+        If another training of it runs.
+    ModelMismatchError
+        If the options ask for another network than the published one.
+    """
+    with only_training(models, name):
+        yield with_network_of_start(options, name, models)
 
 
 def with_network_of_start(options: TrainOptions, name: str, models: Path) -> TrainOptions:

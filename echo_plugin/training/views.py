@@ -22,12 +22,11 @@ from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilitie
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.linear_probe import probe_of_clips
 from echo_plugin.training.loop import place
-from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
-from echo_plugin.training.start_weights import load_start, with_network_of_start
+from echo_plugin.training.start_weights import begun_training, load_start
 from echo_plugin.training.state import state_path
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
@@ -58,8 +57,7 @@ def train_views(
         If the classifier of that folder is being trained already.
     """
     labelled = open_labelled_folder(studies)
-    with only_training(models, VIEW_CLASSIFIER):
-        options = with_network_of_start(options, VIEW_CLASSIFIER, models)
+    with begun_training(options, VIEW_CLASSIFIER, models) as options:
         return _train(labelled, models, options, on_epoch, progress, vocabulary=vocabulary)
 
 
@@ -136,13 +134,12 @@ def view_config(options: TrainOptions, classes: int) -> ViewConfig:
     is_of_paper = options.recipe == "usf-mae"  # the fetal paper's classifier of single frames
     if is_of_paper:
         defaults = replace(defaults, backbone="vit_base_patch16", input_size_px=224, border=view_recipe(options).border)
-    is_image = options.temporal == "image" or (is_of_paper and options.temporal is None)
     return replace(
         defaults,
         backbone=options.backbone or defaults.backbone,
         input_size_px=options.image_size or defaults.input_size_px,
-        temporal="mean" if is_image else options.temporal or defaults.temporal,
-        frames_per_clip=1 if is_image else options.frames_per_clip or defaults.frames_per_clip,
+        temporal="mean" if options.is_of_one_frame else options.temporal or defaults.temporal,
+        frames_per_clip=1 if options.is_of_one_frame else options.frames_per_clip or defaults.frames_per_clip,
         chunks=options.chunks or defaults.chunks,
         sampling=options.sampling or defaults.sampling,
         is_standardised=not is_of_paper,

@@ -24,7 +24,7 @@ from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.provenance import seen_patients
 from echo_plugin.views.folds import Published, patient_folds
 from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
 from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
@@ -116,8 +116,7 @@ def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
 def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
     """Return the patients from whom the starting weights have not learned and who did not choose among them."""
     everyone = frozenset(patients)
-    known = {} if begun is None else known_patients(begun[0], sorted(everyone))
-    strangers = everyone - {patient for patient, part in known.items() if part != "test"}
+    strangers = everyone if begun is None else everyone - seen_patients(begun[0], everyone)
     if everyone and not strangers:
         msg = (
             f"The weights to begin with learned from all {len(everyone)} patients or were chosen by them; other"

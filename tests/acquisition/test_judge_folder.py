@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from echo_plugin.acquisition import judge_folder
-from echo_plugin.acquisition.judge import LabelJudge, pooled
+from echo_plugin.acquisition.judge import LabelJudge
 from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.label_quality import label_quality
 from echo_plugin.acquisition.score_store import Judgement, ScoreStore
+from echo_plugin.acquisition.uncertainty import pooled
 from echo_plugin.io.study_folder import StudyFolder
 
 torch.set_num_threads(1)
