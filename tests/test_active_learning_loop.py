@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures that the benchmark of the loop writes, on curves whose answers are known by hand."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "active_learning_loop.py"
+from tests.script import load_script
 
 
 @pytest.fixture(scope="module")
 def loop() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("active_learning_loop", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tests/benchmarks/active_learning_loop.py")
 
 
 def curve_of(strategy: str, seed: int, *points: tuple[float, float], wall_s: float = 1.0) -> dict:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whom the benchmark of the detector's backbones measures on."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -13,16 +12,12 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.provenance import known_patients
-
-SCRIPT = Path(__file__).parent / "benchmarks" / "detector_backbones.py"
+from tests.script import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("detector_backbones", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tests/benchmarks/detector_backbones.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of label errors measures nobody whom the detector learned from."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,16 +11,12 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.provenance import known_patients
-
-SCRIPT = Path(__file__).parent / "benchmarks" / "find_label_errors.py"
+from tests.script import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("find_label_errors", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tests/benchmarks/find_label_errors.py")
 
 
 def test_patients_that_the_detector_learned_from_are_left_out(benchmark, easy_studies, published_detector, capsys):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The start script hands on what it was told; how it installs is what the README's commands show."""
 
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -11,15 +10,12 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.script import load_script
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("start", ROOT / "apps" / "echo" / "start.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("apps/echo/start.py")
     monkeypatch.setattr(module, "install", lambda lock: None)
     monkeypatch.setattr(module, "PYTHON", Path(sys.executable))
     before = signal.getsignal(signal.SIGINT)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our DICOMweb answers what Debian's Orthanc answers of the same files, and Orthanc can be the archive behind it."""
 
-import importlib.util
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +21,7 @@ from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import Reports
 from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
 from echo_plugin.prediction import CinePrediction
+from tests import orthanc_server
 
 pytestmark = pytest.mark.orthanc
 BOX = SeptalBox(2, 20, 20, 60, 70, Septum.INTERATRIAL, 0.7)
@@ -30,12 +29,9 @@ BOX = SeptalBox(2, 20, 20, 60, 70, Septum.INTERATRIAL, 0.7)
 
 @pytest.fixture(scope="module")
 def orthanc(two_children, tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("orthanc_server", Path(__file__).parents[1] / "orthanc_server.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if module.program() is None:
+    if orthanc_server.program() is None:
         pytest.skip("no Orthanc with DICOMweb (Debian: orthanc, orthanc-dicomweb), or no right to make it a network")
-    server = module.Orthanc(tmp_path_factory.mktemp("orthanc"))
+    server = orthanc_server.Orthanc(tmp_path_factory.mktemp("orthanc"))
     client = DICOMwebClient(server.url)
     for path in sorted(two_children.rglob("*.dcm")):
         client.store_instances([dcmread(path)])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from echo_plugin.anatomy import View
 from echo_plugin.host.ohif_package import VIEWER
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
+from tests.script import load_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 180
@@ -183,10 +183,7 @@ def slicer_client_module():
     unpacked = sorted(Path(sysconfig.get_path("purelib")).glob("monailabel-*.data/data"))
     found = [base / inside for base in [*unpacked, Path(sys.prefix)] if (base / inside).is_file()]
     assert found, f"monailabel's wheel left no {inside} in site-packages or {sys.prefix}"
-    spec = importlib.util.spec_from_file_location("monailabel_slicer_client", found[0])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(found[0])
 
 
 @pytest.fixture
