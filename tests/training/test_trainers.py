@@ -25,6 +25,11 @@ def _assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def contents(studies: Path) -> dict[str, bytes]:
+    """All that people put into a study folder; its index begins with a dot."""
+    return {str(path): path.read_bytes() for path in studies.rglob("[!.]*") if path.is_file()}
+
+
 def test_two_patients_make_a_detector_whose_card_says_that_nobody_measured_it(easy_studies, tmp_path):
     root = shutil.copytree(easy_studies, tmp_path / "studies")
     for label in (root / "annotations").glob("*.json"):
@@ -143,14 +148,18 @@ def test_unknown_start_is_refused():
 
 
 @pytest.mark.parametrize("train", [train_detector, train_defects, train_views])
-def test_cines_that_cannot_be_decoded_are_left_out(easy_studies, tmp_path, train):
+def test_a_trainer_writes_nothing_where_the_labels_are_and_leaves_out_what_cannot_be_decoded(
+    easy_studies, tmp_path, train
+):
     studies = tmp_path / "studies"
     shutil.copytree(easy_studies, studies)
     for picture in studies.glob("*_0.png"):
         picture.write_bytes(picture.read_bytes()[:-2000])
+    before = contents(studies)
 
     card = train(studies, tmp_path / "models", TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
 
+    assert contents(studies) == before
     # a distance is measured where a box was found
     assert {metric.patients for name, metric in card.metrics.items() if "distance" not in name} == {2}
 
