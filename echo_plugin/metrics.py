@@ -41,6 +41,11 @@ class Cohort:
         index: NDArray[np.intp] = np.unique(np.array(self.patients), return_inverse=True)[1]
         return index.reshape(-1)
 
+    def of(self, keep: NDArray[np.bool_]) -> Cohort:
+        """Return the cohort of the items that are kept (N,); only their patients are resampled."""
+        patients = tuple(patient for patient, is_kept in zip(self.patients, keep, strict=True) if is_kept)
+        return Cohort(patients, self.split, self.seed)
+
     def draws(self, resamples: int = RESAMPLES) -> FloatArray:
         """Return (B, P): how often each patient is drawn in each resample of P patients with replacement."""
         rng = np.random.default_rng(self.seed)

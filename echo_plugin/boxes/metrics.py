@@ -97,7 +97,7 @@ def detection_metrics(
     empty = np.array([len(truth.boxes) == 0 for truth in truths])
     if empty.any():
         answered = [float((a.scores >= SURE).any()) for a, is_empty in zip(answers, empty, strict=True) if is_empty]
-        metrics["false alarms on frames without septum"] = members(cohort, empty).mean(
+        metrics["false alarms on frames without septum"] = cohort.of(empty).mean(
             answered, None if constants is None else 1.0
         )
     return metrics
@@ -188,10 +188,10 @@ def _metrics_of_septum(
     overlaps = best_overlaps(answers, truths, label)
     there = np.isfinite(overlaps)
     constant = None if constants is None else float(best_overlaps(constants, truths, label)[there].mean())
-    metrics[f"mean IoU {name}"] = members(cohort, there).mean(overlaps[there], constant)
+    metrics[f"mean IoU {name}"] = cohort.of(there).mean(overlaps[there], constant)
     for unit, distances in zip(("px", "mm"), centre_distances(answers, truths, label), strict=True):
         if (known := np.isfinite(distances)).any():
-            metrics[f"centre distance {unit} {name}"] = members(cohort, known).mean(distances[known])
+            metrics[f"centre distance {unit} {name}"] = cohort.of(known).mean(distances[known])
     return metrics
 
 
@@ -201,12 +201,6 @@ FROC_RATES = (0.1, 0.5)
 """False boxes of a septum per frame at which sensitivity is reported."""
 SURE = 0.5
 """Score from which a box counts as an answer where a yes or no is asked."""
-
-
-def members(cohort: Cohort, keep: NDArray[np.bool_]) -> Cohort:
-    """Return the cohort of the items that are kept (N,)."""
-    patients = tuple(patient for patient, kept in zip(cohort.patients, keep, strict=True) if kept)
-    return Cohort(patients, cohort.split, cohort.seed)
 
 
 def centre_distances(

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.boxes.matching import COCO_IOUS
 from echo_plugin.boxes.metrics import (
+    PRECISIONS,
     AveragePrecisions,
     FrameBoxes,
     average_precisions,
     best_overlaps,
     centre_distances,
     constant_answer,
-    members,
 )
 from echo_plugin.cohort_facts import AGES, QUALITIES
 from echo_plugin.geometry import FloatArray
@@ -31,7 +31,7 @@ COLUMNS = (
     *(f"{words} {s.value}" for words in ("AP50 (boxes)", "mean IoU", "centre distance") for s in DETECTED_SEPTA),
 )  # fmt: skip
 NOTHING = "–"
-HALF = (0.5,)
+HALF = PRECISIONS["AP50"]
 
 Facts = Mapping[str, str | float | None]
 
@@ -49,7 +49,7 @@ class MeasuredFrames:
         """Return the frames that are kept (N,)."""
         chosen = np.flatnonzero(keep)
         return MeasuredFrames(
-            members(self.cohort, keep),
+            self.cohort.of(keep),
             tuple(self.answers[i] for i in chosen),
             tuple(self.truths[i] for i in chosen),
             self.medians,
@@ -117,7 +117,7 @@ def _centre_distance(frames: MeasuredFrames, label: int) -> str:
     known = np.isfinite(distances)
     if not known.any():
         return NOTHING
-    metric = members(frames.cohort, known).mean(distances[known])
+    metric = frames.cohort.of(known).mean(distances[known])
     return f"{_words(metric, digits=1)} {unit}"
 
 

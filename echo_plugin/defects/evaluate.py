@@ -19,7 +19,7 @@ from echo_plugin.anatomy import Defect
 from echo_plugin.defects import pictures, verification
 from echo_plugin.defects.held_out_answers import Answers, ask, join_patients
 from echo_plugin.defects.held_out_pairs import compare_held_out, shown_patient_metrics
-from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, mean_over, reliability
+from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, reliability
 from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
 from echo_plugin.evaluation_pictures import worst_cines
 from echo_plugin.geometry import FloatArray
@@ -115,7 +115,7 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
     if not given.all():
         metrics["coverage"] = cohort.mean(given.astype(np.float64), 1.0)
         if given.any():
-            metrics["accuracy of those not abstained from"] = mean_over(cohort, given, answers.right)
+            metrics["accuracy of those not abstained from"] = cohort.of(given).mean(answers.right[given])
     return metrics
 
 

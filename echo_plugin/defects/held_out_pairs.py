@@ -15,7 +15,6 @@ import numpy as np
 
 from echo_plugin.defects import verification
 from echo_plugin.defects.held_out_answers import Answers, PatientAnswers
-from echo_plugin.defects.metrics import mean_over
 from echo_plugin.defects.tables import words
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
@@ -71,11 +70,11 @@ def shown_patient_metrics(cohort: Cohort, patients: PatientAnswers, normal_id: i
     right = np.asarray(patients.said == patients.truth, dtype=np.float64)
     metrics = {}
     if not patients.is_shown.all() and patients.is_shown.any():
-        metrics["accuracy where a cine shows the defect"] = mean_over(cohort, patients.is_shown, right)
+        metrics["accuracy where a cine shows the defect"] = cohort.of(patients.is_shown).mean(right[patients.is_shown])
         metrics["a cine shows the defect, or the heart is normal"] = cohort.mean(patients.is_shown.astype(np.float64))
     normal = (patients.truth == normal_id) & patients.has_dropout
     if normal.any():
-        metrics["called Normal, with drop-out on some cine"] = mean_over(cohort, normal, right)
+        metrics["called Normal, with drop-out on some cine"] = cohort.of(normal).mean(right[normal])
     return metrics
 
 
@@ -89,7 +88,7 @@ def agreement_table(cohort: Cohort, patients: PatientAnswers) -> dict[str, Any]:
         "no cine can show it, or no answer": np.isnan(patients.agreement),
     }
     rows = [
-        [name, str(int(place.sum())), words(mean_over(cohort, place, right))]
+        [name, str(int(place.sum())), words(cohort.of(place).mean(right[place]))]
         for name, place in groups.items()
         if place.any()
     ]

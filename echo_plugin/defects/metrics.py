@@ -28,14 +28,8 @@ def any_defect_metrics(
             constant = (
                 None if majority_id is None else float((majority_id != normal_id) == (name != "defect specificity"))
             )
-            metrics[name] = mean_over(cohort, place, right.astype(np.float64), constant)
+            metrics[name] = cohort.of(place).mean(right[place].astype(np.float64), constant)
     return metrics
-
-
-def mean_over(cohort: Cohort, place: NDArray[np.bool_], values: FloatArray, baseline: float | None = None) -> Metric:
-    """Return the mean of (N,) values where ``place`` holds; patients who have such an item are resampled."""
-    owners = tuple(patient for patient, is_in in zip(cohort.patients, place, strict=True) if is_in)
-    return Cohort(owners, cohort.split, cohort.seed).mean(values[place], baseline)
 
 
 def calibration_metric(cohort: Cohort, true_ids: Ids, probabilities: FloatArray) -> Metric:

@@ -9,7 +9,6 @@ kept, and a run that was stopped goes on; what a row cost is in the table.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, VIEW_CLASSIFIER
 from echo_plugin.models.defect_embedder import DefectEmbedder
-from echo_plugin.models.durable_file import write_synced
 from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
@@ -40,6 +38,7 @@ from echo_plugin.training.defect_crops import (
 from echo_plugin.training.defect_figures import choose_on_validation
 from echo_plugin.training.defect_recipes import chosen_recipe, optimisation
 from echo_plugin.training.defects import learn_defects, load_beginning, with_new_head
+from echo_plugin.training.kept_outcome import keep_outcome, read_outcome
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import file_stamp
@@ -125,15 +124,13 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
     try:
         model, start = _begin(labelled, row, options, folder)
         key = training_key(model, digest_of(stamps), sorted(numbers.items(), key=lambda i: i[0]), row.options is None)
-        with suppress(FileNotFoundError, ValueError):
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if kept.get("key") == key:
-                return kept
+        if (kept := read_outcome(path, key)) is not None:
+            return kept
         outcome = _run(labelled, row, options, folder, (model, start))
     except (ModelNotFoundError, ModelMismatchError) as exc:
         return {"row": row.name, "seed": options.seed, "not_run": str(exc)}  # tried again: the weights may come
-    outcome |= {"row": row.name, "seed": options.seed, "key": key, "wall_time_s": round(time.monotonic() - started, 1)}
-    write_synced(path, json.dumps(outcome, indent=1).encode())
+    outcome |= {"row": row.name, "seed": options.seed, "wall_time_s": round(time.monotonic() - started, 1)}
+    keep_outcome(path, key, outcome)
     return outcome
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.cohort_facts import AGES, DAYS_OF_YEAR, QUALITIES
-from echo_plugin.defects.metrics import mean_over
 from echo_plugin.geometry import FloatArray
 from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import Metric
@@ -122,7 +121,7 @@ def _table(
     for name, place in groups.items():
         if place.any():
             baseline = None if constant is None else float(constant[place].mean())
-            metric = mean_over(cohort, place, right, baseline)
+            metric = cohort.of(place).mean(right[place], baseline)
             beside = "–" if baseline is None else f"{baseline:.3f}"
             rows.append([name, str(int(place.sum())), str(metric.patients), words(metric), beside])
     note = "" if rows else "Not known of these cines: only the phantom's own table (phantom.csv) or labels tell it."
@@ -145,8 +144,8 @@ def dropout_table(
         ("without", is_normal & (shares < DROPOUT_FROM)),
     ):
         if place.any():
-            right = mean_over(cohort, place, (said == normal).astype(np.float64))
-            wrong = mean_over(cohort, place, (said == "ASD").astype(np.float64))
+            right = cohort.of(place).mean((said == normal)[place].astype(np.float64))
+            wrong = cohort.of(place).mean((said == "ASD")[place].astype(np.float64))
             rows.append([name, str(int(place.sum())), str(right.patients), words(right), words(wrong)])
             metrics[f"called Normal, {name} of the interatrial septum" if name == "with drop-out" else
                     "called Normal, without drop-out"] = right  # fmt: skip

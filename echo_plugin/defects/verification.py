@@ -206,7 +206,7 @@ def retrieval_metrics(
     known = np.isfinite(rows[:, 0])
     if not known.any():
         return {}
-    cohort = Cohort(tuple(p for p, is_known in zip(patients, known, strict=True) if is_known), split, seed)
+    cohort = Cohort(tuple(patients), split, seed).of(known)
     means = rows[known].mean(axis=0)
     return {
         "P@1": cohort.mean(rows[known, 0], float(means[2])),

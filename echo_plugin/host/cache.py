@@ -18,6 +18,7 @@ from typing import Any
 
 from echo_plugin.cine import Cine
 from echo_plugin.io.atomic_file import make_directory, write_atomically
+from echo_plugin.io.disk_bound import drop_longest_unused
 from echo_plugin.io.volume import write_rendition
 
 RENDITION_FORMAT = "1"
@@ -78,7 +79,8 @@ class RenditionCache:
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rendition(read(), path)
-        self._drop_oldest(keep=path)
+        others = (other for other in self.folder.glob("*/*.nrrd") if other != path)
+        drop_longest_unused(others, self.limit_bytes - path.stat().st_size)
         return path
 
     def _digest(self, source: Path) -> str:
@@ -89,14 +91,3 @@ class RenditionCache:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             self._digests[key] = hashlib.sha256(f"{content} {RENDITION_FORMAT}".encode()).hexdigest()
         return self._digests[key]
-
-    def _drop_oldest(self, keep: Path) -> None:
-        files = sorted(
-            ((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self.folder.glob("*/*.nrrd") if p != keep),
-            reverse=True,
-        )
-        total = keep.stat().st_size
-        for _, size, path in files:
-            total += size
-            if total > self.limit_bytes:
-                path.unlink(missing_ok=True)

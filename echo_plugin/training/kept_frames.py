@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.io.atomic_file import write_atomically
+from echo_plugin.io.disk_bound import drop_longest_unused
 
 Array = NDArray[Any]
 
@@ -45,18 +46,6 @@ def keep(path: Path, pixels: Array, targets: Array) -> None:
     write_atomically(path, content.getvalue(), mode=0o600)
 
 
-def drop_longest_unused(cache_dir: Path, most_bytes: int | None = None) -> None:
-    """Delete the files that were not in use for longest, until ``most_bytes`` (None: the usual bound) are left."""
-    found = []
-    for path in (cache_dir / FOLDER).iterdir():
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # another training's, renamed or dropped meanwhile
-            continue
-        found.append((status.st_mtime_ns, status.st_size, path))
-    excess = sum(size for _, size, _ in found) - (MOST_BYTES if most_bytes is None else most_bytes)
-    for _, size, path in sorted(found):
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        excess -= size
+def bound_cache(cache_dir: Path) -> None:
+    """Delete the files that were not in use for longest, down to ``MOST_BYTES``."""
+    drop_longest_unused((cache_dir / FOLDER).iterdir(), MOST_BYTES)

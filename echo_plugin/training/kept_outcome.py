@@ -23,7 +23,7 @@ def read_outcome(path: Path, key: str) -> dict[str, Any] | None:
         outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return outcome if outcome.get("key") == key else None
+    return outcome if outcome.pop("key", None) == key else None
 
 
 def keep_outcome(path: Path, key: str, outcome: Mapping[str, Any]) -> None:

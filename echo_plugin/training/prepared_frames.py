@@ -26,7 +26,7 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, unsought_labels
-from echo_plugin.training.kept_frames import drop_longest_unused, keep, kept_path, read_kept
+from echo_plugin.training.kept_frames import bound_cache, keep, kept_path, read_kept
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def prepare_frames(
     found = _each_cine(labelled, choice, prepare, name, cache_dir, progress)
     pixels, targets, cine = _in_memory(found) if cache_dir is None else _in_a_file(found, cache_dir)
     if cache_dir is not None:
-        drop_longest_unused(cache_dir)
+        bound_cache(cache_dir)
     return PreparedFrames(
         torch.from_numpy(np.asarray(pixels)),
         torch.from_numpy(np.concatenate(targets)),

@@ -14,6 +14,7 @@ from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
+from echo_plugin.training.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import open_set_rule
@@ -26,7 +27,6 @@ from echo_plugin.views.folds import (
     learn_frame_stage,
     prepare_clips,
 )
-from echo_plugin.views.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 
 
 def cross_validate(

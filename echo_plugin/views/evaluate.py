@@ -68,7 +68,7 @@ def evaluate_views(
     cohort = known.cohort([cine.patient_id for cine in known.cines], seed)
     metrics = view_metrics(cohort, truth, probabilities, classes, known.commonest_class)
     said = [(answer.view.value, answer.is_standard) for answer in answers]
-    strange, asked = _open_set(chosen.cines, said, classes, Cohort((), chosen.split, seed))
+    strange, asked = _open_set(chosen.cines, said, classes, chosen.split, seed)
     metrics |= strange
     facts = view_facts(cohort, truth, probabilities, classes, metrics)
     extra = {key: facts[key] for key in ("classes", "confusion", "expected_calibration_error")}
@@ -122,7 +122,7 @@ def cross_validate_views(
     cohort = Cohort(tuple(members), words, options.seed)
     taught = [vocabulary.index(c.annotation.view) for s in splits for c in cines if c.patient_id in s.train]
     metrics = view_metrics(cohort, truth, probabilities, card.classes, int(np.bincount(taught).argmax()))
-    strange, asked = _open_set_of_folds(answers, cines, card.classes, cohort)
+    strange, asked = _open_set_of_folds(answers, cines, card.classes, cohort.split, cohort.seed)
     epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
     report = {
         "task": "views",
@@ -152,11 +152,15 @@ def _answers(chosen: HeldOut, models: Path, device: str, progress: Progress | No
 
 
 def _open_set(
-    cines: Sequence[LabelledCine], said: Sequence[tuple[str, bool | None]], classes: Sequence[str], cohort: Cohort
+    cines: Sequence[LabelledCine],
+    said: Sequence[tuple[str, bool | None]],
+    classes: Sequence[str],
+    split: str,
+    seed: int,
 ) -> tuple[dict[str, Metric], int]:
     """Return the open-set figures, and of how many cines: those of which the model says whether they are standard.
 
-    ``said`` : of each cine the view, and whether it is a standard one. ``cohort`` : whose split and seed are theirs.
+    ``said`` : of each cine the view, and whether it is a standard one.
     """
     asked = [(cine, view, told) for cine, (view, told) in zip(cines, said, strict=True) if told is not None]
     if not asked:
@@ -165,12 +169,12 @@ def _open_set(
     is_strange = np.array([name not in classes or name == View.OTHER.value for name in names])
     is_named = np.array([view == name for name, (_, view, _) in zip(names, asked, strict=True)])
     is_standard = np.array([told for _, _, told in asked], dtype=bool)
-    of_asked = dataclasses.replace(cohort, patients=tuple(cine.patient_id for cine, _, _ in asked))
-    return open_set_metrics(of_asked, is_strange, is_standard, is_named), len(asked)
+    cohort = Cohort(tuple(cine.patient_id for cine, _, _ in asked), split, seed)
+    return open_set_metrics(cohort, is_strange, is_standard, is_named), len(asked)
 
 
 def _open_set_of_folds(
-    answers: Sequence[FoldAnswers], cines: Sequence[LabelledCine], classes: Sequence[str], cohort: Cohort
+    answers: Sequence[FoldAnswers], cines: Sequence[LabelledCine], classes: Sequence[str], split: str, seed: int
 ) -> tuple[dict[str, Metric], int]:
     """Return the open-set figures of all folds; a still says nothing of the kind here either."""
     asked: list[LabelledCine] = []
@@ -181,7 +185,7 @@ def _open_set_of_folds(
             is_told = fold.is_standard is not None and cine.frame_count > 1
             asked.append(cine)
             said.append((classes[view], bool(fold.is_standard[place]) if is_told else None))  # type: ignore[index]
-    return _open_set(asked, said, classes, cohort)
+    return _open_set(asked, said, classes, split, seed)
 
 
 def _view_name(cine: LabelledCine) -> str:

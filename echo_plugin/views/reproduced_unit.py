@@ -19,6 +19,7 @@ from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.training.clips import ClipTable
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
+from echo_plugin.training.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.splits import Split
@@ -32,7 +33,6 @@ from echo_plugin.views.folds import (
     learn_frame_stage,
     prepare_clips,
 )
-from echo_plugin.views.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.views.reproduced_table import ROWS, Row
 from echo_plugin.views.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 

@@ -7,7 +7,6 @@ from echo_plugin.defects.metrics import (
     any_defect_metrics,
     calibration_metric,
     coverage_curve,
-    mean_over,
     reliability,
 )
 from echo_plugin.defects.tables import PAPER, AnsweredCine, beside_paper, dropout_table, tables_of_groups
@@ -75,7 +74,7 @@ def test_a_part_of_the_cines_is_resampled_by_its_own_patients():
     cohort = cohort_of(9)
     place = np.arange(9) < 3
 
-    metric = mean_over(cohort, place, np.arange(9.0))
+    metric = cohort.of(place).mean(np.arange(9.0)[place])
 
     assert (metric.value, metric.patients, metric.low) == (1.0, 1, None)
 

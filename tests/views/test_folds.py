@@ -145,9 +145,7 @@ def test_folds_say_of_cines_but_not_of_stills_whether_their_view_is_standard(eas
     limited = FoldAnswers(np.eye(2)[known[:3]], known[:3], np.arange(3), 0.0, np.array([True, True, False]))
     unlimited = FoldAnswers(np.eye(2)[known[3:]], known[3:], np.array([3]), 0.0)
 
-    metrics, count = _open_set_of_folds(
-        [limited, unlimited], cines, ("A4C", "PSAX-AV"), Cohort(("somebody",), "folds", 0)
-    )
+    metrics, count = _open_set_of_folds([limited, unlimited], cines, ("A4C", "PSAX-AV"), "folds", 0)
 
     assert count == 2
     assert metrics["standard views kept"].value == 0.5
