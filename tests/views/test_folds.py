@@ -239,7 +239,7 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     assert split["validation"] > 0 < split["test"]
     assert report["patients"] == 6 + split["test"]
     assert report["begun_with"] == f"the encoder of view_classifier {taught.version}"
-    monkeypatch.setattr(reproduce, "known_patients", lambda card, patients: dict.fromkeys(patients, "train"))
+    monkeypatch.setattr(reproduce, "seen_patients", lambda card, patients: frozenset(patients))
     with pytest.raises(TrainingDataError, match="learned from all 6 patients or were chosen by them"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
 
@@ -261,7 +261,7 @@ def test_the_rows_are_of_the_backbone_and_size_of_the_encoder_that_they_begin_wi
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
     taught = TrainOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
     train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)
-    monkeypatch.setattr(reproduce, "known_patients", lambda card, patients: {})  # they would all be left out
+    monkeypatch.setattr(reproduce, "seen_patients", lambda card, patients: frozenset())  # they would all be left out
     start, embedded = tmp_path / "models" / "view_classifier.safetensors", []
     real = still_encoder._embed
     monkeypatch.setattr(still_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
