@@ -35,7 +35,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Where a model learned: ``digest`` is the SHA-256 over the sorted image ids and annotation revisions."""
+    """Where a model learned: ``digest`` is the SHA-256 over the sorted image ids and what the labels say."""
 
     provenance: str
     patients: int

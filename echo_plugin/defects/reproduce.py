@@ -38,11 +38,10 @@ from echo_plugin.training.defect_crops import (
 from echo_plugin.training.defect_figures import choose_on_validation
 from echo_plugin.training.defect_recipes import chosen_recipe, optimisation
 from echo_plugin.training.defects import learn_defects, load_beginning, with_new_head
-from echo_plugin.training.kept_outcome import keep_outcome, read_outcome
+from echo_plugin.training.kept_outcome import facts_of_cines, keep_outcome, read_outcome
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import file_stamp
-from echo_plugin.training.provenance import seen_patients
+from echo_plugin.training.provenance import data_key, seen_patients
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
 from echo_plugin.training.start_weights import Start
 from echo_plugin.training.state import training_key
@@ -118,18 +117,19 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
     """Return the outcome of a row on one seed; one of the same files, labels, numbers and first weights is read."""
     path = folder / f"{row.file}-seed{options.seed}.json"
     numbers = {k: v for k, v in vars(options).items() if k not in ("cache_dir", "device", "starter", "should_stop")}
-    stamps = [[*file_stamp(labelled.folder, cine), cine.annotation.revision] for cine in labelled.cines]
+    facts = facts_of_cines(labelled, labelled.cines)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
         model, start = _begin(labelled, row, options, folder)
-        key = training_key(model, digest_of(stamps), sorted(numbers.items(), key=lambda i: i[0]), row.options is None)
+        key = training_key(model, digest_of(facts), sorted(numbers.items(), key=lambda i: i[0]), row.options is None)
         if (kept := read_outcome(path, key)) is not None:
             return kept
         outcome = _run(labelled, row, options, folder, (model, start))
     except (ModelNotFoundError, ModelMismatchError) as exc:
         return {"row": row.name, "seed": options.seed, "not_run": str(exc)}  # tried again: the weights may come
-    outcome |= {"row": row.name, "seed": options.seed, "wall_time_s": round(time.monotonic() - started, 1)}
+    spent_s = time.monotonic() - started + outcome.pop("earlier_s", 0.0)
+    outcome |= {"row": row.name, "seed": options.seed, "wall_time_s": round(spent_s, 1)}
     keep_outcome(path, key, outcome)
     return outcome
 
@@ -171,10 +171,13 @@ def _run(
     if start is None:
         return measure(HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
     place(model, choose_device(options.device))
-    kept = folder / f"{row.file}-seed{options.seed}.state.pt", split.digest
+    facts = [data_key(cines, split, options, model.config), *facts_of_cines(labelled, cines)]
+    kept = folder / f"{row.file}-seed{options.seed}.state.pt", digest_of(facts)
+    began = time.monotonic()
     learned = learn_defects(
         model, crops, parts, optimisation(recipe, start, options), options, on_epoch=None, kept=kept
     )
+    earlier_s = max(0.0, learned.wall_time_s - (time.monotonic() - began))  # before the row was stopped
     learned = with_new_head(model, crops, parts, learned, recipe, options)
     validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
     model.float().cpu()
@@ -185,6 +188,7 @@ def _run(
     return outcome | {
         "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {source}",
         "epochs": learned.epochs,
+        "earlier_s": earlier_s,
         "validation_measure": learned.best_metric,
         "chosen": chosen
         | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},

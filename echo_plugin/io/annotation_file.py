@@ -15,6 +15,7 @@ annotations give equal bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
@@ -39,7 +40,17 @@ EnumType = TypeVar("EnumType", bound=Enum)
 
 def annotation_to_json(annotation: Annotation) -> str:
     """Return the canonical JSON text, with a newline at its end."""
-    document = {
+    return json.dumps(_document(annotation), indent=1, allow_nan=False) + "\n"
+
+
+def digest_of_label(annotation: Annotation) -> str:
+    """Return the SHA-256 of what an annotation says, without who said it, when, and as which revision."""
+    said = _document(annotation) | {"author": None, "saved_at": None, "revision": 0}
+    return hashlib.sha256(json.dumps(said, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def _document(annotation: Annotation) -> dict[str, object]:
+    return {
         "schema": SCHEMA,
         "version": VERSION,
         "image_id": annotation.image_id,
@@ -54,7 +65,6 @@ def annotation_to_json(annotation: Annotation) -> str:
         "boxes": [_box_to_dict(box) for box in annotation.boxes],
         **({"unusable": True} if annotation.is_unusable else {}),
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def annotation_from_json(text: str, *, source: str = "Annotation") -> Annotation:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from echo_plugin.anatomy import DETECTED_SEPTA, Defect
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, TrainingDataError
+from echo_plugin.io.annotation_file import digest_of_label
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.splits import patient_defects, require_patient
@@ -30,6 +32,11 @@ class LabelledCine:
     patient_id: str
     frame_count: int
     annotation: Annotation
+
+    @cached_property
+    def label_digest(self) -> str:
+        """What tells one label of this cine from another: two folders have revision 1 of it with other boxes."""
+        return digest_of_label(self.annotation)
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,8 @@ def crop_frames(cine: LabelledCine, most: int) -> tuple[int, ...]:
 
 
 def cines_digest(cines: Sequence[LabelledCine]) -> str:
-    """Return the SHA-256 over the sorted image ids and annotation revisions."""
-    return digest_of(sorted([cine.image_id, cine.annotation.revision] for cine in cines))
+    """Return the SHA-256 over the sorted image ids and what the labels say."""
+    return digest_of(sorted([cine.image_id, cine.label_digest] for cine in cines))
 
 
 def digest_of(content: Sequence[object]) -> str:

@@ -120,7 +120,7 @@ def _each_cine(
     """Yield (index into ``choice``, pixels, targets) of every cine that can be read; none is an error."""
     is_empty = True
     for index, (labels, frame_indices) in enumerate(choice):
-        stamp = [*file_stamp(labelled.folder, labels), labels.annotation.revision, list(frame_indices)]
+        stamp = [*file_stamp(labelled.folder, labels), labels.label_digest, list(frame_indices)]
         path = cache_dir and kept_path(cache_dir, digest_of([PREPARATION, name, stamp])[:32])
         kept = read_kept(path) if path else None
         if kept is None:

@@ -10,9 +10,10 @@ import torch
 
 from echo_plugin.anatomy import View
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
+from echo_plugin.io.annotation_file import annotation_to_json
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training import kept_frames
-from echo_plugin.training.datasets import detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import cines_digest, detection_frames, open_labelled_folder
 from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
 
 CINES = 36
@@ -60,6 +61,36 @@ def test_a_new_label_costs_one_cine_and_no_other_copy_of_the_rest(studies, tmp_p
     assert read == [image_id]
     assert len(frames.pixels) == CINES
     assert sum(path.stat().st_size for path in _files(cache)) == pytest.approx(before * (1 + 1 / CINES), rel=0.01)
+
+
+def test_another_readers_label_of_the_same_revision_is_another_label(studies, tmp_path, read):
+    other = shutil.copytree(studies, tmp_path / "other")  # the cines with their times
+    image_id, *_ = StudyFolder(other).annotated_ids()
+    path = other / "annotations" / f"{image_id}.json"
+    first = StudyFolder(other).annotation(image_id)
+    moved = tuple(dataclasses.replace(box, x1=box.x1 - 3, x2=box.x2 - 3) for box in first.boxes)
+    path.write_text(annotation_to_json(dataclasses.replace(first, boxes=moved)))
+    of_first_reader = _prepare(studies, tmp_path / "cache")
+    read.clear()
+
+    of_second_reader = _prepare(other, tmp_path / "cache")
+
+    assert read == [image_id]
+    without = _prepare(other, None)
+    torch.testing.assert_close(of_second_reader.targets, without.targets, rtol=0, atol=0, equal_nan=True)
+    assert cines_digest(of_first_reader.cines) != cines_digest(of_second_reader.cines)
+
+
+def test_a_label_submitted_unchanged_is_the_same_to_learn_from(studies, tmp_path, read):
+    before = cines_digest(_prepare(studies, tmp_path / "cache").cines)
+    folder = StudyFolder(studies)
+    image_id, *_ = folder.annotated_ids()
+    folder.save_annotation(folder.annotation(image_id), author="another reader")
+    read.clear()
+
+    after = _prepare(studies, tmp_path / "cache")
+
+    assert (read, cines_digest(after.cines)) == ([], before)
 
 
 def test_what_is_read_from_the_cache_equals_what_is_prepared_without_one(studies, tmp_path, read):
