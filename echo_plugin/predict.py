@@ -27,7 +27,7 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
-from echo_plugin.prediction import ASKABLE, RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress
+from echo_plugin.prediction import RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress, require_askable
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.views.answer import answer_view
@@ -116,10 +116,7 @@ class EchoPipeline:
         ValueError, IndexError
             If a task is unknown, or a frame is not in the cine.
         """
-        unknown = sorted(set(tasks) - set(ASKABLE))
-        if unknown:
-            msg = f"Task {unknown[0]!r} is unknown; {', '.join(ASKABLE)} are accepted."
-            raise ValueError(msg)
+        require_askable(tasks)
         progress = Progress()
         with progress.timed("total"), torch.inference_mode():
             with progress.timed("region"):
@@ -133,15 +130,12 @@ class EchoPipeline:
                 found = self._predict_defect(cine, region, frames, boxes, view, progress)
                 defect = found.defect
                 with progress.timed("nearest"):
-                    gallery = self.gallery.of(progress.models["defects"].sha256)
-                    if gallery is not None:
-                        nearest = gallery.nearest(
-                            found.embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id
-                        )
+                    nearest = self._nearest(cine, found)
+        has_no_septum = defect is not None and defect.is_whole_frame
         boxes, defect = boxes if "boxes" in tasks else (), defect if "defect" in tasks else None
         boxes = tuple(raw) if RAW_BOXES in tasks else boxes
         view = view if "view" in tasks else None
-        return CinePrediction(boxes, view, defect, nearest, progress.models, progress.timings_ms)
+        return CinePrediction(boxes, view, defect, nearest, progress.models, progress.timings_ms, has_no_septum)
 
     def embed(self, cine: Cine) -> CineEmbedding:
         """Return the embedding of a cine with the models that made it; compares it with no past case.
@@ -241,6 +235,13 @@ class EchoPipeline:
                 vector = embedder.signature(embedding)[0].float().cpu().numpy()
         detector = progress.models["detector"]
         return CineEmbedding(vector, unit[0].cpu().numpy(), said.cpu().numpy(), prediction, card, detector)
+
+    def _nearest(self, cine: Cine, found: CineEmbedding) -> tuple[NearestCase, ...]:
+        """Return the nearest past cases; of a whole frame none: past cases are crops."""
+        gallery = None if found.defect.is_whole_frame else self.gallery.of(found.embedder.sha256)
+        if gallery is None:
+            return ()
+        return gallery.nearest(found.embedding, NEAREST_CASES, image_id=cine.image_id, patient_id=cine.patient_id)
 
     def _floats(self, pixels: Tensor) -> Tensor:
         return normalise(pixels, self.runtime.dtype)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,8 @@ ASKABLE = (*TASKS, RAW_BOXES, "nearest")
 class CinePrediction:
     """What the models say about one cine; ``view`` and ``defect`` are None when they were not asked for.
 
-    ``models`` : card by task name (detector, defects, views) of those that were run.
+    ``models`` : card by task name (detector, defects, views) of those that were run. ``has_no_septum`` : none was found
+    to read a defect from or to compare with past cases; False where neither was asked for.
     """
 
     boxes: tuple[SeptalBox, ...]
@@ -39,6 +40,7 @@ class CinePrediction:
     nearest: tuple[NearestCase, ...]
     models: Mapping[str, ModelCard]
     timings_ms: Mapping[str, float]
+    has_no_septum: bool = False
 
     def to_json(self, cine: Cine, path: Path | str) -> dict[str, Any]:
         """Return the JSON-ready entry of this cine, read from ``path``."""
@@ -93,6 +95,14 @@ class Progress:
             yield
         finally:
             self.timings_ms[step] = self.timings_ms.get(step, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+def require_askable(tasks: Sequence[str]) -> None:
+    """Raise ValueError if a task is unknown."""
+    unknown = sorted(set(tasks) - set(ASKABLE))
+    if unknown:
+        msg = f"Task {unknown[0]!r} is unknown; {', '.join(ASKABLE)} are accepted."
+        raise ValueError(msg)
 
 
 def _view_json(view: ViewPrediction | None) -> dict[str, Any] | None:

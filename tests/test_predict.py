@@ -18,6 +18,7 @@ from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.cli import app
 from echo_plugin.defects.gallery import Gallery, PastCase, write_gallery
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.host.tasks.similar_cases import show_similar_cases
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
@@ -313,6 +314,20 @@ def test_nearest_cases_come_from_the_gallery_of_the_same_embedder(tmp_path: Path
     }  # fmt: skip
     assert (entry["view"], entry["study_instance_uid"], entry["sop_instance_uid"]) == ("A4C", "1.2.2", None)
     assert pipeline.predict(cine, tasks=("defect",)).nearest == ()
+
+
+def test_a_whole_frame_is_compared_with_no_past_case_and_it_is_said(tmp_path: Path, models: Path, cine: Cine) -> None:
+    for path in models.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    blind = EchoPipeline(tmp_path, device="cpu", track=TrackOptions(operating_score=2.0))
+    sha256 = blind.cards()["defect_embedder"].sha256
+    write_gallery(tmp_path, Gallery(sha256, np.eye(1, 512, dtype=np.float32), (PastCase("a", "p2", Defect.ASD),)))
+
+    for tasks in (("nearest",), ("defect",)):
+        found = blind.predict(cine, tasks=tasks)
+        assert (found.nearest, found.has_no_septum) == ((), True)
+    assert not blind.predict(cine, tasks=("boxes",)).has_no_septum
+    assert show_similar_cases(blind.predict(cine, tasks=("nearest",))).caption == "no septum found to compare"
 
 
 def test_an_embedding_has_unit_length_and_says_which_models_made_it(pipeline: EchoPipeline, cine: Cine) -> None:

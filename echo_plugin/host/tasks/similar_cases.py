@@ -10,6 +10,8 @@ from echo_plugin.prediction import CinePrediction
 
 def show_similar_cases(prediction: CinePrediction) -> Shown:
     """Return the defects of the cases with their similarity as text, such as ``similar: ASD 0.93, Normal 0.71``."""
+    if prediction.has_no_septum:
+        return Shown(caption="no septum found to compare")
     if not prediction.nearest:
         return Shown(caption="no past cases to compare with yet")
     cases = [f"{near.case.defect.value} {near.similarity:.2f}" for near in prediction.nearest]
