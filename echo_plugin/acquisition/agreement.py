@@ -16,6 +16,7 @@ import numpy as np
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
 from echo_plugin.geometry import box_iou
+from echo_plugin.training.datasets import unsought_labels
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ def agreement(histories: Iterable[Sequence[Annotation]]) -> Agreement:
 def _compare_frame(
     one: Annotation, other: Annotation, frame: int, answers: dict[str, list[tuple[str, str]]]
 ) -> list[float]:
+    """Return the IoUs of one frame and add to ``answers``; a septum that either did not look for is left out."""
     overlaps = []
-    for septum in DETECTED_SEPTA:
+    unsought = {label for annotation in (one, other) for label in unsought_labels(annotation, frame)}
+    for label, septum in enumerate(DETECTED_SEPTA):
+        if label in unsought:
+            continue
         boxes = [[box.xyxy for box in a.boxes_on(frame) if box.septum is septum] for a in (one, other)]
         answers[septum.value].append(("box" if boxes[0] else "none", "box" if boxes[1] else "none"))
         if all(boxes):

@@ -24,7 +24,7 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.preprocess import FrameMapping, normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, unsought_labels
 from echo_plugin.training.provenance import seen_patients
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> Fram
         mapping.to_model(boxes),
         np.array([DETECTED_SEPTA.index(box.septum) for box in boxes], dtype=np.int64),
         np.ones(len(boxes)),
+        unsought=unsought_labels(cine.annotation, frame_index),
     )
 
 

@@ -4,7 +4,8 @@
 Three of the scores are ObjectLab's (Tkachenko, Thyagarajan and Mueller 2023, arXiv 2309.00832), computed by cleanlab:
 a box that was overlooked, one that is badly located, one whose class was swapped. A heart has one septum of each kind,
 which ObjectLab does not know; so two are added here: a septum without any box is doubtful as far as the detector sees
-one, though it be far from sure, and a box is doubtful as far as the detector sees nothing there.
+one, though it be far from sure, and a box is doubtful as far as the detector sees nothing there. Of a septum that
+nobody looked for on a frame (``FrameBoxes.unsought``) nothing is said there.
 
 Detectors trained with focal loss seldom give the 0.95 at which ObjectLab takes a prediction for sure; the scores that
 go in are therefore calibrated to how often boxes are right.
@@ -70,7 +71,7 @@ def label_quality(
 
     if not labels:
         return FrameQuality({kind: np.zeros(0) for kind in KINDS})
-    sure = [_calibrated(answer, calibration) for answer in predictions]
+    sure = [_calibrated(answer, label.unsought, calibration) for label, answer in zip(labels, predictions, strict=True)]
     inputs = {
         "labels": [{"bboxes": label.boxes, "labels": label.labels} for label in labels],
         "predictions": [
@@ -90,8 +91,10 @@ def label_quality(
     return FrameQuality(by_kind)
 
 
-def _calibrated(answer: FrameBoxes, calibration: Calibration) -> FrameBoxes:
-    return FrameBoxes(answer.boxes, answer.labels, calibration.probabilities(answer.scores))
+def _calibrated(answer: FrameBoxes, unsought: tuple[int, ...], calibration: Calibration) -> FrameBoxes:
+    """Return the detections of the septa that somebody looked for, with how likely each is right as score."""
+    keep = ~np.isin(answer.labels, unsought)
+    return FrameBoxes(answer.boxes[keep], answer.labels[keep], calibration.probabilities(answer.scores[keep]))
 
 
 def _absence(label: FrameBoxes, answer: FrameBoxes) -> float:
@@ -112,13 +115,13 @@ def _support(label: FrameBoxes, answer: FrameBoxes) -> Array:
 
 
 def judged_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]) -> Array:
-    """Return (M, 3), a row for each septum of each frame that is labelled or seen there.
+    """Return (M, 3), a row for each septum of each frame that is labelled or seen there; none for one not looked for.
 
     Columns: the septum, the score of its best detection (0: none), that one's IoU with its label (NaN: not labelled).
     """
     rows = []
     for label, answer in zip(labels, predictions, strict=True):
-        for septum in range(len(DETECTED_SEPTA)):
+        for septum in sorted(set(range(len(DETECTED_SEPTA))) - set(label.unsought)):
             true = label.boxes[label.labels == septum]
             boxes, scores = answer.of(septum)
             if not len(true) and not len(scores):

@@ -11,7 +11,11 @@ from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.label_quality import label_quality
 from echo_plugin.acquisition.score_store import Judgement, ScoreStore
 from echo_plugin.acquisition.uncertainty import pooled
+from echo_plugin.anatomy import Septum
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.io.datasets.source_cine import WEAK_SCORE
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.training.datasets import open_labelled_folder
 
 torch.set_num_threads(1)
 
@@ -29,6 +33,20 @@ def test_a_detector_published_while_labels_are_judged_judges_none_of_them(
 
     assert judge_labels(StudyFolder(small), models, store, device="cpu").judged == 0
     assert store.judgements() == {}
+
+
+def test_a_wall_that_an_import_did_not_look_for_is_not_judged_absent(small, published_detector):
+    studies = StudyFolder(small)
+    image_id = studies.annotated_ids()[0]
+    weak = SeptalBox(0, 10, 10, 30, 40, Septum.INTERVENTRICULAR, WEAK_SCORE)
+    studies.save_annotation(Annotation(image_id, (weak,), (0,)), author="import")
+    labelled = open_labelled_folder(small)
+    (cine,) = [one for one in labelled.cines if one.image_id == image_id]
+
+    looked = LabelJudge(published_detector, device="cpu").look(labelled, cine)
+
+    assert [label.unsought for label in looked.labels] == [(0,)]
+    assert looked.judged[:, 0].tolist() == [1.0]
 
 
 def test_a_label_that_cannot_be_used_is_left_out_and_the_others_are_judged(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kind of label error lowers the quality of its frame, and a label that the detector confirms is good."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cleanlab.object_detection.rank import get_label_quality_scores
@@ -53,6 +55,22 @@ def test_a_septum_without_a_box_is_doubtful_as_far_as_one_is_seen():
     quality = label_quality([boxes()] * 3, answers, Calibration())
 
     assert quality.overall == pytest.approx([0.8, 0.5, 0.3])
+
+
+SEEN_BESIDE = FrameBoxes(np.array([IAS, IVS]), np.array([0, 1]), np.array([0.9, 0.97]))
+
+
+def test_a_septum_that_nobody_looked_for_is_neither_missing_nor_a_false_alarm():
+    drawn = boxes((IVS, 1))
+    weak = replace(drawn, unsought=(0,))
+
+    by_person, by_import = (label_quality([label], [SEEN_BESIDE], Calibration()) for label in (drawn, weak))
+
+    assert by_person.overall == pytest.approx([0.1], abs=0.01)
+    assert by_import.overall[0] > 0.9
+    both = np.array([[0, 0.9, np.nan], [1, 0.97, 1]])
+    assert judged_boxes([drawn], [SEEN_BESIDE]) == pytest.approx(both, nan_ok=True)
+    assert judged_boxes([weak], [SEEN_BESIDE]) == pytest.approx(both[1:])
 
 
 def test_where_objectlab_and_we_see_the_same_error_the_order_is_the_same():

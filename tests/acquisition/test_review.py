@@ -167,6 +167,27 @@ def test_agreement_compares_the_last_word_of_each_annotator():
     assert result.kappa["view"] is None  # one and the same answer: not defined
 
 
+def test_annotators_are_not_compared_in_a_septum_that_one_of_them_did_not_look_for():
+    weak = SeptalBox(0, 60, 10, 80, 50, Septum.INTERVENTRICULAR, 0.5)
+    drawn = [dataclasses.replace(weak, score=None), SeptalBox(0, 10, 10, 30, 50, Septum.INTERATRIAL)]
+    empty = Annotation("b", (), (0,), author="r1")
+
+    def said(boxes, author, image_id="a"):
+        return Annotation(image_id, tuple(boxes), (0,), author=author)
+
+    result = agreement(
+        [
+            [said([weak], "import"), said(drawn, "r1")],
+            [said(drawn, "r1", "b"), said(drawn, "r2", "b")],
+            [empty, dataclasses.replace(empty, author="r2")],
+        ]
+    )
+
+    assert result.kappa["interatrial"] == pytest.approx(1)
+    assert result.kappa["interventricular"] == pytest.approx(1)
+    assert result.frames == 3
+
+
 def test_kappa_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     first = rng.choice(["ASD", "VSD", "Normal"], 60)
