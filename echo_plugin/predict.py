@@ -114,9 +114,9 @@ class EchoPipeline:
         ModelNotFoundError, ModelMismatchError
             If a model that a task needs is not published, or does not fit its card.
         ValueError, IndexError
-            If a task is unknown, or a frame is not in the cine.
+            If a task is unknown, no frame is named, or one is not in the cine.
         """
-        require_askable(tasks)
+        require_askable(tasks, frame_indices)
         progress = Progress()
         with progress.timed("total"), torch.inference_mode():
             with progress.timed("region"):

@@ -97,11 +97,14 @@ class Progress:
             self.timings_ms[step] = self.timings_ms.get(step, 0.0) + 1000 * (time.perf_counter() - start)
 
 
-def require_askable(tasks: Sequence[str]) -> None:
-    """Raise ValueError if a task is unknown."""
+def require_askable(tasks: Sequence[str], frame_indices: Sequence[int] | None) -> None:
+    """Raise ValueError if a task is unknown, or frames are asked for but none is named."""
     unknown = sorted(set(tasks) - set(ASKABLE))
     if unknown:
         msg = f"Task {unknown[0]!r} is unknown; {', '.join(ASKABLE)} are accepted."
+        raise ValueError(msg)
+    if frame_indices is not None and len(frame_indices) == 0:
+        msg = "Frames [] name no frame; 0-based indices, or None for every frame, are accepted."
         raise ValueError(msg)
 
 

@@ -131,6 +131,12 @@ def test_same_cine_twice_gives_the_same_answer(pipeline: EchoPipeline, cine: Cin
     assert (first.boxes, first.view, first.defect) == (second.boxes, second.view, second.defect)
 
 
+@pytest.mark.parametrize("tasks", [("boxes",), ("nearest",)])
+def test_asking_for_no_frame_is_refused_in_one_sentence(pipeline: EchoPipeline, cine: Cine, tasks: tuple) -> None:
+    with pytest.raises(ValueError, match=r"Frames \[\] name no frame; 0-based indices, or None for every frame"):
+        pipeline.predict(cine, tasks=tasks, frame_indices=[])
+
+
 def test_asked_frames_are_predicted_alone(pipeline: EchoPipeline, cine: Cine) -> None:
     prediction = pipeline.predict(cine, tasks=("boxes", "defect"), frame_indices=(5, 0))
 

@@ -63,7 +63,7 @@ def draw_embeddings(
 
 
 def draw_reliability(rows: FloatArray, ece: float, brier: float) -> Figure:
-    """Return accuracy over confidence by bin; ``rows`` (B, 3) from ``defect_metrics.reliability``."""
+    """Return accuracy over confidence by bin; ``rows`` (B, 3) from ``metrics.reliability``."""
     figure = Figure(figsize=(5, 4.5))
     axes = figure.subplots()
     confidence, accuracy, counts = rows.T

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the three prediction tasks share: cine in, markups file for 3D Slicer and JSON for everybody else out.
+"""What the four prediction tasks share: cine in, markups file for 3D Slicer and JSON for everybody else out.
 
 A task is typed ``detection`` whatever it predicts, because that is the one type of MONAI Label whose result 3D Slicer's
 module loads as markups; a ``classification`` is counted there, but cannot be selected.
