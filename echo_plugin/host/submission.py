@@ -94,9 +94,17 @@ def _parse(content: bytes, current: Annotation, cine: Cine, info: Mapping[str, A
             raise AnnotationError(msg)
         return annotation
     boxes = boxes_from_markups(text, rendition_geometry(cine))
-    frames = annotated_frames(boxes, cine.frame_count, _asked_frames(image_id, info.get("annotated_frames")))
+    asked = _asked_frames(image_id, info.get("annotated_frames"))
+    frames = annotated_frames(boxes, cine.frame_count, asked)
+    if asked is None:  # 3D Slicer cannot name the frames that showed no septum: those of the label before stay
+        frames = tuple(sorted({*frames, *_empty_frames(current)}))
     unusable = info.get("unusable", current.is_unusable)
     return dataclasses.replace(current, boxes=boxes, annotated_frames=frames, is_unusable=unusable)
+
+
+def _empty_frames(annotation: Annotation) -> set[int]:
+    """Return the frames that were looked at and have no box."""
+    return set(annotation.annotated_frames) - {box.frame_index for box in annotation.boxes}
 
 
 def _asked_frames(image_id: str, frames: object) -> list[int] | None:

@@ -4,11 +4,13 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from echo_plugin.acquisition.confirmed import says_the_same
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.errors import (
@@ -151,6 +153,22 @@ def test_frames_that_were_looked_at_become_negatives(store, image_id, tmp_path):
     store.save_label(image_id, upload(tmp_path, text), FINAL, {"annotated_frames": [0, 1]})
 
     assert store.studies.annotation(image_id).annotated_frames == (0, 1)
+
+
+def test_frames_that_showed_no_septum_stay_so_when_slicer_sends_a_label_back_untouched(store, image_id, tmp_path):
+    said = replace(store.studies.annotation(image_id), boxes=(BOX,), annotated_frames=(0, BOX.frame_index))
+    before = store.studies.save_annotation(said, author="r1")
+    assert before.annotated_frames == (0, 1)
+
+    store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, BOX)), FINAL, {})
+
+    after = store.studies.annotation(image_id)
+    assert after.revision == before.revision + 1
+    assert says_the_same(before, after)
+
+    store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, replace(BOX, frame_index=0))), FINAL, {})
+
+    assert store.studies.annotation(image_id).annotated_frames == (0,)
 
 
 def test_an_annotation_can_be_submitted_as_it_is_kept(store, image_id, tmp_path):
