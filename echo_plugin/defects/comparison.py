@@ -11,6 +11,7 @@ import numpy as np
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.cine import Cine
 from echo_plugin.defects.verification import OperatingPoint
+from echo_plugin.errors import ModelMismatchError
 from echo_plugin.predict import EchoPipeline
 
 NO_THRESHOLD = (
@@ -19,6 +20,7 @@ NO_THRESHOLD = (
 )
 SAME_PATIENT = "Both cines are of one patient; the error rates are those of pairs of different patients."
 WHOLE_FRAME = "No septum was found on one of the cines, so whole frames were compared."
+NO_ANSWER = "Cine {image_id} gets no answer by itself: {reason}."
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,13 @@ class Comparison:
         """What a reader must know to judge the answer."""
         found = [NO_THRESHOLD] if self.point is None else []
         found += [SAME_PATIENT] if self.is_same_patient else []
-        return found + ([WHOLE_FRAME] if any(d.is_whole_frame for d in self.defects) else [])
+        found += [WHOLE_FRAME] if any(d.is_whole_frame for d in self.defects) else []
+        told = dict(zip(self.image_ids, self.defects, strict=True))
+        return found + [
+            NO_ANSWER.format(image_id=image_id, reason=defect.abstained)
+            for image_id, defect in told.items()
+            if defect.abstained is not None
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON-ready answer; no key of it names a patient."""
@@ -87,9 +95,12 @@ def compare_cines(pipeline: EchoPipeline, first: Cine, second: Cine) -> Comparis
     Raises
     ------
     ModelNotFoundError, ModelMismatchError
-        If detector or embedder are not published, or do not fit their cards.
+        If detector or embedder are not published, do not fit their cards, or are replaced between the two cines.
     """
     one, other = pipeline.embed(first), pipeline.embed(second)
+    if any(a.sha256 != b.sha256 for a, b in ((one.embedder, other.embedder), (one.detector, other.detector))):
+        msg = f"The models were replaced between cine {first.image_id} and cine {second.image_id}; compare them again."
+        raise ModelMismatchError(msg)
     gallery = pipeline.gallery.of(other.embedder.sha256)
     return Comparison(
         (first.image_id, second.image_id),

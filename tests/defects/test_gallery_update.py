@@ -232,6 +232,39 @@ def test_without_a_threshold_only_the_similarity_is_told(studies, pipeline):
     assert answer["notes"][1].startswith("Both cines are of one patient")
 
 
+def test_a_comparison_says_which_cine_gets_no_answer(studies, pipeline):
+    embed = pipeline.embed
+
+    def abstain(cine) -> CineEmbedding:
+        found = embed(cine)
+        reason = "view SSN-ARCH does not show this septum" if cine.image_id == "c1.png" else None
+        return dataclasses.replace(found, defect=dataclasses.replace(found.defect, abstained=reason))
+
+    pipeline.embed = abstain
+    answer = compare_cines(pipeline, studies.read_cine("c0.png"), studies.read_cine("c1.png"))
+
+    sentence = "Cine c1.png gets no answer by itself: view SSN-ARCH does not show this septum."
+    assert answer.to_json()["notes"][1:] == [sentence]
+    assert answer.describe().endswith(sentence)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["embedder", "detector"])
+def test_cines_seen_by_two_networks_are_not_compared(studies, pipeline, place):
+    embed = pipeline.embed
+
+    def publish_between(cine) -> CineEmbedding:
+        found = embed(cine)
+        cards = list(pipeline.cards)
+        cards[place] = dataclasses.replace(cards[place], sha256="e" * 64)
+        pipeline.cards = tuple(cards)
+        return found
+
+    pipeline.embed = publish_between
+
+    with pytest.raises(ModelMismatchError, match=r"replaced between cine c0\.png and cine c1\.png; compare them again"):
+        compare_cines(pipeline, studies.read_cine("c0.png"), studies.read_cine("c1.png"))
+
+
 def test_a_cine_said_not_to_show_its_defect_is_no_case(studies, pipeline):
     label(studies, "c1.png", Defect.ASD, is_defect_visible=False)
     label(studies, "c4.png", Defect.ASD, is_defect_visible=True)
