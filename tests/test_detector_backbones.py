@@ -47,3 +47,22 @@ def test_a_folder_of_those_who_were_learned_from_is_refused(
 
     with pytest.raises(TrainingDataError, match="leaves nothing to measure septal_detector on: 10 of its 10"):
         benchmark.held_out_frames(root, published_detector, 64)
+
+
+def test_a_row_that_was_trained_with_other_arguments_is_not_taken_for_this_one(benchmark: ModuleType, tmp_path: Path):
+    path = tmp_path / "ResNet-18" / "asked.json"
+    benchmark.require_same(path, {"minutes": "35", "seed": "0"})
+    benchmark.require_same(path, {"minutes": "35", "seed": "0"})
+
+    with pytest.raises(TrainingDataError, match="The row in ResNet-18 was trained with minutes 35; give the same"):
+        benchmark.require_same(path, {"minutes": "60", "seed": "0"})
+
+
+def test_the_table_names_patients_and_intervals_of_both_samples(benchmark: ModuleType) -> None:
+    figures = {"value": 0.8, "low": 0.7, "high": 0.9, "patients": 18, "split": "held out", "baseline": None}
+    row = {"row": "ResNet-18", "AP50": figures, "of_few": figures | {"low": None}, "patients": 60, "frames": 400}
+    row |= {"training_frames": 100, "epochs": 50, "minutes": 7.5, "ms": 20.1, "parameters": 21_000_000}
+
+    line = benchmark.table([row]).splitlines()[2]
+
+    assert "| 0.800 (18) | 0.800 [0.700, 0.900] | 400 (60) | 20.1 |" in line

@@ -47,6 +47,7 @@ from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
+from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load_published
 from echo_plugin.models.from_card import build_detector
 from echo_plugin.phantom.study import write_phantom_study_folder
@@ -344,6 +345,7 @@ def main() -> int:
     keep_pictures()
     held_out = HeldOut(places.held_out)
     settings = {k: str(v) for k, v in vars(asked).items() if k not in ("out", "seeds", "strategies", "threads")}
+    settings |= {name: load_card(STARTERS, name).sha256 for name in (SEPTAL_DETECTOR, VIEW_CLASSIFIER)}
     client = None
     results = []
     for seed in range(asked.seeds):

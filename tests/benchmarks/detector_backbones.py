@@ -14,13 +14,16 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from echo_plugin.defects.tables import words
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.held_out import choose_held_out
-from echo_plugin.model_card import ModelCard
+from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
 from echo_plugin.models.from_card import build_detector
@@ -33,6 +36,7 @@ from echo_plugin.training.detector_recipes import chosen_images, septa_shown
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames
 
+ASKED = ("studies", "minutes", "epochs", "image_size", "start", "seed")
 HELD_OUT_IMAGES = 20
 PAPER_MAP = 0.95
 BACKBONES = {"MobileNetV3-Large": "mobilenet_v3_large", "ResNet-18": "resnet18", "ResNet-50": "resnet50"}
@@ -43,6 +47,7 @@ ROWS |= {f"{name}, the paper's recipe": replace(options, recipe="paper") for nam
 def train_row(name: str, arguments: argparse.Namespace) -> tuple[ModelCard, Path]:
     """Train one row into a folder of its own, unless that is done; return its card and that folder."""
     models = arguments.out / name.replace(" ", "_").replace("'", "").replace(",", "")
+    require_same(models / "asked.json", {key: str(getattr(arguments, key)) for key in ASKED})
     card_path = models / f"{SEPTAL_DETECTOR}.json"
     if not card_path.is_file():
         chosen = ROWS[name]
@@ -65,6 +70,23 @@ def train_row(name: str, arguments: argparse.Namespace) -> tuple[ModelCard, Path
 
         train_detector(arguments.studies, models, options, on_epoch=say)
     return load_card(models, SEPTAL_DETECTOR), models
+
+
+def require_same(path: Path, asked: dict[str, str]) -> None:
+    """Keep what a row is trained with, or compare it with what is kept.
+
+    Raises
+    ------
+    TrainingDataError
+        If the row was trained with other arguments.
+    """
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
+    if kept != asked:
+        other = ", ".join(f"{key} {kept.get(key)}" for key in asked if kept.get(key) != asked[key])
+        msg = f"The row in {path.parent.name} was trained with {other}; give the same arguments or another --out."
+        raise TrainingDataError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asked) + "\n", encoding="utf-8")
 
 
 def held_out_frames(studies: Path, models: Path, size_px: int) -> PreparedFrames:
@@ -120,12 +142,10 @@ def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     )
     return {
         "row": name,
-        "AP50": metric.value,
-        "low": metric.low,
-        "high": metric.high,
+        "AP50": asdict(metric),
         "patients": metric.patients,
         "frames": len(items),
-        "AP50_of_few": of_few.value,
+        "of_few": asdict(of_few),
         "training_frames": card.config["training_frames"],
         "epochs": card.config["epochs"],
         "minutes": round((card.wall_time_s or 0) / 60, 1),
@@ -134,19 +154,19 @@ def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows in Markdown, the paper's own figure last."""
     lines = [
-        f"| detector | trained on | minutes (epochs) | AP50 of {HELD_OUT_IMAGES} held-out images"
+        f"| detector | trained on | minutes (epochs) | AP50 of {HELD_OUT_IMAGES} held-out images [95 % CI] (patients)"
         " | AP50 of all held-out frames [95 % CI] | frames (patients) | CPU ms per frame |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        interval = "" if r["low"] is None else f" [{r['low']:.3f}, {r['high']:.3f}]"
+        few = Metric(**r["of_few"])
         lines.append(
             f"| {r['row']} ({r['parameters'] / 1e6:.1f} M) | {r['training_frames']} frames | {r['minutes']}"
-            f" ({r['epochs']}) | {r['AP50_of_few']:.3f} | {r['AP50']:.3f}{interval} | {r['frames']} ({r['patients']})"
-            f" | {r['ms']} |"
+            f" ({r['epochs']}) | {words(few)} ({few.patients}) | {words(Metric(**r['AP50']))} | {r['frames']}"
+            f" ({r['patients']}) | {r['ms']} |"
         )
     lines.append(f"| the paper's own figure | 100 images of patients | (50) | {PAPER_MAP} (mAP) | | | |")
     return "\n".join(lines) + "\n"
