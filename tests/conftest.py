@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all rooms."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,6 +80,23 @@ def easy_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     (root / "patients.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
+
+
+@pytest.fixture
+def with_two_defects(easy_studies: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Return a copy of the easy studies in which one cine of a child says ASD, the next VSD."""
+    from echo_plugin.io.study_folder import StudyFolder
+
+    def make(child: str) -> Path:
+        shutil.copytree(easy_studies, tmp_path / "two_defects")
+        folder = StudyFolder(tmp_path / "two_defects")
+        own = [i for i in sorted(folder.annotated_ids()) if folder.entry(i).patient_id == child]
+        for image_id, defect in zip(own, (Defect.ASD, Defect.VSD), strict=False):
+            said = replace(folder.annotation(image_id) or Annotation(image_id), defect=defect)
+            folder.save_annotation(said, author="test")
+        return folder.root
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,26 @@ def test_defects_are_measured_by_cine_and_by_patient(easy_studies, published_det
     assert "child0" not in json.dumps(report["tables"])
 
 
+def test_a_child_with_two_defects_is_measured_by_cine_and_counted_where_it_has_no_one_answer(
+    easy_studies, published_detector, with_two_defects, tmp_path
+):
+    parts = known_patients(
+        load_card(published_detector, "defect_embedder"), list(open_labelled_folder(easy_studies).defects)
+    )
+    child = min(patient for patient, part in parts.items() if part == "test")
+
+    studies = with_two_defects(child)
+    report = evaluate_defects(studies, published_detector, tmp_path / "out", device="cpu")
+
+    assert report["cines"] == 4 and report["metrics"]["accuracy"]["patients"] == 2
+    assert report["metrics"]["accuracy (patients)"]["patients"] == 1
+    assert report["patients_of_several_defects"] == 1
+    assert "1 patients with cines of different defects are measured by cine alone" in report["tables"][0]["note"]
+    with pytest.raises(TrainingDataError, match="All 1 patients to measure have cines of different defects") as refused:
+        evaluate_defects(studies, published_detector, tmp_path / "none", device="cpu", patients=[child])
+    assert child not in str(refused.value)
+
+
 def test_views_are_measured_by_cine(easy_studies, tmp_path):
     train_views(easy_studies, tmp_path, TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
 

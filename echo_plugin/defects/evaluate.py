@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.defects import pictures, verification
-from echo_plugin.defects.held_out_answers import Answers, ask, join_patients
+from echo_plugin.defects.held_out_answers import Answers, ask, join_patients, measured_of_several_defects
 from echo_plugin.defects.held_out_pairs import compare_held_out, shown_patient_metrics
 from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, reliability
 from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
@@ -27,7 +27,7 @@ from echo_plugin.held_out import HeldOut, choose_held_out
 from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
+from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.progress import Progress
 from echo_plugin.report import draw_confusion, draw_pictures, write_report
@@ -46,7 +46,9 @@ def evaluate_defects(
 ) -> dict[str, Any]:
     """Measure defects (detector, then embedder) by cine and by patient; write the report to ``out``.
 
-    Only cines on which somebody boxed a septum are measured: the others cannot show a septal defect.
+    Only cines on which somebody boxed a septum are measured: the others cannot show a septal defect. Whom a model that
+    answers has learned from is left out, the view classifier among them where it says when to abstain.
+    Children whose cines name different defects have no one answer: they are measured by cine alone, and counted.
 
     Raises
     ------
@@ -54,14 +56,15 @@ def evaluate_defects(
         If nobody is left to measure on, or nothing is published.
     """
     classes = load_card(models, DEFECT_EMBEDDER).classes
+    pipeline = EchoPipeline(models, device=device)
+    is_view_asked = pipeline.is_view_needed(("defect",))  # it withholds answers, and drops walls
     chosen = choose_held_out(
         studies,
         models,
-        [DEFECT_EMBEDDER, SEPTAL_DETECTOR],
+        [DEFECT_EMBEDDER, SEPTAL_DETECTOR, *([VIEW_CLASSIFIER] if is_view_asked else [])],
         patients=patients,
         wants=lambda cine: getattr(cine.annotation.defect, "value", None) in classes and bool(crop_frames(cine, 1)),
     )
-    pipeline = EchoPipeline(models, device=device)
     answers = ask(chosen, pipeline, progress)
     owners = [cine.patient_id for cine in chosen.cines]
     cohort = chosen.cohort(owners, seed)
@@ -75,9 +78,10 @@ def evaluate_defects(
     metrics |= found
     dropout, found = dropout_table(cohort, answers.cines, answers.said, Defect.NORMAL.value)
     metrics |= found
+    several = len(measured_of_several_defects(chosen))
     constant = None if majority is None else (answers.truth == majority).astype(np.float64)
     tables = [
-        beside_paper(metrics),
+        beside_paper(metrics, several),
         compared,
         dropout,
         *tables_of_groups(cohort, answers.cines, answers.right, constant),
@@ -88,6 +92,7 @@ def evaluate_defects(
     }
     extra = {
         "classes": list(answers.classes),
+        "patients_of_several_defects": several,
         "confusion": confusions["cines"].astype(int).tolist(),
         "confusion_of_patients": confusions["patients"].astype(int).tolist(),
         "verification_pairs": {"same": int(pairs.is_same.sum()), "different": int((~pairs.is_same).sum())},

@@ -12,12 +12,14 @@ from echo_plugin.anatomy import Defect
 from echo_plugin.cine import ByteArray
 from echo_plugin.cohort_facts import number_in, phantom_facts
 from echo_plugin.defects.tables import DROPOUT_FROM, AnsweredCine
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.evaluation_pictures import embedded_picture
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CineEmbedding
 from echo_plugin.progress import Progress
+from echo_plugin.training.splits import patients_of_several_defects
 
 THUMBNAIL_PX = 96
 
@@ -128,11 +130,29 @@ class PatientAnswers:
         return found
 
 
+def measured_of_several_defects(chosen: HeldOut) -> frozenset[str]:
+    """Return those to measure whose cines name different defects."""
+    several = patients_of_several_defects((c.patient_id, c.annotation.defect) for c in chosen.labelled.cines)
+    return several & {cine.patient_id for cine in chosen.cines}
+
+
 def join_patients(chosen: HeldOut, answers: Answers, pipeline: EchoPipeline) -> PatientAnswers:
-    """Return what the cines of each patient say together; of who got no answer the mean of the cines'."""
+    """Return what the cines of each patient say together; of who got no answer the mean of the cines'.
+
+    Patients whose cines name different defects have no one answer: they are left out.
+
+    Raises
+    ------
+    TrainingDataError
+        If nobody is left.
+    """
     owner = np.array([cine.patient_id for cine in chosen.cines])
-    told = {name: (chosen.labelled.defects[name] or Defect.NORMAL).value for name in set(owner.tolist())}
+    several = measured_of_several_defects(chosen)
+    told = {name: (chosen.labelled.defects[name] or Defect.NORMAL).value for name in set(owner.tolist()) - several}
     names = sorted(name for name, defect in told.items() if defect in answers.classes)
+    if not names:
+        msg = f"All {len(several)} patients to measure have cines of different defects; measure others too."
+        raise TrainingDataError(msg)
     rows, is_shown, has_dropout, agreement = [], [], [], []
     for name in names:
         own = np.flatnonzero(owner == name)

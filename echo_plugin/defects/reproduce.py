@@ -34,6 +34,7 @@ from echo_plugin.training.defect_crops import (
     defect_classes,
     prepare_defect_crops,
     require_shown,
+    without_several_defects,
 )
 from echo_plugin.training.defect_figures import choose_on_validation
 from echo_plugin.training.defect_recipes import chosen_recipe, optimisation
@@ -75,7 +76,7 @@ def reproduce_defects(
     TrainingDataError
         If the folder has too few patients with defect and boxes.
     """
-    labelled = without_known(open_labelled_folder(studies), rows, options)
+    labelled = without_several_defects(without_known(open_labelled_folder(studies), rows, options))
     outcomes = []
     for seed in range(seeds):
         for number, row in enumerate(rows):

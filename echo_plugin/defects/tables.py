@@ -50,8 +50,11 @@ class AnsweredCine:
     is_visible: bool | None = None
 
 
-def beside_paper(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Return the table of the paper with ours and the constant answer in front."""
+def beside_paper(metrics: Mapping[str, Metric], several: int = 0) -> dict[str, Any]:
+    """Return the table of the paper with ours and the constant answer in front.
+
+    ``several`` : how many patients have cines of different defects, and are no patients of these figures.
+    """
     rows = []
     for name, published in PAPER.items():
         metric, patients = metrics.get(name), metrics.get(f"{name} (patients)")
@@ -61,7 +64,8 @@ def beside_paper(metrics: Mapping[str, Metric]) -> dict[str, Any]:
     return {
         "title": "Beside the paper's table",
         "note": "The paper measured 24 patients of another hospital, and its counts contradict one another: it is"
-        " a protocol to repeat, not digits to beat.",
+        " a protocol to repeat, not digits to beat."
+        + (f" {several} patients with cines of different defects are measured by cine alone." if several else ""),
         "columns": ["measure", "cines", "patients", "constant answer", "paper: ArcFace, faces", "paper: softmax",
                     "paper: ArcFace, ImageNet"],
         "rows": rows,

@@ -8,6 +8,8 @@ and a cine is an example of its label only if the wall in question is in it.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ from echo_plugin.preprocess import CONTEXT_MARGIN, best_boxes
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, crop_frames
 from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
+from echo_plugin.training.splits import patients_of_several_defects
+
+logger = logging.getLogger(__name__)
 
 ROOM = 1.35
 """Crops are kept this much wider than predictions see them: room to move in. Detected boxes are off by as much."""
@@ -80,6 +85,17 @@ def defect_classes(cines: Sequence[LabelledCine]) -> tuple[Defect, ...]:
     """Return the classes to tell apart, in the order of ``anatomy``: the usual ones, and others that were labelled."""
     labelled = {cine.annotation.defect for cine in cines}
     return tuple(defect for defect in Defect if defect in DEFECTS or defect in labelled)
+
+
+def without_several_defects(labelled: LabelledFolder) -> LabelledFolder:
+    """Return the folder without children whose cines name different defects; a warning says how many they are.
+
+    Of such a child a wall that does not have the defect of the label may have the other: it is no normal one.
+    """
+    several = patients_of_several_defects((cine.patient_id, cine.annotation.defect) for cine in labelled.cines)
+    if several:
+        logger.warning("%d patients have cines of different defects: defects are learned without them", len(several))
+    return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in several))
 
 
 def boxes_to_crop(cine: LabelledCine, cropping: str) -> list[SeptalBox]:

@@ -29,6 +29,7 @@ from echo_plugin.training.defect_crops import (
     prepare_defect_crops,
     require_shown,
     shown_shares,
+    without_several_defects,
 )
 from echo_plugin.training.defect_figures import choose_on_validation, majority_class, measure_on_test
 from echo_plugin.training.defect_head import renew_head
@@ -54,6 +55,8 @@ def train_defects(
 ) -> ModelCard:
     """Train the defect embedder on the cines of ``studies`` that have a defect label and septal boxes, and publish it.
 
+    Children whose cines name different defects are left out.
+
     Raises
     ------
     TrainingDataError
@@ -63,7 +66,7 @@ def train_defects(
     TrainingUnderWayError
         If the embedder of that folder is being trained already.
     """
-    labelled = open_labelled_folder(studies)
+    labelled = without_several_defects(open_labelled_folder(studies))
     with begun_training(options, DEFECT_EMBEDDER, models) as options:
         return _train(labelled, models, options, on_epoch, progress)
 

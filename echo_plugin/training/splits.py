@@ -159,25 +159,25 @@ def require_patient(patient_id: str | None, image_id: str) -> str:
 def patient_defects(pairs: Iterable[tuple[str, Defect | None]]) -> dict[str, Defect | None]:
     """Return one defect per patient from (patient, defect of one cine) pairs.
 
-    A defect seen in any cine is the patient's; NORMAL only if no cine says otherwise; None where nothing is said.
-
-    Raises
-    ------
-    TrainingDataError
-        If cines of one patient name two different defects.
+    A defect seen in any cine is the patient's; NORMAL only if no cine says otherwise; None where nothing is said. Of
+    several the first in the order of ``Defect``: enough to spread patients over the parts, but not the whole truth
+    (`patients_of_several_defects`).
     """
-    defects: dict[str, Defect | None] = {}
-    conflicts = set()
+    order = [*(defect for defect in Defect if defect is not Defect.NORMAL), Defect.NORMAL]
+    return {patient: next((d for d in order if d in own), None) for patient, own in _said_of(pairs).items()}
+
+
+def patients_of_several_defects(pairs: Iterable[tuple[str, Defect | None]]) -> frozenset[str]:
+    """Return the patients whose cines name different defects, as of one with both an ASD and a VSD."""
+    return frozenset(patient for patient, own in _said_of(pairs).items() if len(own - {Defect.NORMAL}) > 1)
+
+
+def _said_of(pairs: Iterable[tuple[str, Defect | None]]) -> dict[str, set[Defect]]:
+    """Return all that is said of each patient, in the order of their first cines."""
+    said: dict[str, set[Defect]] = {}
     for patient, defect in pairs:
-        known = defects.setdefault(patient, defect)
-        if known in (None, Defect.NORMAL) and defect is not None:
-            defects[patient] = defect
-        elif defect not in (None, Defect.NORMAL, known):
-            conflicts.add(patient)
-    if conflicts:
-        msg = f"{len(conflicts)} patients are annotated with both ASD and VSD; one defect per patient is accepted."
-        raise TrainingDataError(msg)
-    return defects
+        said.setdefault(patient, set()).update(() if defect is None else (defect,))
+    return said
 
 
 def patient_fingerprints(patients: Iterable[str], *, salt: str) -> tuple[int, ...]:

@@ -44,6 +44,14 @@ def test_every_row_is_measured_on_the_same_patients_or_says_why_not(reproduced):
     assert network["network"] == "resnet18, 64 px, walls, begun with random weights"
 
 
+def test_a_child_with_two_defects_is_in_no_row(with_two_defects, tmp_path):
+    options = TrainOptions(epochs=1, batch_size=8, image_size=64, backbone="resnet18", device="cpu")
+
+    report = reproduce_defects(with_two_defects("child04"), tmp_path / "out", ROWS[:1], seeds=1, options=options)
+
+    assert sum(report["rows"][0]["patients"].values()) == 11
+
+
 def test_gradients_find_a_gap_that_is_plain_to_see(reproduced):
     _, _, report = reproduced
 

@@ -9,6 +9,7 @@ from echo_plugin.training.splits import (
     Split,
     patient_defects,
     patient_fingerprints,
+    patients_of_several_defects,
     recognised_patients,
     require_patient,
     split_by_patient,
@@ -95,9 +96,11 @@ def test_defect_of_one_cine_is_the_defect_of_the_patient():
     assert patient_defects(pairs) == {"p": Defect.VSD, "q": None, "r": Defect.NORMAL}
 
 
-def test_patient_with_two_defects_is_refused():
-    with pytest.raises(TrainingDataError, match="1 patients are annotated with both ASD and VSD"):
-        patient_defects([("p", Defect.ASD), ("p", Defect.VSD)])
+def test_a_patient_with_two_defects_is_told_apart_and_has_the_first_of_them_whatever_the_order_of_cines():
+    pairs = [("p", Defect.VSD), ("p", Defect.NORMAL), ("p", Defect.ASD), ("q", Defect.TOF), ("q", Defect.NORMAL)]
+
+    assert patient_defects(pairs) == patient_defects(reversed(pairs)) == {"p": Defect.ASD, "q": Defect.TOF}
+    assert patients_of_several_defects(pairs) == {"p"}
 
 
 def test_fingerprints_recognise_the_patients_of_a_card_and_no_others():

@@ -88,6 +88,24 @@ def test_going_on_keeps_every_patient_in_its_part(easy_studies, tmp_path):
     assert f"going on from defect_embedder {first.version} " in second.trained_on
 
 
+@pytest.mark.parametrize(
+    ("train", "patients"),
+    [(train_detector, 12), (train_views, 12), (train_defects, 11)],
+    ids=["detector", "views", "defects"],
+)
+def test_a_child_with_two_defects_stops_no_training_and_teaches_no_defect(
+    with_two_defects, tmp_path, caplog, train, patients
+):
+    card = train(
+        with_two_defects("child04"), tmp_path, TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    )
+
+    assert card.training_data.patients == patients
+    is_said = "1 patients have cines of different defects: defects are learned without them" in caplog.text
+    assert is_said is (train is train_defects)
+    assert "child04" not in caplog.text
+
+
 def test_models_of_one_folder_share_their_test_patients(easy_studies, tmp_path):
     options = TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu")
     defects = train_defects(easy_studies, tmp_path, options)
