@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
 from echo_plugin.training.defect_calibration import embed_crops
 from echo_plugin.training.defect_crops import (
+    DefectCrops,
     boxes_to_crop,
     defect_classes,
     prepare_defect_crops,
@@ -145,6 +147,16 @@ def _begin(
     return model, load_beginning(model, folder, options) if row.options is not None else None
 
 
+@dataclass(frozen=True)
+class Material:
+    """The crops of one cropping and size, and which cines of one split are for what."""
+
+    cines: tuple[LabelledCine, ...]
+    split: Split
+    crops: DefectCrops
+    parts: dict[str, list[LabelledCine]]
+
+
 def _run(
     labelled: LabelledFolder,
     row: Row,
@@ -152,7 +164,41 @@ def _run(
     folder: Path,
     begun: tuple[DefectEmbedder, Start | None],
 ) -> dict[str, Any]:
+    """Return what a row is worth; ``earlier_s`` : how long it had learned before it was stopped, wall time."""
     model, start = begun
+    material = _prepare(labelled, options)
+    crops, parts = material.crops, material.parts
+    if start is None:
+        return measure(HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
+    place(model, choose_device(options.device))
+    facts = [
+        data_key(material.cines, material.split, options, model.config),
+        *facts_of_cines(labelled, material.cines),
+    ]
+    kept = folder / f"{row.file}-seed{options.seed}.state.pt", digest_of(facts)
+    began = time.monotonic()
+    recipe = chosen_recipe(options)
+    learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, None, kept)
+    earlier_s = max(0.0, learned.wall_time_s - (time.monotonic() - began))
+    learned = with_new_head(model, crops, parts, learned, recipe, options)
+    validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
+    model.float().cpu()
+    chosen = choose_on_validation(model, validation, crops)
+    outcome = measure(NetworkAnswers(model, test), crops, parts, options.seed)
+    kept[0].unlink(missing_ok=True)
+    source = start.card.name if start.card else start.body or "random weights"
+    network = recipe.network
+    return outcome | {
+        "network": f"{network.backbone}, {network.input_size_px} px, {network.cropping}, begun with {source}",
+        "epochs": learned.epochs,
+        "earlier_s": earlier_s,
+        "validation_measure": learned.best_metric,
+        "chosen": chosen
+        | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
+    }
+
+
+def _prepare(labelled: LabelledFolder, options: TrainOptions) -> Material:
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
@@ -169,31 +215,7 @@ def _run(
     )
     parts = crops.frames.readable({part: _cines_of(part, split, cines) for part in PARTS})
     require_shown(crops, parts, cropping)
-    if start is None:
-        return measure(HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
-    place(model, choose_device(options.device))
-    facts = [data_key(cines, split, options, model.config), *facts_of_cines(labelled, cines)]
-    kept = folder / f"{row.file}-seed{options.seed}.state.pt", digest_of(facts)
-    began = time.monotonic()
-    learned = learn_defects(
-        model, crops, parts, optimisation(recipe, start, options), options, on_epoch=None, kept=kept
-    )
-    earlier_s = max(0.0, learned.wall_time_s - (time.monotonic() - began))  # before the row was stopped
-    learned = with_new_head(model, crops, parts, learned, recipe, options)
-    validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
-    model.float().cpu()
-    chosen = choose_on_validation(model, validation, crops)
-    outcome = measure(NetworkAnswers(model, test), crops, parts, options.seed)
-    kept[0].unlink(missing_ok=True)
-    source = start.card.name if start.card else start.body or "random weights"
-    return outcome | {
-        "network": f"{recipe.network.backbone}, {recipe.network.input_size_px} px, {cropping}, begun with {source}",
-        "epochs": learned.epochs,
-        "earlier_s": earlier_s,
-        "validation_measure": learned.best_metric,
-        "chosen": chosen
-        | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
-    }
+    return Material(tuple(cines), split, crops, parts)
 
 
 def _cines_of(part: str, split: Split, cines: Sequence[LabelledCine]) -> list[LabelledCine]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -10,11 +12,13 @@ from echo_plugin.defects import reproduce as module
 from echo_plugin.defects.reproduce import reproduce_defects, without_known
 from echo_plugin.defects.reproduced_rows import Row, more_rows, own_rows, paper_rows, sweep_rows
 from echo_plugin.defects.reproduced_table import PAPER_ROWS, best_of, describe, write_table
+from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.card_file import card_to_json
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.splits import patient_fingerprints
+from echo_plugin.training.state import KeptState
 
 torch.set_num_threads(1)
 
@@ -80,6 +84,77 @@ def test_rows_of_other_numbers_are_trained_anew(reproduced, easy_studies, monkey
         reproduce_defects(easy_studies, out, ROWS[1:2], seeds=1, options=other)
 
     assert asked == ["each wall, softmax"]
+
+
+ARCFACE = Row("ArcFace", {"recipe": "paper", "start": "scratch"})
+
+
+@pytest.fixture
+def stopped(easy_studies, tmp_path, monkeypatch):
+    """A copy of the studies, a folder where a row was stopped after its first epoch, and its options."""
+    studies, out = tmp_path / "studies", tmp_path / "out"
+    shutil.copytree(easy_studies, studies)
+    options = TrainOptions(epochs=2, batch_size=24, image_size=48, frames_per_cine=1, backbone="resnet18", device="cpu")
+
+    def save_and_stop(kept, state):
+        save(kept, state)
+        raise KeyboardInterrupt
+
+    save = KeptState.save
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptState, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce_defects(studies, out, [ARCFACE], seeds=1, options=options)
+    return studies, out, options
+
+
+def test_epochs_learned_before_a_row_was_stopped_are_in_its_cost(stopped):
+    studies, out, options = stopped
+    (state,) = (out / "rows").rglob("*.state.pt")
+    content = torch.load(state, weights_only=True)
+    torch.save(content | {"elapsed_s": 5000.0}, state)
+
+    report = reproduce_defects(studies, out, [ARCFACE], seeds=1, options=options)
+
+    assert report["outcomes"][0]["epochs"] == 2
+    assert report["cost_s"] == report["rows"][0]["wall_time_s"] == pytest.approx(5000, abs=300)
+    assert report["cost_s"] > 5000
+
+
+def another_box(studies):
+    folder = StudyFolder(studies)
+    image_id, *_ = folder.annotated_ids()
+    label = folder.annotation(image_id)
+    first, *others = label.boxes
+    moved = dataclasses.replace(label, boxes=(dataclasses.replace(first, x1=first.x1 - 1), *others))
+    folder.save_annotation(moved, author="test")
+
+
+def another_time(studies):
+    path = StudyFolder(studies).entry(StudyFolder(studies).annotated_ids()[0]).path
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (lambda studies: None, {}),
+        (another_box, {}),
+        (another_time, {}),
+        (lambda studies: None, {"batch_size": 23}),
+        (lambda studies: None, {"margin_rad": 0.2}),
+        (lambda studies: None, {"scale": 8.0}),
+    ],
+    ids=["nothing", "label", "file", "batch size", "margin", "scale"],
+)
+def test_a_stopped_row_goes_on_only_with_the_same_files_labels_and_numbers(stopped, change, other, caplog):
+    studies, out, options = stopped
+    change(studies)
+
+    reproduce_defects(studies, out, [ARCFACE], seeds=1, options=dataclasses.replace(options, **other))
+
+    is_anew = "is of a training of other data or options; training begins anew" in caplog.text
+    assert is_anew == (change is another_box or change is another_time or bool(other))
 
 
 def test_rows_of_files_that_were_made_anew_are_trained_anew(reproduced, easy_studies, monkeypatch, tmp_path):
