@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which labels a person has confirmed: looked at again and submitted as they were. Those are not doubted once more."""
+"""Which labels a person has confirmed: looked at again and submitted as they were. Those are not doubted once more.
+
+Whether the label was shown as doubtful then is not known, for judgements are kept of the latest revision only. What is
+known is who saved each revision and when: the same again from the same person counts after `LOOKED_AGAIN_AFTER` only.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,6 +20,9 @@ from echo_plugin.io.study_folder import StudyFolder
 
 SAME_PX = 0.01
 """3D Slicer returns a box that nobody moved as mm in a volume; in pixels it is off by less than this."""
+
+LOOKED_AGAIN_AFTER = timedelta(seconds=60)
+"""The same from the same person within this time is Submit pressed twice: no detector has judged the label so soon."""
 
 
 def says_the_same(one: Annotation, other: Annotation) -> bool:
@@ -38,7 +48,10 @@ class Confirmed:
         self._known: dict[str, tuple[int, bool]] = {}
 
     def __call__(self, image_id: str, revision: int) -> bool:
-        """Return whether this revision says what the one before it says; no if the history cannot be read."""
+        """Return whether this revision says what was looked at again; no if the history cannot be read.
+
+        Another person submitted it as it was, or the same one `LOOKED_AGAIN_AFTER`; nothing changed since.
+        """
         if revision < 2:
             return False
         known = self._known.get(image_id)
@@ -51,4 +64,19 @@ class Confirmed:
             history = [a for a in self._studies.history(image_id) if a.revision <= revision]
         except AnnotationError:
             return False
-        return len(history) > 1 and history[-1].revision == revision and says_the_same(*history[-2:])
+        return bool(history) and history[-1].revision == revision and _was_looked_at_again(history)
+
+
+def _was_looked_at_again(history: Sequence[Annotation]) -> bool:
+    for later, earlier in pairwise(reversed(history)):
+        if not says_the_same(later, earlier):
+            return False
+        if not _is_pressed_twice(earlier, later):
+            return True
+    return False
+
+
+def _is_pressed_twice(earlier: Annotation, later: Annotation) -> bool:
+    if earlier.author != later.author or earlier.saved_at is None or later.saved_at is None:
+        return False  # what has no time did not come by Submit
+    return later.saved_at - earlier.saved_at < LOOKED_AGAIN_AFTER

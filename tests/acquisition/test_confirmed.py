@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A label that a person looked at again and submitted as it was is confirmed; any change is none."""
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -59,20 +61,51 @@ def test_what_3d_slicer_sends_back_untouched_says_the_same(studies):
     assert says_the_same(STILL, replace(STILL, boxes=tuple(back)))
 
 
-def test_a_label_is_confirmed_by_a_second_submission_of_the_same_and_only_while_that_is_current(studies):
-    is_confirmed = Confirmed(studies)
-    said = []
-    for boxes in (STILL.boxes, STILL.boxes, (BOXES[0], MOVED), STILL.boxes):
-        saved = studies.save_annotation(replace(STILL, boxes=boxes), author="r1")
-        said.append(is_confirmed("c0.png", saved.revision))
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+OTHER = (BOXES[0], MOVED)
 
-    assert said == [False, True, False, False]
+
+def confirmed_each_time(studies, *submissions) -> list[bool]:
+    """Return whether the label is confirmed after each of the submissions (author, s after noon, boxes)."""
+    is_confirmed, said = Confirmed(studies), []
+    for author, seconds, boxes in submissions:
+        at = NOON + timedelta(seconds=seconds)
+        saved = studies.save_annotation(replace(STILL, boxes=boxes), author=author, now=at)
+        said.append(is_confirmed("c0.png", saved.revision))
+    return said
+
+
+def test_a_label_is_confirmed_by_a_later_submission_of_the_same_and_only_while_that_is_current(studies):
+    times = [("r1", 100 * n, boxes) for n, boxes in enumerate((STILL.boxes, STILL.boxes, OTHER, STILL.boxes))]
+
+    assert confirmed_each_time(studies, *times) == [False, True, False, False]
     assert Confirmed(studies)("c0.png", 2)
 
 
+def test_submit_pressed_twice_confirms_nothing_nor_undoes_a_confirmation(studies):
+    same = STILL.boxes
+    presses = [("r1", seconds, same) for seconds in (0, 1, 59, 59 + 60, 59 + 61)]
+
+    assert confirmed_each_time(studies, *presses) == [False, False, False, True, True]
+
+
+def test_another_person_who_submits_the_same_confirms_it_at_once(studies):
+    assert confirmed_each_time(studies, ("r1", 0, STILL.boxes), ("r2", 5, STILL.boxes)) == [False, True]
+
+
+def test_a_label_without_a_time_was_not_submitted_twice(studies):
+    studies.save_annotation(STILL, author="r1", now=NOON)
+    path = studies.root / "annotations" / "c0.png.json"
+    document = json.loads(path.read_text())
+    del document["saved_at"]
+    path.write_text(json.dumps(document))
+
+    assert confirmed_each_time(studies, ("r1", 1, STILL.boxes)) == [True]
+
+
 def test_a_history_that_cannot_be_read_confirms_nothing(studies):
-    for _ in range(2):
-        studies.save_annotation(STILL, author="r1")
+    for author in ("r1", "r2"):
+        studies.save_annotation(STILL, author=author)
     (studies.root / "annotations" / "history" / "c0.png" / "1.json").write_text("{")
 
     assert not Confirmed(studies)("c0.png", 2)
