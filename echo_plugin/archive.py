@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from echo_plugin.batch import FilePredictor
 from echo_plugin.errors import EchoError
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.prediction import TASKS
 from echo_plugin.progress import Progress
 from echo_plugin.runtime import TRAIN_COMMANDS
@@ -30,6 +31,8 @@ TRIES = 3
 """A cine that ends its worker so often is reported and left."""
 
 Result = dict[str, Any]
+Stamp = tuple[int, int] | None
+Write = Callable[[Path, Stamp, Result], None]
 
 
 def predict_archive(
@@ -68,8 +71,9 @@ def predict_archive(
             logger.warning("%d of %d cines were predicted before; going on with the rest", len(results), len(wanted))
         predict_each = _by_ray if engine == "ray" else _here
         progress(len(results), len(wanted), "")
-        for path, result in predict_each(waiting, make):
-            write(path, result)
+        stamps: dict[Path, Stamp] = {}
+        for path, result in predict_each(_stamped(waiting, stamps), len(waiting), make):
+            write(path, stamps[path], result)
             results[path] = result
             progress(len(results), len(wanted), path.name)
     return [results[path] for path in wanted]
@@ -101,29 +105,36 @@ class _Make:
         return asked.hexdigest()
 
 
-def _here(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]:
-    predictor = make() if files else None
+def _stamped(files: Sequence[Path], stamps: dict[Path, Stamp]) -> Iterator[Path]:
+    """Yield the files, noting of each how it is before anybody reads it."""
     for path in files:
-        assert predictor is not None
+        stamps[path] = file_stamp(path)
+        yield path
+
+
+def _here(files: Iterator[Path], count: int, make: _Make) -> Iterator[tuple[Path, Result]]:
+    if not count:
+        return
+    predictor = make()
+    for path in files:
         yield path, predictor.predict(path)
 
 
-def _by_ray(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]:
+def _by_ray(files: Iterator[Path], count: int, make: _Make) -> Iterator[tuple[Path, Result]]:
     """Yield results as they come; a worker has one cine at a time, and is replaced when it dies."""
-    if not files:
+    if not count:
         return
     with _ray() as ray:
         resources = ray.cluster_resources()
         on_gpu = make.device != "cpu" and resources.get("GPU", 0) >= 1
         needs = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
-        count = max(1, min(len(files), int(resources.get("GPU" if on_gpu else "CPU", 1))))
+        workers_count = max(1, min(count, int(resources.get("GPU" if on_gpu else "CPU", 1))))
         remote = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(_Worker)
-        workers = [remote.remote(make) for _ in range(count)]
+        workers = [remote.remote(make) for _ in range(workers_count)]
         for refusal in ray.get([worker.refusal.remote() for worker in workers]):
             if refusal:
                 raise EchoError(refusal)
-        waiting = iter(files)
-        at_work = {w.predict.remote(path.absolute()): (w, path) for w, path in zip(workers, waiting, strict=False)}
+        at_work = {w.predict.remote(path.absolute()): (w, path) for w, path in zip(workers, files, strict=False)}
         while at_work:
             (ready,), _ = ray.wait(list(at_work), num_returns=1)
             worker, path = at_work.pop(ready)
@@ -131,7 +142,7 @@ def _by_ray(files: Sequence[Path], make: _Make) -> Iterator[tuple[Path, Result]]
                 result = {**ray.get(ready), "path": str(path)}
             except ray.exceptions.RayActorError:
                 result = {"path": str(path), "error": f"{path.name} ended the worker that predicted it {TRIES} times."}
-            if (following := next(waiting, None)) is not None:
+            if (following := next(files, None)) is not None:
                 at_work[worker.predict.remote(following.absolute())] = (worker, following)
             yield path, result
 
@@ -179,10 +190,10 @@ def _ray() -> Iterator[Any]:
 
 
 @contextmanager
-def _journal(path: Path | None, digest: str) -> Iterator[tuple[dict[str, Result], Callable[[Path, Result], None]]]:
+def _journal(path: Path | None, digest: str) -> Iterator[tuple[dict[str, Result], Write]]:
     """Yield the results kept before and a function that keeps one."""
     if path is None:
-        yield {}, lambda path, result: None
+        yield {}, lambda path, stamp, result: None
         return
     known = _read_journal(path, digest)
     if known is None:
@@ -191,8 +202,8 @@ def _journal(path: Path | None, digest: str) -> Iterator[tuple[dict[str, Result]
         if known is None:
             _write_line(file, {"digest": digest})
 
-        def write(source: Path, result: Result) -> None:
-            _write_line(file, {"stamp": _stamp(source), "file": str(source.absolute()), "result": result})
+        def write(source: Path, stamp: Stamp, result: Result) -> None:
+            _write_line(file, {"stamp": stamp, "file": str(source.absolute()), "result": result})
 
         yield known or {}, write
 
@@ -217,17 +228,5 @@ def _read_journal(path: Path, digest: str) -> dict[str, Result] | None:
         return None
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    kept = {line["file"]: line for line in lines[1:]}
-    return {
-        file: line["result"]
-        for file, line in kept.items()
-        if "error" not in line["result"] and line["stamp"] == _stamp(Path(file))
-    }
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_mtime_ns, status.st_size]
+    kept = {line["file"]: line for line in lines[1:] if line["stamp"] and "error" not in line["result"]}
+    return {file: line["result"] for file, line in kept.items() if tuple(line["stamp"]) == file_stamp(Path(file))}

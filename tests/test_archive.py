@@ -95,6 +95,23 @@ def test_a_file_that_changed_is_predicted_again(files, tmp_path):
     assert [looks_at(path) for path in files] == [1, 1, 2] + [1] * 9
 
 
+def test_a_file_replaced_while_it_was_predicted_is_predicted_again(files, tmp_path):
+    class Slow(Counting):
+        def predict(self, path):
+            result = super().predict(path)
+            if (path.stem, looks_at(path)) == ("02", 1):
+                path.write_text("another cine")
+            return result
+
+    journal = tmp_path / "journal"
+    predict_archive(files, tmp_path, journal=journal, predictor=Slow)
+
+    results = predict_archive(files, tmp_path, journal=journal, predictor=Slow)
+
+    assert results[2]["content"] == "another cine"
+    assert [looks_at(path) for path in files] == [1, 1, 2] + [1] * 9
+
+
 def test_results_of_other_models_or_questions_are_not_taken_for_these(files, tmp_path):
     journal = tmp_path / "journal"
     predict_archive(files, tmp_path, journal=journal, predictor=Counting)

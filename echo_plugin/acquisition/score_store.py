@@ -22,6 +22,7 @@ from echo_plugin.acquisition.sqlite_file import SqliteFile
 from echo_plugin.acquisition.uncertainty import pooled
 from echo_plugin.anatomy import View
 from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.io.study_index import CineEntry
 from echo_plugin.models.card_file import load_card
 
@@ -225,11 +226,7 @@ def _kept_score(row: tuple[Any, ...]) -> KeptScore:
 
 def _stamp(entry: CineEntry) -> str:
     """Return what changes with the content of a cine's file; empty where the system does not tell."""
-    try:
-        status = entry.path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_mtime_ns}:{status.st_size}"
+    return ":".join(map(str, file_stamp(entry.path) or ()))
 
 
 def writable_place(root: Path, fallback: Path) -> Path:

@@ -17,6 +17,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA, Defect
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, TrainingDataError
 from echo_plugin.io.annotation_file import digest_of_label
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.splits import patient_defects, require_patient
@@ -69,6 +70,10 @@ class LabelledFolder:
         """Return the cines of the given patients."""
         wanted = frozenset(patients)
         return tuple(c for c in self.cines if c.patient_id in wanted)
+
+    def facts_of(self, cine: LabelledCine) -> list[object]:
+        """Return what tells a cine's file and label, as they are now, from others; ask before the file is read."""
+        return [cine.image_id, file_stamp(self.folder.entry(cine.image_id).path), cine.label_digest]
 
 
 def open_labelled_folder(studies: Path) -> LabelledFolder:

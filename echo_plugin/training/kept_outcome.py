@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.models.durable_file import write_synced
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import file_stamp
 
 
 def read_outcome(path: Path, key: str) -> dict[str, Any] | None:
@@ -33,7 +32,7 @@ def keep_outcome(path: Path, key: str, outcome: Mapping[str, Any]) -> None:
 
 def facts_of_cines(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> list[object]:
     """Return what tells other files and labels apart, for a key."""
-    return [cines_digest(cines), [file_stamp(labelled.folder, cine) for cine in cines]]
+    return [labelled.facts_of(cine) for cine in cines]
 
 
 def facts_of_options(options: TrainOptions) -> list[object]:

@@ -22,7 +22,6 @@ from torch import Tensor
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
-from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, unsought_labels
@@ -103,12 +102,6 @@ def prepare_frames(
     )
 
 
-def file_stamp(folder: StudyFolder, cine: LabelledCine) -> tuple[str, int, int]:
-    """Return what tells one writing of a file from another: phantoms made anew keep their ids."""
-    status = folder.entry(cine.image_id).path.stat()
-    return cine.image_id, status.st_mtime_ns, status.st_size
-
-
 def _each_cine(
     labelled: LabelledFolder,
     choice: Sequence[tuple[LabelledCine, tuple[int, ...]]],
@@ -120,8 +113,8 @@ def _each_cine(
     """Yield (index into ``choice``, pixels, targets) of every cine that can be read; none is an error."""
     is_empty = True
     for index, (labels, frame_indices) in enumerate(choice):
-        stamp = [*file_stamp(labelled.folder, labels), labels.label_digest, list(frame_indices)]
-        path = cache_dir and kept_path(cache_dir, digest_of([PREPARATION, name, stamp])[:32])
+        facts = [PREPARATION, name, *labelled.facts_of(labels), list(frame_indices)]
+        path = cache_dir and kept_path(cache_dir, digest_of(facts)[:32])
         kept = read_kept(path) if path else None
         if kept is None:
             try:
