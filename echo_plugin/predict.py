@@ -122,7 +122,7 @@ class EchoPipeline:
             with progress.timed("region"):
                 region = tissue_region(cine)
             frames = sorted(set(range(cine.frame_count) if frame_indices is None else frame_indices))
-            view = self._predict_view(cine, region, progress) if self._is_view_needed(tasks) else None
+            view = self._predict_view(cine, region, progress) if self.is_view_needed(tasks) else None
             raw = self._detect(cine, region, frames, progress) if set(tasks) - {"view"} else []
             boxes = self._link(raw, frames, progress) if raw else ()
             defect, nearest = None, tuple[NearestCase, ...]()
@@ -148,7 +148,7 @@ class EchoPipeline:
         progress = Progress()
         with torch.inference_mode():
             region, frames = tissue_region(cine), range(cine.frame_count)
-            view = self._predict_view(cine, region, progress) if self._is_view_needed(("defect",)) else None
+            view = self._predict_view(cine, region, progress) if self.is_view_needed(("defect",)) else None
             boxes = self._link(self._detect(cine, region, frames, progress), frames, progress)
             return self._predict_defect(cine, region, frames, boxes, view, progress)
 
@@ -162,7 +162,7 @@ class EchoPipeline:
         with torch.inference_mode():
             return tuple(self._detect(cine, tissue_region(cine), frames, Progress()))
 
-    def _is_view_needed(self, tasks: Sequence[str]) -> bool:
+    def is_view_needed(self, tasks: Sequence[str]) -> bool:
         """Whether the view is asked for, or must say if the defect can be seen in it."""
         if "view" in tasks or "defect" not in tasks:
             return "view" in tasks

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import shutil
 
@@ -8,13 +9,17 @@ import torch
 
 from echo_plugin.boxes.evaluate import _mm_per_model_px, evaluate_detector
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
+from echo_plugin.defects.abstention import can_abstain
 from echo_plugin.defects.evaluate import evaluate_defects
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
-from echo_plugin.models.checkpoint import load_card
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.checkpoint import load_card, publish
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.preprocess import map_region
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.splits import patient_fingerprints
 from echo_plugin.training.views import train_views
 from echo_plugin.views.evaluate import evaluate_views
 
@@ -136,6 +141,36 @@ def test_a_child_with_two_defects_is_measured_by_cine_and_counted_where_it_has_n
     with pytest.raises(TrainingDataError, match="All 1 patients to measure have cines of different defects") as refused:
         evaluate_defects(studies, published_detector, tmp_path / "none", device="cpu", patients=[child])
     assert child not in str(refused.value)
+
+
+def publish_view_classifier(models, learned_from):
+    """Publish random weights that say they learned from these patients."""
+    network = ViewClassifier(ViewConfig(classes=2, input_size_px=64))
+    lists = {f"patients_{part}": [] for part in ("validation", "test")}
+    seen = patient_fingerprints(learned_from, salt="s")
+    config = {**dataclasses.asdict(network.config), **lists, "patients_train": seen, "patient_salt": "s"}
+    card = ModelCard(
+        "view_classifier", "1", "views", network.config.backbone, ("A4C", "PSAX-AV"), 64, config,
+        TrainingData("random weights", 1, 1, "0" * 64),
+    )  # fmt: skip
+    publish(models, network.state_dict(), card)
+
+
+def test_whom_the_view_classifier_learned_from_is_not_measured_where_it_withholds_answers(
+    easy_studies, published_detector, tmp_path
+):
+    models = shutil.copytree(published_detector, tmp_path / "models")
+    card = load_card(models, "defect_embedder")
+    parts = known_patients(card, list(open_labelled_folder(easy_studies).defects))
+    learned_from = min(patient for patient, part in parts.items() if part == "test")
+    publish_view_classifier(models, [learned_from])
+
+    report = evaluate_defects(easy_studies, models, tmp_path / "out", device="cpu")
+
+    assert can_abstain(card.config)
+    assert (report["patients"], report["patients_left_out"]) == (1, 11)
+    with pytest.raises(TrainingDataError, match="1 of the 1 patients to measure were learned from"):
+        evaluate_defects(easy_studies, models, tmp_path / "none", device="cpu", patients=[learned_from])
 
 
 def test_views_are_measured_by_cine(easy_studies, tmp_path):
