@@ -24,19 +24,31 @@ class Row:
         return "".join(letter if letter.isalnum() else "_" for letter in self.name.lower())
 
 
+ARCFACE_AND_SOFTMAX = {
+    "ImageNet": ("ArcFace, ImageNet", "softmax, ImageNet"),
+    "random weights": ("ArcFace, random weights", "softmax, random weights"),
+    "each wall, view encoder": ("each wall, ArcFace, view encoder", "each wall, softmax, view encoder"),
+    "each wall, random weights": ("each wall, ArcFace, random weights", "each wall, softmax, random weights"),
+}
+"""Pairs of rows that differ in the loss alone: the paper compares it among networks that begin alike."""
+
+
 def paper_rows(backbone: str = "resnet50", image_size: int | None = None) -> list[Row]:
-    """Return the rows of the paper's table.
+    """Return the rows of the paper's table; each loss with ImageNet's weights and without any.
 
     ``backbone`` : of those that the paper trains as ResNet-50. ``image_size`` : px; None: the paper's 224.
     """
     paper: dict[str, Any] = {"recipe": "paper", "start": "scratch", "image_size": image_size}
-    own = paper | {"backbone": backbone}
+    own, dense = paper | {"backbone": backbone}, paper | {"backbone": "densenet121", "head": "softmax"}
+    softmax, imagenet = {"head": "softmax"}, {"start": "imagenet"}
     return [
         Row("ArcFace, face-pretrained", paper | {"backbone": "iresnet50", "start": "face", "image_size": FACE_SIZE_PX}),
-        Row("ArcFace, ImageNet", own | {"start": "imagenet"}),
+        Row("ArcFace, ImageNet", own | imagenet),
+        Row("softmax, ImageNet", own | softmax | imagenet),
         Row("ArcFace, random weights", own),
-        Row("softmax", own | {"head": "softmax"}),
-        Row("DenseNet-121 softmax", paper | {"backbone": "densenet121", "head": "softmax"}),
+        Row("softmax, random weights", own | softmax),
+        Row("DenseNet-121 softmax, ImageNet", dense | imagenet),
+        Row("DenseNet-121 softmax, random weights", dense),
         Row("HOG + SVM", None),
     ]
 
@@ -46,8 +58,8 @@ def own_rows() -> list[Row]:
     return [
         Row("each wall, ArcFace, view encoder", {"start": "views"}),
         Row("each wall, softmax, view encoder", {"start": "views", "head": "softmax"}),
-        Row("each wall, ArcFace", {"start": "scratch"}),
-        Row("each wall, softmax", {"start": "scratch", "head": "softmax"}),
+        Row("each wall, ArcFace, random weights", {"start": "scratch"}),
+        Row("each wall, softmax, random weights", {"start": "scratch", "head": "softmax"}),
     ]
 
 

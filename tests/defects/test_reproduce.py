@@ -10,7 +10,7 @@ import torch
 
 from echo_plugin.defects import reproduce as module
 from echo_plugin.defects.reproduce import reproduce_defects, without_known
-from echo_plugin.defects.reproduced_rows import Row, more_rows, own_rows, paper_rows, sweep_rows
+from echo_plugin.defects.reproduced_rows import Row
 from echo_plugin.defects.reproduced_table import PAPER_ROWS, best_of, describe, write_table
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import ModelCard, TrainingData
@@ -211,12 +211,3 @@ def test_the_best_row_is_named_with_those_that_it_does_not_beat():
 
     assert best_of(rows) == "Best balanced accuracy of patients: a, 0.800 (0.700 to 0.900); within its range: b."
     assert best_of(rows[3:]) == "No row was run."
-
-
-def test_rows_are_trainings_that_can_be_asked_for_and_have_names_of_their_own():
-    rows = [*paper_rows(), *own_rows(), *more_rows(), *sweep_rows()]
-
-    assert len({row.file for row in rows}) == len(rows)
-    assert len(sweep_rows()) == 20
-    for row in rows:
-        TrainOptions(**(row.options or {}))
