@@ -39,14 +39,14 @@ BATCH = 16
 class JudgedCine:
     """The annotated frames of one cine with labels and detections, px of the detector's input.
 
-    ``pixels`` : (n, S, S) uint8 what the detector saw. ``operating_score`` : of its card; None: not said.
+    ``operating_score`` : of its card; None: not said. The pictures are not kept: there may be thousands of cines.
     """
 
     cine: LabelledCine
     frame_indices: tuple[int, ...]
     labels: tuple[FrameBoxes, ...]
     predictions: tuple[FrameBoxes, ...]
-    pixels: Array
+    input_size_px: int
     models: str
     operating_score: float | None
 
@@ -93,7 +93,7 @@ class LabelJudge:
             frames,
             labels,
             tuple(answers),
-            pixels.cpu().numpy(),
+            card.input_size_px,
             card.sha256[:16],
             operating_score(card),
         )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -88,10 +88,10 @@ def _look_at(
     detector: str,
     should_stop: Callable[[], bool],
 ) -> list[JudgedCine]:
-    """Return what ``detector`` says of the cines, without pixels; ends early when stopped or replaced."""
+    """Return what ``detector`` says of the cines; ends early when stopped or replaced."""
     looked: list[JudgedCine] = []
     for one in look_at_each(judge, labelled, takewhile(lambda _: not should_stop(), cines)):
         if one.models != detector:  # published meanwhile: it may have learned from this very patient
             break
-        looked.append(replace(one, pixels=one.pixels[:0]))
+        looked.append(one)
     return looked

@@ -23,6 +23,7 @@ from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.uncertainty import calibrate, pooled
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, TrainingDataError
+from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
@@ -50,13 +51,17 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Review:
-    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may or can judge."""
+    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may or can judge.
+
+    ``folder`` : the study folder with the cines, for their pictures.
+    """
 
     doubts: tuple[Doubt, ...]
     left_out: int
     agreement: Agreement
     is_phantom: bool
     judges: str
+    folder: StudyFolder
 
 
 def split_folds(patients: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
@@ -117,7 +122,9 @@ def review(
         doubts.append(Doubt(judgement(one, quality), one, quality))
     doubts.sort(key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
     people = agreement(_histories(labelled))
-    return Review(tuple(doubts), len(wanted) - len(judged) + damaged, people, labelled.is_phantom, judges)
+    return Review(
+        tuple(doubts), len(wanted) - len(judged) + damaged, people, labelled.is_phantom, judges, labelled.folder
+    )
 
 
 def _histories(labelled: LabelledFolder) -> Iterator[Sequence[Annotation]]:

@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from echo_plugin.acquisition.review import Doubt, Review, to_json
 from echo_plugin.boxes.metrics import FrameBoxes
 from echo_plugin.io.atomic_file import make_directory, write_atomically
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.preprocess import to_model_input
 from echo_plugin.report import Picture, draw_pictures
 
 SHOWN = 24
@@ -79,7 +81,7 @@ def describe_review(result: Review, most: int = 20) -> str:
 def _worst_frames(result: Review) -> str:
     frames = [(float(doubt.quality.overall[n]), doubt, n) for doubt in result.doubts for n in _places(doubt)]
     worst = sorted(frames, key=lambda frame: frame[0])[:SHOWN]
-    figure = draw_pictures([_picture(doubt, place, quality) for quality, doubt, place in worst])
+    figure = draw_pictures([_picture(result.folder, doubt, place, quality) for quality, doubt, place in worst])
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=80, bbox_inches="tight")
@@ -90,13 +92,16 @@ def _places(doubt: Doubt) -> range:
     return range(len(doubt.judged.frame_indices))
 
 
-def _picture(doubt: Doubt, place: int, quality: float) -> Picture:
+def _picture(folder: StudyFolder, doubt: Doubt, place: int, quality: float) -> Picture:
+    """Return one frame as the detector saw it, read for this only."""
     answer = doubt.judged.predictions[place]
     keep = []
     for septum in np.unique(answer.labels):
         of_septum = np.flatnonzero((answer.labels == septum) & (answer.scores >= SHOWN_FROM))
         keep += [int(of_septum[answer.scores[of_septum].argmax()])] if len(of_septum) else []
     shown = FrameBoxes(answer.boxes[keep], answer.labels[keep], answer.scores[keep])
-    title = f"{doubt.judgement.image_id[-16:]} frame {doubt.judged.frame_indices[place]}: {quality:.2f}"
+    image_id, frame = doubt.judgement.image_id, doubt.judged.frame_indices[place]
+    pixels, _ = to_model_input(folder.read_cine(image_id), [frame], doubt.judged.input_size_px)
+    title = f"{image_id[-16:]} frame {frame}: {quality:.2f}"
     words = doubt.quality.doubts(place)
-    return Picture(doubt.judged.pixels[place], doubt.judged.labels[place], shown, f"{title}\n{words}")
+    return Picture(pixels[0].numpy(), doubt.judged.labels[place], shown, f"{title}\n{words}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
+from echo_plugin.acquisition import judge, review_report
 from echo_plugin.acquisition.agreement import agreement, cohens_kappa
 from echo_plugin.acquisition.fold_training import link_cines, train_folds
 from echo_plugin.acquisition.review import fold_judges, published_judge, review, split_folds, to_json
@@ -119,6 +120,26 @@ def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, publi
     assert (tmp_path / "out" / "review.html").stat().st_mode & 0o077 == 0
     assert kept.keys() == {cine["image_id"] for cine in facts["cines"]}
     assert describe_review(result).splitlines()[1].split()[1] == facts["cines"][0]["image_id"]
+
+
+def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
+    strange_studies, published_detector, tmp_path, monkeypatch
+):
+    seen, drawn = {}, []
+    look, draw = judge.to_model_input, review_report.draw_pictures
+    monkeypatch.setattr(
+        judge, "to_model_input", lambda cine, *a, **k: seen.setdefault(cine.image_id, look(cine, *a, **k))
+    )
+    monkeypatch.setattr(review_report, "draw_pictures", lambda pictures: drawn.extend(pictures) or draw(pictures))
+
+    result = review(strange_studies, published_judge(published_detector, "cpu"), judges="the published detector")
+    held = [value for doubt in result.doubts for value in vars(doubt.judged).values() if isinstance(value, np.ndarray)]
+    write_review(tmp_path, result)
+
+    assert held == []
+    assert len(drawn) == review_report.SHOWN < len(result.doubts)
+    for doubt, picture in zip(result.doubts, drawn, strict=False):  # stills: a frame each
+        np.testing.assert_array_equal(picture.pixels, seen[doubt.judgement.image_id][0][0].numpy())
 
 
 def test_a_review_leaves_out_and_counts_what_it_cannot_use(strange_studies, published_detector, caplog):

@@ -107,7 +107,7 @@ def main() -> int:
     seen = look_at(asked.studies, asked.models)
     labels = [label for cine in seen for label in cine.labels]
     predictions = [answer for cine in seen for answer in cine.predictions]
-    size = seen[0].pixels.shape[-1]
+    size = seen[0].input_size_px
     print(f"{len({c.cine.patient_id for c in seen})} patients, {len(seen)} cines, {len(labels)} frames")
     rows = []
     for repeat in range(asked.repeats):
