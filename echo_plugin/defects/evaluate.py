@@ -121,6 +121,11 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
         metrics["coverage"] = cohort.mean(given.astype(np.float64), 1.0)
         if given.any():
             metrics["accuracy of those not abstained from"] = cohort.of(given).mean(answers.right[given])
+    shows = answers.shows
+    if shows.any() and not shows.all():  # viewers show the probabilities of these
+        metrics["expected calibration error of cines that show their diagnosis"] = calibration_metric(
+            cohort.of(shows), answers.truth[shows], answers.probabilities[shows]
+        )
     return metrics
 
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from echo_plugin.defects.evaluate import _by_cine
+from echo_plugin.defects.held_out_answers import Answers
 from echo_plugin.defects.metrics import (
     any_defect_metrics,
     calibration_metric,
@@ -140,3 +144,20 @@ def test_accuracy_is_told_apart_by_whether_the_defect_is_in_the_picture():
     rows = {row[0]: row[3] for row in tables["By what the cine shows"]["rows"]}
     assert list(rows) == ["a defect in the picture", "a defect outside the picture", "a normal heart"]
     assert [text.split()[0] for text in rows.values()] == ["1.000", "0.000", "1.000"]
+
+
+def test_calibration_of_cines_that_show_their_diagnosis_stands_beside_that_of_all():
+    truth, probabilities = answers(60)
+    is_visible = [None if i % 3 else False for i in range(60)]
+    cines = tuple(AnsweredCine(None, "ASD", None, None, None, None, visible) for visible in is_visible)
+    none = np.zeros((60, 0))
+    told = Answers(("Normal", "ASD", "VSD"), truth, probabilities, none, none, np.zeros(60, bool), (), (), cines)
+    name = "expected calibration error of cines that show their diagnosis"
+
+    found = _by_cine(cohort_of(60), told, None)
+
+    shown = np.array([visible is None for visible in is_visible])
+    assert found[name].value == pytest.approx(expected_calibration_error(probabilities[shown], truth[shown]))
+    assert found["expected calibration error"].value == pytest.approx(expected_calibration_error(probabilities, truth))
+    everything = dataclasses.replace(told, cines=(cines[1],) * 60)
+    assert name not in _by_cine(cohort_of(60), everything, None)
