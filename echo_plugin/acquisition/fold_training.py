@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from echo_plugin.acquisition.review import TrainFold
+from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import EchoError
 from echo_plugin.io.annotation_file import annotation_to_json
 from echo_plugin.io.patients_file import PATIENTS_FILE
@@ -29,12 +30,14 @@ logger = logging.getLogger(__name__)
 def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold:
     """Return what trains a detector on given patients of a study folder.
 
-    It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from nothing: a
-    detector that began with one that knows a patient may not judge that patient.
+    It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from the starter
+    weights where those have not, else from nothing: a detector that began with one that knows a patient may not judge
+    that patient.
     """
     labelled, _ = open_judgeable_folder(studies)
-    start = "starter" if _is_stranger(models, labelled) else "scratch"
-    logger.info("Detectors of the folds start from %s", start)
+    begin = next((folder for folder in (models, STARTERS) if _is_stranger(folder, labelled)), None)
+    start = "scratch" if begin is None else "starter"
+    logger.info("Detectors of the folds start from %s", begin or start)
 
     def train(patients: Sequence[str], publish_to: Path, progress: Progress) -> None:
         from echo_plugin.training.detector import train_detector
@@ -44,7 +47,7 @@ def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold
 
         with tempfile.TemporaryDirectory(prefix="monailabel-echo-fold-") as folder:
             link_cines(labelled, patients, Path(folder))
-            with_start = replace(options, start=start, starter=models)
+            with_start = replace(options, start=start, starter=begin)
             train_detector(Path(folder), publish_to, with_start, on_epoch=on_epoch, progress=progress)
 
     return train
