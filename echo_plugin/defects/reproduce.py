@@ -143,8 +143,9 @@ def _begin(
     """Return the network of a row with the weights that it begins with; without a start for the row without one."""
     torch.manual_seed(options.seed)
     network = chosen_recipe(options).network
-    model = DefectEmbedder(dataclasses.replace(network, classes=len(defect_classes(labelled.cines))))
-    return model, load_beginning(model, folder, options) if row.options is not None else None
+    classes = [defect.value for defect in defect_classes(labelled.cines)]
+    model = DefectEmbedder(dataclasses.replace(network, classes=len(classes)))
+    return model, load_beginning(model, folder, options, classes) if row.options is not None else None
 
 
 @dataclass(frozen=True)

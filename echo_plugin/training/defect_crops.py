@@ -81,10 +81,11 @@ def shown_shares(crops: DefectCrops, cines: Sequence[LabelledCine]) -> tuple[flo
     return tuple(shares)
 
 
-def defect_classes(cines: Sequence[LabelledCine]) -> tuple[Defect, ...]:
-    """Return the classes to tell apart, in the order of ``anatomy``: the usual ones, and others that were labelled."""
-    labelled = {cine.annotation.defect for cine in cines}
-    return tuple(defect for defect in Defect if defect in DEFECTS or defect in labelled)
+def defect_classes(cines: Sequence[LabelledCine], known: Sequence[str] = ()) -> tuple[Defect, ...]:
+    """Return the classes to tell apart: those ``known`` already, then the usual and labelled ones as in ``anatomy``."""
+    before = tuple(Defect(name) for name in known)
+    wanted = {*DEFECTS, *(cine.annotation.defect for cine in cines)}
+    return before + tuple(defect for defect in Defect if defect in wanted and defect not in before)
 
 
 def without_several_defects(labelled: LabelledFolder) -> LabelledFolder:
@@ -123,9 +124,13 @@ def prepare_defect_crops(
     frames_per_cine: int,
     cache_dir: Path | None,
     progress: Progress | None = None,
+    known: Sequence[str] = (),
 ) -> DefectCrops:
-    """Return the crops of labelled cines, decoded once; those of cines that cannot be read are left out."""
-    classes = defect_classes(cines)
+    """Return the crops of labelled cines, decoded once; those of cines that cannot be read are left out.
+
+    ``known`` : as for `defect_classes`.
+    """
+    classes = defect_classes(cines, known)
     wide = 2 * round(size_px * ROOM / 2)
     frames = prepare_frames(
         labelled,

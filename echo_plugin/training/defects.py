@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from echo_plugin.anatomy import Defect
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.backbones import face_file
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
@@ -39,6 +40,7 @@ from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
 from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.start_classes import known_classes
 from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import state_path
 
@@ -82,9 +84,11 @@ def _train(
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
-    config = dataclasses.replace(recipe.network, classes=len(defect_classes(cines)))
+    known = known_classes(models, options)
+    classes = defect_classes(cines, known)
+    config = dataclasses.replace(recipe.network, classes=len(classes), normal_id=classes.index(Defect.NORMAL))
     model = DefectEmbedder(config)
-    start = load_beginning(model, models, options)
+    start = load_beginning(model, models, options, [defect.value for defect in classes])
     split = split_for(cines, labelled, start, models, options.seed)
     parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
     with first_goes_ahead():
@@ -96,13 +100,14 @@ def _train(
             frames_per_cine=recipe.frames_per_cine,
             cache_dir=options.cache_dir,
             progress=progress,
+            known=known,
         )
     parts = crops.frames.readable(parts)
     require_shown(crops, parts, cropping)
     place(model, choose_device(options.device))
-    kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, config)
+    kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, (config, classes))
     learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
-    learned = with_new_head(model, crops, parts, learned, recipe, options)
+    learned = with_new_head(model, crops, parts, learned, recipe, options, known)
     embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
     model.float().cpu()
     chosen = choose_on_validation(model, embedded["validation"], crops)
@@ -112,7 +117,7 @@ def _train(
         name=DEFECT_EMBEDDER,
         task="classification",
         architecture=f"{config.backbone}, {config.embedding_size}-d embedding, {config.head}",
-        classes=tuple(defect.value for defect in crops.classes),
+        classes=tuple(defect.value for defect in classes),
         config=dataclasses.asdict(model.config)
         | chosen
         | {
@@ -133,11 +138,11 @@ def _train(
     return publish_learned(models, learned, card)
 
 
-def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions) -> Start:
-    """Load what the training begins with, the published weights of a face network included."""
+def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:
+    """Load what the training begins with, the published weights of a face network included; as `load_start`."""
     if options.start == "face":
         options = dataclasses.replace(options, start=str(face_file(model.config.backbone)))
-    return load_start(model, DEFECT_EMBEDDER, models, options)
+    return load_start(model, DEFECT_EMBEDDER, models, options, classes)
 
 
 def learn_defects(
@@ -177,12 +182,17 @@ def with_new_head(
     learned: Learned,
     recipe: DefectRecipe,
     options: TrainOptions,
+    known: Sequence[str] = (),
 ) -> Learned:
-    """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say."""
+    """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say.
+
+    A head that knows a class (``known``) of which no training cine is an example is kept: no other would know it.
+    """
     model.config = dataclasses.replace(model.config, shown_share=shown_shares(crops, parts["train"]))
-    if not recipe.head_steps:
-        return learned
     items = crops.frames.of(parts["train"])
+    taught = {crops.classes[label].value for label in crops.labels[items[crops.is_example[items]]].tolist()}
+    if not recipe.head_steps or set(known) - taught:
+        return learned
     truth = crops.truths(parts["validation"], model.config.cropping)
     measure = renew_head(
         model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,14 @@ from echo_plugin.models.checkpoint import (
     load_published,
     load_state,
 )
+from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.vit_checkpoint import LICENCE, load_vit, say_licence
 from echo_plugin.preprocess import GREY_MEAN, GREY_STD
 from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.pretrained import body_of, imagenet_weights, load_encoder
+from echo_plugin.training.start_classes import with_centres_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,12 +150,14 @@ def _network_of(card: ModelCard) -> dict[str, Any]:
     return taught | ({"vocabulary": names[0]} if names else {})
 
 
-def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions) -> Start:
+def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:
     """Load the starting weights into ``model``, where the options want some.
 
     Without a published model of its own a training starts from random weights, and so does a recipe with a network of
     its own that the published one does not fit. Other weights that do not fit, or that were asked for by name and are
     absent, are an error: publishing would throw away what a model has learned.
+
+    ``classes`` : of a defect embedder, whose centres are found by name.
     """
     if options.start == "scratch":
         return Start()
@@ -171,9 +175,9 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
             msg = f"{exc} Make it: monailabel-echo train mae --images DIR --models {folder}"
             raise ModelNotFoundError(msg) from exc
     if options.start not in ("starter", "views", "mae"):
-        return _start_from_file(Path(options.start), model, name)
+        return _start_from_file(Path(options.start), model, name, classes)
     try:
-        return _start_from(folder / name, model, name)
+        return _start_from(folder / name, model, name, classes)
     except ModelNotFoundError:
         logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
     except ModelMismatchError as exc:
@@ -183,7 +187,7 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions)
     return Start()
 
 
-def _start_from(published: Path, model: nn.Module, name: str) -> Start:
+def _start_from(published: Path, model: nn.Module, name: str, classes: Sequence[str] = ()) -> Start:
     """Load a published model, or the encoder of a view classifier into a network of another name."""
     card, state = load_published(published.parent, published.name)
     if card.name == MASKED_AUTOENCODER and name != MASKED_AUTOENCODER:
@@ -192,19 +196,11 @@ def _start_from(published: Path, model: nn.Module, name: str) -> Start:
     elif card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
         load_encoder(model, state, card)
     else:
-        load_state(model, _with_own_centres(model, state, card), card)
+        fitting = with_centres_of(model, classes, state, card) if isinstance(model, DefectEmbedder) else state
+        load_state(model, fitting, card)
         _see_as(model, card)
     logger.info("Training goes on from %s %s (%s)", card.name, card.version, card.trained_on)
     return Start(card, state)
-
-
-def _with_own_centres(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard) -> Mapping[str, Tensor]:
-    """Return the weights with the class centres of ``model`` where other defects were labelled than the card has."""
-    name, known, classes = card.name, len(card.classes), getattr(model.config, "classes", None)
-    if name != DEFECT_EMBEDDER or classes == known:
-        return state
-    logger.warning("%s has centres of %d classes, %s are labelled: they are learned anew", name, known, classes)
-    return {**state, "centres": model.state_dict()["centres"]}
 
 
 def _see_as(model: nn.Module, card: ModelCard) -> None:
@@ -229,9 +225,9 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
         model.backbone.is_standardised = contrast
 
 
-def _start_from_file(path: Path, model: nn.Module, name: str) -> Start:
+def _start_from_file(path: Path, model: nn.Module, name: str, classes: Sequence[str]) -> Start:
     if path.suffix == ".safetensors":  # published: its card, beside it, says whom it learned from
-        return _start_from(path.with_suffix(""), model, name)
+        return _start_from(path.with_suffix(""), model, name, classes)
     state, source = read_weights(path)
     if "cls_token" not in state:
         load_body(body_of(model), state, source)

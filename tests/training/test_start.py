@@ -2,18 +2,20 @@
 """What a training goes on from."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
 
-from echo_plugin.anatomy import NED_12
+from echo_plugin.anatomy import NED_12, Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.checkpoint import publish
+from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training.defect_recipes import chosen_recipe
+from echo_plugin.training.defect_recipes import SUB_CENTRES, chosen_recipe
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.options import TrainOptions
@@ -109,9 +111,19 @@ def _detector(folder):
     _published(folder, "septal_detector", network, ("interatrial", "interventricular"))
 
 
-def _embedder(folder, classes=("Normal", "ASD", "VSD")):
-    config = EmbedderConfig("resnet18", input_size_px=64, classes=len(classes), cropping="union", head="cosface")
-    _published(folder, "defect_embedder", DefectEmbedder(config), classes)
+def _embedder(folder, classes=("Normal", "ASD", "VSD"), head="cosface"):
+    config = EmbedderConfig(
+        "resnet18",
+        input_size_px=64,
+        classes=len(classes),
+        cropping="union",
+        head=head,
+        sub_centres=SUB_CENTRES if head == "subcenter" else 1,
+    )
+    network = DefectEmbedder(config)
+    if head == "softmax":
+        network.bias.data = torch.arange(1.0, len(classes) + 1)
+    _published(folder, "defect_embedder", network, classes)
 
 
 def _view_classifier(folder):
@@ -177,17 +189,50 @@ def test_damaged_weights_are_not_published_over(easy_studies, tmp_path):
         train_detector(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu"))
 
 
-def test_a_defect_that_is_new_keeps_what_the_embedder_has_learned(tmp_path):
-    _embedder(tmp_path)
-    options = with_network_of_start(TrainOptions(), "defect_embedder", tmp_path)
-    config = dataclasses.replace(chosen_recipe(options).network, classes=4)
-    network = DefectEmbedder(config)
-    own = network.centres.detach().clone()
+KNOWN = ("Normal", "ASD", "VSD", "PFO")
 
-    start = load_start(network, "defect_embedder", tmp_path, options)
+
+@pytest.mark.parametrize("head", ["arcface", "subcenter", "softmax"])
+@pytest.mark.parametrize(
+    "classes",
+    [(*KNOWN, "AVSD"), ("Normal", "ASD", "VSD", "AVSD"), ("Normal", "ASD", "VSD", "AVSD", "PFO")],
+    ids=["added", "another of as many", "other order"],
+)
+def test_centres_are_found_by_the_name_of_their_class(tmp_path, head, classes):
+    _embedder(tmp_path, KNOWN, head)
+    options = with_network_of_start(TrainOptions(), "defect_embedder", tmp_path)
+    network = DefectEmbedder(dataclasses.replace(chosen_recipe(options).network, classes=len(classes)))
+    own, each = network.centres.detach().clone(), network.config.sub_centres
+
+    start = load_start(network, "defect_embedder", tmp_path, options, classes)
 
     torch.testing.assert_close(network.backbone.conv1.weight, start.state["backbone.conv1.weight"])
-    assert torch.equal(network.centres, own)
+    for number, name in enumerate(classes):
+        there = KNOWN.index(name) if name in KNOWN else number
+        wanted = start.state["centres"] if name in KNOWN else own
+        here = network.centres[:, number * each : (number + 1) * each]
+        torch.testing.assert_close(here, wanted[:, there * each : (there + 1) * each])
+        if head == "softmax":
+            assert network.bias[number].item() == (there + 1.0 if name in KNOWN else 0.0)
+
+
+@pytest.mark.parametrize("head", ["arcface", "softmax"])
+def test_a_class_that_nobody_labelled_this_time_is_not_forgotten(easy_studies, tmp_path, head):
+    _embedder(tmp_path / "models", KNOWN, head)
+    root = shutil.copytree(easy_studies, tmp_path / "studies")
+    folder = StudyFolder(root)
+    for image_id in folder.annotated_ids():
+        if folder.entry(image_id).patient_id in ("child00", "child03", "child06", "child09"):
+            said = dataclasses.replace(folder.annotation(image_id), defect=Defect.AVSD)
+            folder.save_annotation(said, author="test")
+    _, before = load_published(tmp_path / "models", "defect_embedder")
+
+    card = train_defects(root, tmp_path / "models", TrainOptions(epochs=1, batch_size=12, device="cpu"))
+
+    assert card.classes == (*KNOWN, "AVSD")
+    _, after = load_published(tmp_path / "models", "defect_embedder")
+    likeness = torch.cosine_similarity(after["centres"].float()[:, :4], before["centres"].float(), dim=0)
+    assert likeness.min() > 0.9
 
 
 def test_a_recipe_with_a_network_of_its_own_begins_anew_where_another_is_published(tmp_path):
