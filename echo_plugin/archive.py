@@ -52,8 +52,8 @@ def predict_archive(
     Parameters
     ----------
     engine
-        local: this process. ray: one worker for each processor (or GPU) of the Ray cluster that ``RAY_ADDRESS`` names,
-        or of this machine; all of them must see the files and models under the same paths.
+        local: this process. ray: one worker for each processor (or GPU) that is free on the Ray cluster that
+        ``RAY_ADDRESS`` names, or on this machine; all of them must see the files and models under the same paths.
     journal
         Where results are kept until all are there, readable by its owner only; None: nowhere.
 
@@ -112,11 +112,10 @@ def _stamped(files: Sequence[Path], stamps: dict[Path, Stamp]) -> Iterator[Path]
         yield path
 
 
-def _here(files: Iterator[Path], count: int, make: _Make) -> Iterator[tuple[Path, Result]]:
-    if not count:
-        return
-    predictor = make()
+def _here(files: Iterator[Path], _: int, make: _Make) -> Iterator[tuple[Path, Result]]:
+    predictor = None
     for path in files:
+        predictor = predictor or make()
         yield path, predictor.predict(path)
 
 
@@ -125,26 +124,43 @@ def _by_ray(files: Iterator[Path], count: int, make: _Make) -> Iterator[tuple[Pa
     if not count:
         return
     with _ray() as ray:
-        resources = ray.cluster_resources()
-        on_gpu = make.device != "cpu" and resources.get("GPU", 0) >= 1
-        needs = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
-        workers_count = max(1, min(count, int(resources.get("GPU" if on_gpu else "CPU", 1))))
-        remote = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(_Worker)
-        workers = [remote.remote(make) for _ in range(workers_count)]
-        for refusal in ray.get([worker.refusal.remote() for worker in workers]):
-            if refusal:
-                raise EchoError(refusal)
+        workers = _workers(ray, count, make)
         at_work = {w.predict.remote(path.absolute()): (w, path) for w, path in zip(workers, files, strict=False)}
         while at_work:
             (ready,), _ = ray.wait(list(at_work), num_returns=1)
             worker, path = at_work.pop(ready)
-            try:
-                result = {**ray.get(ready), "path": str(path)}
-            except ray.exceptions.RayActorError:
-                result = {"path": str(path), "error": f"{path.name} ended the worker that predicted it {TRIES} times."}
+            result = _answer(ray, ready, path)
             if (following := next(files, None)) is not None:
                 at_work[worker.predict.remote(following.absolute())] = (worker, following)
             yield path, result
+
+
+def _workers(ray: Any, most: int, make: _Make) -> list[Any]:
+    """Return as many workers as Ray has room for now; the work begins once each of them has its models."""
+    on_gpu = make.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1
+    free = int(ray.available_resources().get("GPU" if on_gpu else "CPU", 0))
+    needs = {"num_gpus" if on_gpu else "num_cpus": 1, "max_restarts": -1, "max_task_retries": TRIES - 1}
+    remote = ray.remote(**needs)(_Worker)
+    workers = [remote.remote(make) for _ in range(max(1, min(most, free)))]
+    try:
+        refusals = ray.get([worker.refusal.remote() for worker in workers])
+    except ray.exceptions.RayError as exc:
+        msg = f"The workers of engine ray did not start ({type(exc).__name__}); --engine local needs none."
+        raise EchoError(msg) from exc
+    for refusal in filter(None, refusals):
+        raise EchoError(refusal)
+    return workers
+
+
+def _answer(ray: Any, ready: Any, path: Path) -> Result:
+    """Return the result of a cine, or what Ray says became of it: the others are still done."""
+    try:
+        return {**ray.get(ready), "path": str(path)}
+    except ray.exceptions.RayActorError:
+        error = f"{path.name} ended the worker that predicted it {TRIES} times."
+    except ray.exceptions.RayError as exc:  # no memory, a machine that went down
+        error = f"{path.name} could not be predicted: Ray reports {type(exc).__name__}."
+    return {"path": str(path), "error": error}
 
 
 class _Worker:
@@ -156,13 +172,16 @@ class _Worker:
             self._predictor = make()
         except EchoError as exc:  # said once, not of each cine
             self._refusal = str(exc)
+        except Exception as exc:  # no memory, a driver's error: Ray would give a page of it
+            said = f"{type(exc).__name__}: {exc}".splitlines()[0]
+            self._refusal = f"A worker of engine ray could not load the models ({said})."
 
     def refusal(self) -> str:
         """Return why this process cannot predict, if it cannot."""
         return self._refusal
 
     def predict(self, path: Path) -> Result:
-        return self._predictor.predict(path)
+        return {"error": self._refusal} if self._refusal else self._predictor.predict(path)
 
 
 @contextmanager

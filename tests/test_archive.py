@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,6 +149,107 @@ def test_a_ray_that_does_not_start_is_said_in_one_sentence(files, tmp_path, monk
     monkeypatch.setitem(__import__("sys").modules, "ray", Broken)
 
     with pytest.raises(EchoError, match=r"^Engine ray did not start \(Timed out while waiting for GCS\.\); --engine"):
+        predict_archive(files, tmp_path, engine="ray", predictor=Counting)
+
+
+class OneProcessRay:
+    """Ray's calls, answered here: each at once, in order; ``free`` of four processors are not others'."""
+
+    def __init__(self, free: float) -> None:
+        self.exceptions = pytest.importorskip("ray", reason="the tests install Ray on Linux only").exceptions
+        self.free, self.workers = free, 0
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 4.0}
+
+    def available_resources(self):
+        return {"CPU": self.free} if self.free else {}
+
+    def remote(self, **_):
+        return lambda kind: SimpleNamespace(remote=lambda *asked: self._worker(kind, *asked))
+
+    def _worker(self, kind, *asked):
+        self.workers += 1
+        worker = kind(*asked)
+        return SimpleNamespace(refusal=_Remote(worker.refusal), predict=_Remote(worker.predict))
+
+    def get(self, calls):
+        return [call() for call in calls] if isinstance(calls, list) else calls()
+
+    def wait(self, calls, num_returns):
+        return calls[:num_returns], calls[num_returns:]
+
+
+class _Remote:
+    def __init__(self, method) -> None:
+        self.remote = lambda *asked: lambda: method(*asked)
+
+
+@pytest.mark.parametrize(("free", "workers"), [(3.0, 3), (0.5, 1), (0, 1)])
+def test_ray_begins_with_the_processors_that_are_free(files, tmp_path, monkeypatch, free, workers):
+    ray = OneProcessRay(free)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+
+    results = predict_archive(files, tmp_path, engine="ray", predictor=Counting)
+
+    assert ray.workers == workers
+    assert [result["content"] for result in results] == [path.stem for path in files]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("OutOfMemoryError", "05.dcm could not be predicted: Ray reports OutOfMemoryError."),
+        ("NodeDiedError", "05.dcm could not be predicted: Ray reports NodeDiedError."),
+        ("ActorDiedError", "05.dcm ended the worker that predicted it 3 times."),
+    ],
+)
+def test_what_ray_reports_of_one_cine_is_said_of_it_and_the_others_are_predicted(
+    files, tmp_path, monkeypatch, error, sentence
+):
+    ray = OneProcessRay(2.0)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+
+    class Failing(Counting):
+        def predict(self, path):
+            if path.stem == "05":
+                kind = getattr(ray.exceptions, error)
+                raise kind() if error == "ActorDiedError" else kind("the kernel's words")
+            return super().predict(path)
+
+    results = predict_archive(files, tmp_path, engine="ray", predictor=Failing)
+
+    assert results.pop(5) == {"path": str(files[5]), "error": sentence}
+    assert [result["content"] for result in results] == [path.stem for path in files if path.stem != "05"]
+
+
+def test_models_that_a_worker_fails_to_load_are_said_in_one_sentence(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", OneProcessRay(2.0))
+
+    class Unloadable(Counting):
+        def __init__(self, models, **asked) -> None:
+            msg = "CUDA out of memory.\nMore lines."
+            raise RuntimeError(msg)
+
+    with pytest.raises(
+        EchoError, match=r"^A worker of engine ray could not load the models \(RuntimeError: CUDA out of memory\.\)\.$"
+    ):
+        predict_archive(files, tmp_path, engine="ray", predictor=Unloadable)
+
+
+def test_workers_that_ray_cannot_start_are_said_in_one_sentence(files, tmp_path, monkeypatch):
+    ray = OneProcessRay(2.0)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+
+    def no_node(_):
+        raise ray.exceptions.NodeDiedError("its node")
+
+    monkeypatch.setattr(ray, "get", no_node)
+
+    with pytest.raises(EchoError, match=r"^The workers of engine ray did not start \(NodeDiedError\); --engine local"):
         predict_archive(files, tmp_path, engine="ray", predictor=Counting)
 
 
