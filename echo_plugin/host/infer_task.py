@@ -47,7 +47,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """Identity of a task: ``model`` is the published name, ``predicts`` what the pipeline is asked for."""
+    """Identity of a task: ``model`` is the published name, ``predicts`` what the pipeline is asked for.
+
+    ``labels`` : what is told apart by the starter; a published model's card names its own.
+    """
 
     title: str
     model: str
@@ -91,6 +94,7 @@ class CineInferTask(InferTask):
         except EchoError as exc:
             facts["description"] = f"{self.about.title}. {exc}"
         else:
+            facts["labels"] = list(card.classes)
             facts["description"] = f"{self.about.title}. Learned from: {card.trained_on}. {card.intended_use}"
         return facts
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException
 
-from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, PAEDIATRIC
+from echo_plugin.anatomy import DETECTED_SEPTA, PAEDIATRIC, Defect
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
 from echo_plugin.host.doubtful_labels import doubtful_labels
 from echo_plugin.host.job_routes import train_status
@@ -44,7 +44,7 @@ def about() -> dict[str, Any]:
         },
         "septa": [septum.value for septum in DETECTED_SEPTA],
         "views": [view.value for view in PAEDIATRIC],
-        "defects": [defect.value for defect in DEFECTS],
+        "defects": [defect.value for defect in Defect],
         "strategies": {name: strategy.info()["description"] for name, strategy in app._strategies.items()},
         "trainers": {name: trainer.info()["description"] for name, trainer in app._trainers.items()},
     }

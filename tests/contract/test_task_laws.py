@@ -21,6 +21,8 @@ from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
 from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
 from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.io.volume import rendition_geometry
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.models.card_file import card_to_json
 from echo_plugin.predict import EchoPipeline
 from echo_plugin.prediction import CinePrediction
 
@@ -77,6 +79,16 @@ def test_info_is_json_of_a_type_that_slicer_lists(about, tmp_path):
     assert info["type"] == "detection"
     assert info["labels"]
     assert info["description"].startswith(about.title)
+
+
+@EVERY_TASK
+def test_labels_are_those_of_the_published_model(about, tmp_path):
+    classes = ("Normal", "ASD", "VSD", "PFO", "AVSD")
+    data = TrainingData("noise", patients=1, cines=1, digest="0")
+    card = ModelCard(about.model, "4", "test", "test", classes, 64, {"input_size_px": 64}, data)
+    (tmp_path / f"{about.model}.json").write_text(card_to_json(card))
+
+    assert CineInferTask(about, KnownAnswer(tmp_path), read).info()["labels"] == list(classes)
 
 
 @EVERY_TASK
