@@ -90,8 +90,7 @@ class _Make:
         frame_indices: Sequence[int] | None,
         device: str,
     ) -> None:
-        self.kind, self.models, self.device = kind, models, device
-        self.tasks, self.frame_indices = tasks, frame_indices
+        self.kind, self.models, self.tasks, self.frame_indices, self.device = kind, models, tasks, frame_indices, device
 
     def __call__(self) -> FilePredictor:
         return self.kind(self.models, tasks=self.tasks, frame_indices=self.frame_indices, device=self.device)
