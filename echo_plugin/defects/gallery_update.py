@@ -8,9 +8,11 @@ cannot be compared.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from echo_plugin.annotations import Annotation
 from echo_plugin.defects.gallery import Gallery, PastCase, read_gallery, require_private, write_gallery
 from echo_plugin.defects.verification import OperatingPoint, cross_patient_pairs, operating_point
-from echo_plugin.errors import AnnotationError, EchoError, ModelMismatchError
+from echo_plugin.errors import AnnotationError, EchoError, ModelMismatchError, ModelNotFoundError, UnreadableCineError
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
@@ -42,7 +45,10 @@ MOST_MEASURED = 3000
 
 @dataclass(frozen=True)
 class GalleryUpdate:
-    """What an update did: ``embedded`` cines, ``passed_over`` labelled cines without a septum or a patient id."""
+    """What an update did: ``embedded`` cines, ``passed_over`` labelled cines without a septum or a patient id.
+
+    What could not be had just now, as from an archive that does not answer, is neither, and tried at the next update.
+    """
 
     gallery: Gallery
     embedded: int
@@ -72,28 +78,25 @@ def update_gallery(
     detector = load_card(pipeline.models_dir, SEPTAL_DETECTOR)
     old = _reusable(pipeline, embedder, detector)
     wanted, anonymous = _labelled(folder)
-    rows: Rows = {}
-    passed_over: dict[str, str] = {}
-    missing: list[tuple[PastCase, CineEntry]] = []
-    for case, entry in wanted:
-        place = old.places.get(case.image_id)
-        if place is not None and old.cases[place].fingerprint == case.fingerprint:
-            assert old.signatures is not None
-            rows[case.image_id] = case, (old.embeddings[place], old.signatures[place])
-        elif old.passed_over.get(case.image_id) == case.fingerprint:
-            passed_over[case.image_id] = case.fingerprint
-        else:
-            missing.append((case, entry))
+    rows, passed_over, missing = _sort_out(wanted, old)
+    kept = len(rows)
     for number, (case, entry) in enumerate(missing):
         if should_stop():
             break
         if progress is not None:
             progress(number, len(missing), entry.path.name)
-        vectors = _embed(folder, pipeline, case.image_id, embedder, detector)
-        if vectors is None:
-            passed_over[case.image_id] = case.fingerprint
-        else:
-            rows[case.image_id] = case, vectors
+        try:
+            vectors = _embed(folder, pipeline, case.image_id, embedder, detector)
+        except (ModelMismatchError, ModelNotFoundError):
+            raise
+        except (EchoError, OSError) as exc:
+            logger.warning("Left out of the gallery until the next update: %s", exc)
+            continue
+        stamp = case.fingerprint or _fingerprint(entry.path)  # it may have been fetched just now
+        if vectors is not None:
+            rows[case.image_id] = dataclasses.replace(case, fingerprint=stamp), vectors
+        elif stamp:
+            passed_over[case.image_id] = stamp
         if number % WRITE_EVERY == WRITE_EVERY - 1:
             so_far = _gallery(rows, passed_over, embedder, detector, old.operating_point)
             write_gallery(pipeline.gallery.directory, so_far)
@@ -103,8 +106,8 @@ def update_gallery(
     gallery = _gallery(rows, passed_over, embedder, detector, measure_operating_point(gallery, embedder, folder))
     if missing or gallery.cases != old.cases or gallery.operating_point != old.operating_point:
         write_gallery(pipeline.gallery.directory, gallery)
-        logger.info("Gallery: %d cases, %d of them embedded now", len(gallery.cases), len(missing))
-    return GalleryUpdate(gallery, len(missing), len(passed_over) + anonymous)
+        logger.info("Gallery: %d cases, %d of them embedded now", len(gallery.cases), len(rows) - kept)
+    return GalleryUpdate(gallery, len(rows) - kept, len(passed_over) + anonymous)
 
 
 def _reusable(pipeline: EchoPipeline, embedder: ModelCard, detector: ModelCard) -> Gallery:
@@ -118,6 +121,27 @@ def _reusable(pipeline: EchoPipeline, embedder: ModelCard, detector: ModelCard) 
     if old is None or not is_of_these or old.signatures is None:
         return _gallery({}, {}, embedder, detector, None)
     return old
+
+
+def _sort_out(
+    wanted: list[tuple[PastCase, CineEntry]], old: Gallery
+) -> tuple[Rows, dict[str, str], list[tuple[PastCase, CineEntry]]]:
+    """Return what is kept of the old gallery, what it passed over, and what has to be embedded.
+
+    A case whose file is not here just now is kept: an archive's instances never change.
+    """
+    rows, passed_over, missing = Rows(), dict[str, str](), list[tuple[PastCase, CineEntry]]()
+    for case, entry in wanted:
+        place = old.places.get(case.image_id)
+        if place is not None and case.fingerprint in ("", stamp := old.cases[place].fingerprint):
+            assert old.signatures is not None
+            kept = old.embeddings[place], old.signatures[place]
+            rows[case.image_id] = dataclasses.replace(case, fingerprint=stamp), kept
+        elif old.passed_over.get(case.image_id) == case.fingerprint:
+            passed_over[case.image_id] = case.fingerprint
+        else:
+            missing.append((case, entry))
+    return rows, passed_over, missing
 
 
 def _gallery(
@@ -160,7 +184,6 @@ def _shows_its_defect(annotation: Annotation) -> bool:
 
 def _case(annotation: Annotation, entry: CineEntry, patient_id: str) -> PastCase:
     assert annotation.defect is not None
-    status = entry.path.stat()
     return PastCase(
         image_id=entry.image_id,
         patient_id=patient_id,
@@ -169,8 +192,13 @@ def _case(annotation: Annotation, entry: CineEntry, patient_id: str) -> PastCase
         study_instance_uid=entry.study_instance_uid,
         series_instance_uid=entry.series_instance_uid,
         sop_instance_uid=entry.image_id if entry.study_instance_uid is not None else None,
-        fingerprint=f"{status.st_mtime_ns}-{status.st_size}",
+        fingerprint=_fingerprint(entry.path),
     )
+
+
+def _fingerprint(path: Path) -> str:
+    """Return what changes with a file; "" of one that is not here, as a cine that an archive has not sent yet."""
+    return "-".join(map(str, file_stamp(path) or ()))
 
 
 def _embed(
@@ -179,9 +207,9 @@ def _embed(
     """Return embedding and signature of a cine; None: no septum was found on it, or it cannot be read."""
     try:
         embedded = pipeline.embed(folder.read_cine(image_id))
-    except ModelMismatchError:
-        raise
-    except EchoError as exc:
+    except UnreadableCineError as exc:
+        if getattr(exc.__cause__, "errno", None) is not None:  # the system's, not the file's: no such file, no right
+            raise
         logger.warning("Left out of the gallery: %s", exc)
         return None
     if (embedded.embedder.sha256, embedded.detector.sha256) != (embedder.sha256, detector.sha256):

@@ -12,7 +12,7 @@ from echo_plugin.defects import gallery_update
 from echo_plugin.defects.comparison import compare_cines
 from echo_plugin.defects.gallery import GALLERY_FILE, KeptGallery, read_gallery
 from echo_plugin.defects.gallery_update import update_gallery
-from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.errors import EchoError, ModelMismatchError, ModelNotFoundError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.card_file import card_to_json
@@ -285,3 +285,80 @@ def test_the_threshold_stays_while_an_update_is_under_way(studies, pipeline, mon
 
     assert point is not None
     assert written == [point, last]
+
+
+class Archive(StudyFolder):
+    """A folder whose cines are in an archive: a file that is not here is fetched, unless the archive is out."""
+
+    is_out = False
+
+    def read_cine(self, image_id: str):
+        path = self.entry(image_id).path
+        if not path.is_file():
+            if self.is_out:
+                msg = "The archive is not reached."
+                raise EchoError(msg)
+            Image.fromarray(np.full((16, 16), 50, dtype=np.uint8)).save(path)
+        return super().read_cine(image_id)
+
+
+def test_a_cine_whose_file_was_deleted_does_not_end_the_update(studies, pipeline, caplog):
+    (studies.root / "c2.png").unlink()
+
+    done = update_gallery(studies, pipeline)
+
+    assert ids(done.gallery) == ["c0.png", "c1.png", "c3.png", "c4.png", "c5.png"]
+    assert (done.embedded, done.passed_over) == (5, 0)
+    assert [r.getMessage() for r in caplog.records if "c2.png" in r.getMessage()] == [
+        "Left out of the gallery until the next update: File 'c2.png' cannot be read: No such file or directory."
+    ]
+
+
+def test_a_case_whose_file_was_deleted_stays_and_a_new_one_is_fetched(studies, pipeline):
+    update_gallery(studies, pipeline)
+    pipeline.embedded.clear()
+    (studies.root / "c6.png").write_bytes((studies.root / "c0.png").read_bytes())
+    (studies.root / "patients.csv").write_text((studies.root / "patients.csv").read_text() + "c6.png,p6\n")
+    archive = Archive(studies.root)
+    label(archive, "c6.png", Defect.ASD)
+    for name in ("c2.png", "c6.png"):
+        (studies.root / name).unlink()
+
+    done = update_gallery(archive, pipeline)
+
+    assert pipeline.embedded == ["c6.png"]
+    assert ids(done.gallery) == [f"c{n}.png" for n in range(7)]
+    pipeline.embedded.clear()
+    assert update_gallery(archive, pipeline).embedded == len(pipeline.embedded) == 0
+
+
+def test_a_passing_error_is_tried_again_and_what_has_no_septum_is_not(studies, pipeline, caplog):
+    archive = Archive(studies.root)
+    (studies.root / "c1.png").unlink()
+    Image.fromarray(np.zeros((16, 16), dtype=np.uint8)).save(studies.root / "c3.png")  # shows no septum
+    (studies.root / "c4.png").write_bytes(b"damaged")
+    archive.is_out = True
+
+    out = update_gallery(archive, pipeline)
+    archive.is_out = False
+    pipeline.embedded.clear()
+    back = update_gallery(archive, pipeline)
+
+    assert ids(out.gallery) == ["c0.png", "c2.png", "c5.png"]
+    assert set(out.gallery.passed_over) == {"c3.png", "c4.png"}
+    assert "until the next update: The archive is not reached." in caplog.text
+    assert ids(back.gallery) == ["c0.png", "c1.png", "c2.png", "c5.png"]
+    assert pipeline.embedded == ["c1.png"]
+
+
+def test_models_taken_away_meanwhile_are_not_held_against_a_cine(studies, pipeline):
+    def missing(cine) -> CineEmbedding:
+        msg = "Model septal_detector is not published."
+        raise ModelNotFoundError(msg)
+
+    pipeline.embed = missing
+
+    with pytest.raises(ModelNotFoundError, match="septal_detector is not published"):
+        update_gallery(studies, pipeline)
+
+    assert read_gallery(pipeline.models_dir) is None
