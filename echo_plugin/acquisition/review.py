@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from echo_plugin.acquisition.agreement import Agreement, agreement
+from echo_plugin.acquisition.confirmed import Confirmed
 from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, look_at_each, unseen_cines
 from echo_plugin.acquisition.label_quality import FrameQuality
 from echo_plugin.acquisition.score_store import Judgement
@@ -51,12 +52,13 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Review:
-    """``doubts`` : the most doubtful first. ``left_out`` : labelled cines that no detector here may or can judge.
+    """``doubts`` : the most doubtful first. ``confirmed`` : of labels that a person looked at again, doubted no more.
 
-    ``folder`` : the study folder with the cines, for their pictures.
+    ``left_out`` : how many labelled cines no detector here may or can judge. ``folder`` : with the cines, for pictures.
     """
 
     doubts: tuple[Doubt, ...]
+    confirmed: tuple[Doubt, ...]
     left_out: int
     agreement: Agreement
     is_phantom: bool
@@ -115,16 +117,27 @@ def review(
             " patient with boxes; judge by folds instead (--predictions folds)."
         )
         raise TrainingDataError(msg)
-    calibration = calibrate(judged[0].operating_score, pooled([one.judged for one in judged]))
-    doubts = []
-    for one in judged:
-        quality = frame_quality(one, calibration)
-        doubts.append(Doubt(judgement(one, quality), one, quality))
-    doubts.sort(key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
-    people = agreement(_histories(labelled))
+    is_confirmed = Confirmed(labelled.folder)
+    doubts: dict[bool, list[Doubt]] = {False: [], True: []}
+    for doubt in _ranked(judged):
+        doubts[is_confirmed(doubt.judgement.image_id, doubt.judgement.revision)].append(doubt)
     return Review(
-        tuple(doubts), len(wanted) - len(judged) + damaged, people, labelled.is_phantom, judges, labelled.folder
+        tuple(doubts[False]),
+        tuple(doubts[True]),
+        len(wanted) - len(judged) + damaged,
+        agreement(_histories(labelled)),
+        labelled.is_phantom,
+        judges,
+        labelled.folder,
     )
+
+
+def _ranked(judged: Sequence[JudgedCine]) -> list[Doubt]:
+    """Return all of them by one calibration, the most doubtful first."""
+    calibration = calibrate(judged[0].operating_score, pooled([one.judged for one in judged]))
+    qualities = [frame_quality(one, calibration) for one in judged]
+    doubts = [Doubt(judgement(one, quality), one, quality) for one, quality in zip(judged, qualities, strict=True)]
+    return sorted(doubts, key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
 
 
 def _histories(labelled: LabelledFolder) -> Iterator[Sequence[Annotation]]:
@@ -193,6 +206,7 @@ def to_json(result: Review) -> Mapping[str, object]:
         "on_phantoms": result.is_phantom,
         "judges": result.judges,
         "left_out": result.left_out,
+        "confirmed": len(result.confirmed),
         "cines": [
             {
                 "image_id": doubt.judgement.image_id,

@@ -34,6 +34,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-wi
 <h1>Labels to look at again</h1>
 {% if review.on_phantoms %}<p class="warning">Labels of phantoms: synthetic cines.</p>{% endif %}
 <p>{{ review.cines|length }} labelled cines, judged by {{ review.judges }}; {{ review.left_out }} could not be judged.
+{% if review.confirmed %}Confirmed labels, looked at again by a person, are not listed: {{ review.confirmed }}.
+{% endif -%}
 Quality runs from 0 to 1; a low one means that label and detector disagree, and either may be wrong.
 Dashed: the label. Solid: the detector.</p>
 <p><img src="data:image/png;base64,{{ picture }}" alt="The most doubtful frames"></p>
@@ -72,6 +74,8 @@ def describe_review(result: Review, most: int = 20) -> str:
         one = doubt.judgement
         frames = ", ".join(map(str, one.frames))
         lines.append(f"{one.quality:7.2f}  {one.image_id:<64}  {frames:<14}  {one.words}")
+    if result.confirmed:
+        lines.append(f"Confirmed labels, looked at again by a person, are not listed: {len(result.confirmed)}")
     people = result.agreement
     if people.mean_iou is not None:
         lines.append(f"Boxes of {people.pairs} pairs of annotators: mean IoU {people.mean_iou:.2f}")

@@ -21,5 +21,5 @@ def keep_judgements(studies: Path, result: Review) -> None:
     except (sqlite3.Error, OSError) as exc:
         logger.warning("The review is not kept for the server: %s cannot be written (%s)", SCORES_FILE, exc)
         return
-    for doubt in result.doubts:
+    for doubt in (*result.doubts, *result.confirmed):
         store.judge(replace(doubt.judgement, models=f"{REVIEW} {doubt.judgement.models}"))

@@ -122,6 +122,27 @@ def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, publi
     assert describe_review(result).splitlines()[1].split()[1] == facts["cines"][0]["image_id"]
 
 
+def test_a_confirmed_label_is_counted_and_not_listed(small, published_detector, tmp_path):
+    folder = StudyFolder(small)
+    kept, other, _ = folder.annotated_ids()
+    folder.save_annotation(folder.annotation(kept), author="second reader")
+    folder.save_annotation(dataclasses.replace(folder.annotation(other), view=View.OTHER), author="second reader")
+
+    result = review(small, published_judge(published_detector, "cpu"), judges="the published detector")
+    write_review(tmp_path / "out", result)
+    keep_judgements(small, result)
+
+    page = (tmp_path / "out" / "review.html").read_text()
+    facts = json.loads((tmp_path / "out" / "review.json").read_text())
+    assert [one.judgement.image_id for one in result.confirmed] == [kept]
+    assert (facts["confirmed"], len(facts["cines"])) == (1, 2)
+    said = "Confirmed labels, looked at again by a person, are not listed: 1"
+    assert said in page
+    assert said in describe_review(result)
+    assert kept not in page + json.dumps(facts) + describe_review(result)
+    assert ScoreStore(small / SCORES_FILE).judgements()[kept].revision == 2  # the server counts it as confirmed
+
+
 def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
     strange_studies, published_detector, tmp_path, monkeypatch
 ):
