@@ -13,7 +13,8 @@ from typing import Any
 
 from echo_plugin.annotations import view_words
 from echo_plugin.errors import EchoError
-from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
+from echo_plugin.io.cine_file import CINE_SUFFIXES
+from echo_plugin.io.study_cine import read_study_cine
 from echo_plugin.prediction import TASKS
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class FilePredictor:
     def predict(self, path: Path) -> dict[str, Any]:
         """Return the JSON-ready entry of a file; of one that fails ``{"path", "error"}``."""
         try:
-            cine = read_cine(path)
+            cine = read_study_cine(path)
             prediction = self._pipeline.predict(cine, tasks=self._tasks, frame_indices=self._frame_indices)
             return prediction.to_json(cine, path)
         except (EchoError, IndexError, OSError) as exc:

@@ -62,10 +62,10 @@ def verify(
     Example: monailabel-echo verify a.dcm b.dcm --models my_studies/.echo_models
     """
     from echo_plugin.defects.comparison import compare_cines
-    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.io.study_cine import read_study_cine
     from echo_plugin.predict import EchoPipeline
 
-    cines = read_cine(first), read_cine(second)
+    cines = read_study_cine(first), read_study_cine(second)
     answer = compare_cines(EchoPipeline(models, device=device), *cines)
     text = json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()
     sys.stdout.write(text + "\n")
@@ -85,14 +85,14 @@ def patient(
     """
     from echo_plugin.batch import find_cine_files
     from echo_plugin.defects.patient_defect import NO_ANSWER
-    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.io.study_cine import read_study_cine
     from echo_plugin.predict import EchoPipeline
 
     files, pipeline = find_cine_files(paths), EchoPipeline(models, device=device)
     cines, patients = [], set()
     with progress_bar("Looking") as bar:
         for number, file in enumerate(files):
-            cine = read_cine(file)
+            cine = read_study_cine(file)
             patients.add(cine.patient_id)
             cines.append(pipeline.embed(cine))
             bar(number + 1, len(files), file.name)
@@ -120,10 +120,10 @@ def explain(
     Example: monailabel-echo explain cine.dcm --out why.png
     """
     from echo_plugin.defects.explain import explain_defect
-    from echo_plugin.io.cine_file import read_cine
+    from echo_plugin.io.study_cine import read_study_cine
     from echo_plugin.predict import EchoPipeline
 
-    found = explain_defect(EchoPipeline(models, device=device), read_cine(file), frame)
+    found = explain_defect(EchoPipeline(models, device=device), read_study_cine(file), frame)
     out.write_bytes(found.to_png())
     answer = found.defect
     typer.echo(f"{answer.defect.value} {answer.probability:.2f}: frame {found.frame_index} is drawn in {out}.")

@@ -149,11 +149,13 @@ def _defect_json(defect: DefectPrediction | None) -> dict[str, Any] | None:
 
 
 def _nearest_json(near: NearestCase) -> dict[str, Any]:
-    """Return a past case with what a viewer needs to open it: the image id, and the UIDs if it is a DICOM file."""
+    """Return a past case with what a viewer needs to open it: the image id, and the UIDs if it is a DICOM file.
+
+    Who it is of is nobody's business there.
+    """
     case = near.case
     return {
         "image_id": case.image_id,
-        "patient_id": case.patient_id,
         "defect": case.defect.value,
         "similarity": near.similarity,
         "view": None if case.view is None else case.view.value,

@@ -101,6 +101,24 @@ def test_one_damaged_file_is_reported_and_the_others_are_done(stills: Path, monk
     assert json.dumps(results)
 
 
+def test_a_file_of_a_study_folder_has_the_id_and_the_patient_it_has_there(
+    stills: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Noting(FakePipeline):
+        def predict(self, cine: Cine, *, tasks: tuple, frame_indices: tuple | None) -> FakePrediction:
+            asked.append((cine.image_id, cine.patient_id))
+            return super().predict(cine, tasks=tasks, frame_indices=frame_indices)
+
+    monkeypatch.setattr(predict, "EchoPipeline", Noting)
+    (stills / "patients.csv").write_text("image_id,patient_id\nnested/c.png,p3\n")
+
+    predict_archive(find_cine_files([stills / "nested"]), stills)
+
+    assert asked == [("nested%2Fc.png", "p3")]
+
+
 def test_a_cine_that_breaks_a_network_harms_no_other(stills: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Breaking(FakePipeline):
         def predict(self, cine: Cine, *, tasks: tuple, frame_indices: tuple | None) -> FakePrediction:

@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of the evidence for a defect: help, exit codes, one sentence for a failure."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from echo_plugin import predict
+from echo_plugin.anatomy import Defect
+from echo_plugin.annotations import DefectPrediction
+from echo_plugin.cine import Cine
+from echo_plugin.cli import app
+from echo_plugin.defects.comparison import SAME_PATIENT
+from echo_plugin.defects.gallery import KeptGallery
+from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.prediction import CineEmbedding
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +61,49 @@ def test_past_cases_are_not_put_among_the_public_weights(tmp_path: Path) -> None
 
     assert answer.returncode == 1
     assert answer.stderr.startswith("A gallery is patient data")
+
+
+class KnownEmbedding:
+    """A pipeline that says the same of every cine."""
+
+    def __init__(self, models: Path, *, device: str) -> None:
+        self.gallery = KeptGallery(models)
+
+    def embed(self, cine: Cine) -> CineEmbedding:
+        share = {Defect.NORMAL: 0.1, Defect.ASD: 0.8, Defect.VSD: 0.1}
+        card = ModelCard(
+            "m", "1", "t", "none", tuple(d.value for d in share), 64, {}, TrainingData("n", 1, 1, "0" * 64)
+        )
+        vector = np.ones(1, dtype=np.float32)
+        defect = DefectPrediction(Defect.ASD, share, dict.fromkeys(share, 40.0), (0,))
+        return CineEmbedding(vector, vector, np.zeros(3), defect, card, card)
+
+
+@pytest.fixture
+def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two stills of one child and one of another, which only patients.csv says."""
+    monkeypatch.setattr(predict, "EchoPipeline", KnownEmbedding)
+    for name in ("child7/a.png", "child7/b.png", "child8/a.png"):
+        path = tmp_path / "study" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 7).save(path)
+    rows = "child7/a.png,p7\nchild7/b.png,p7\nchild8/a.png,p8\n"
+    (tmp_path / "study" / "patients.csv").write_text(f"image_id,patient_id\n{rows}")
+    return tmp_path / "study"
+
+
+def test_two_cines_of_one_patient_of_the_study_folder_are_told(studies: Path) -> None:
+    notes = []
+    for second in ("child7/b.png", "child8/a.png"):
+        answer = CliRunner().invoke(
+            app, ["verify", str(studies / "child7/a.png"), str(studies / second), "--models", str(studies), "--json"]
+        )
+        notes.append(json.loads(answer.output)["notes"])
+
+    assert [SAME_PATIENT in each for each in notes] == [True, False]
+
+
+def test_cines_of_two_patients_of_the_study_folder_are_not_joined(studies: Path) -> None:
+    answer = CliRunner().invoke(app, ["patient", str(studies), "--models", str(studies)])
+
+    assert str(answer.exception) == "The 3 cines are of 2 patients; those of one are accepted."

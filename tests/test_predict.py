@@ -315,8 +315,7 @@ def test_nearest_cases_come_from_the_gallery_of_the_same_embedder(tmp_path: Path
     assert (alone.nearest, alone.defect, alone.boxes) == (found.nearest, None, ())
     entry = next(e for e in found.to_json(cine, "x")["nearest"] if e["image_id"] == "b")
     assert set(entry) == {
-        "image_id", "patient_id", "defect", "similarity", "view", "study_instance_uid", "series_instance_uid",
-        "sop_instance_uid",
+        "image_id", "defect", "similarity", "view", "study_instance_uid", "series_instance_uid", "sop_instance_uid",
     }  # fmt: skip
     assert (entry["view"], entry["study_instance_uid"], entry["sop_instance_uid"]) == ("A4C", "1.2.2", None)
     assert pipeline.predict(cine, tasks=("defect",)).nearest == ()

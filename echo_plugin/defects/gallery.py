@@ -32,6 +32,8 @@ from echo_plugin.io.atomic_file import make_directory, write_atomically
 logger = logging.getLogger(__name__)
 
 GALLERY_FILE = "defect_gallery.safetensors"
+SAME_PICTURE = 1.0 - 1e-6
+"""From this similarity on two embeddings are of the same pixels."""
 STARTERS = Path(__file__).resolve().parents[2] / "apps" / "echo" / "model"
 """The weights of a checkout, which are public: no gallery is written there."""
 
@@ -105,8 +107,8 @@ class Gallery:
         embedding
             (D,) of unit length, from the same embedder.
         image_id, patient_id
-            Of the cine that is compared: it, and every case of its patient, is left out. None: not known; the patient
-            that the gallery has for the image is taken then.
+            Of the cine that is compared: every case of its patient, and of who has the same picture, is left out.
+            None: not known; the patient that the gallery has for the image is taken then.
         """
         if not self.cases:  # whose embeddings have no width either
             return ()
@@ -117,6 +119,8 @@ class Gallery:
         while True:  # a patient with many similar cines takes one place only
             wide = min(4 * wide, len(self.cases))
             order, similarities = ranked(self.embeddings, self._index, embedding, wide, np.unique(left_out).astype(int))
+            is_own = np.isin(self.patients[order], self.patients[order[similarities >= SAME_PICTURE]])
+            order, similarities = order[~is_own], similarities[~is_own]
             _, firsts = np.unique(self.patients[order], return_index=True)
             if len(firsts) >= count or wide == len(self.cases):
                 break

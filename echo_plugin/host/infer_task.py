@@ -121,10 +121,7 @@ class CineInferTask(InferTask):
             msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
             logger.exception(msg)
             raise UnreadableCineError(msg) from exc
-        # Folders are often named after patients, and the ids of past cases' patients are nobody's business here
-        answer = prediction.to_json(cine, Path(path.name))
-        for case in answer["nearest"]:
-            del case["patient_id"]
+        answer = prediction.to_json(cine, Path(path.name))  # folders are often named after patients
         logger.info("%s of %s in %s ms", self.about.model, cine.image_id, answer["timings_ms"])
         return self._write_markups(prediction, cine), answer
 

@@ -48,7 +48,6 @@ def _predict(image_id: str) -> dict[str, Any]:
     answer = prediction.to_json(cine, "")
     del answer["path"]  # folders are often named after patients
     for case in answer["nearest"]:
-        case.pop("patient_id", None)
         case["study_instance_uid"] = _study_of(case["image_id"])
     return answer
 

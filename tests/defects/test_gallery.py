@@ -84,6 +84,11 @@ def test_gallery_is_not_kept_among_the_public_weights() -> None:
     assert not (STARTERS / GALLERY_FILE).exists()
 
 
+def unit(rows: list[list[float]]) -> np.ndarray:
+    found = np.array(rows, dtype=np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
 def test_nearest_are_of_other_patients() -> None:
     gallery = gallery_of(["p1", "p1", "p2", "p3"])
     query = np.array([0.8, 0.5, 0.3, 0.1], dtype=np.float32)
@@ -103,8 +108,16 @@ def test_patient_of_a_file_that_names_none_is_taken_from_the_gallery() -> None:
     assert ids(cases) == ["i2"]
 
 
+def test_the_same_picture_under_another_name_is_no_past_case_and_its_patient_no_other() -> None:
+    gallery = gallery_of(["p1", "p1", "p2", "p3"], unit([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]]))
+
+    cases = gallery.nearest(unit([[1, 1e-4]])[0], 5, image_id="a.png", patient_id=None)
+
+    assert ids(cases) == ["i2", "i3"]
+
+
 def test_one_patient_takes_one_place() -> None:
-    gallery = gallery_of(["p1"] * 50 + ["p2", "p3"], np.linspace(1, 0, 52, dtype=np.float32)[:, None])
+    gallery = gallery_of(["p1"] * 50 + ["p2", "p3"], np.linspace(0.9, 0, 52, dtype=np.float32)[:, None])
 
     cases = gallery.nearest(np.ones(1, dtype=np.float32), 2, image_id="x", patient_id=None)
 
@@ -120,9 +133,11 @@ def test_empty_gallery_has_no_nearest() -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 6))
 def test_search_equals_looking_at_every_case(seed: int, size: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    embeddings = rng.normal(size=(size, 4)).astype(np.float32)
+    rows = rng.normal(size=(size + 1, 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    *embeddings, query = rows.astype(np.float32)
+    embeddings = np.stack(embeddings)
     patients = [f"p{n}" for n in rng.integers(0, max(size // 2, 1), size)]
-    query = rng.normal(size=4).astype(np.float32)
 
     found = gallery_of(patients, embeddings).nearest(query, count, image_id="x", patient_id="p0")
 
