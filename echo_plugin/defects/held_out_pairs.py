@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verification and retrieval of held-out cines and children, by several protocols side by side.
 
-The paper's pairs are of pictures that show the diagnosis. Many cines of a child do not, so pairs of those that do are
-the figure beside the paper's; pairs of all cines by diagnosis, of whole children, and of the plain embeddings stand
-beside it, so that the choice of pairs hides nothing. All pairs are of different patients.
+The paper's pairs are of pictures that show the diagnosis, compared by their embeddings. Many cines of a child do not
+show it, so pairs of those that do, by plain embeddings, are the figure beside the paper's. Similar cases are found by
+class probabilities: these of the same cines, of all cines by diagnosis, and of whole children stand beside it, so that
+neither the choice of pairs nor of vectors hides anything. All pairs are of different patients.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def compare_held_out(
     }
     named = {
         "": "cines that show their diagnosis, by class probabilities",
-        " (plain embeddings)": "the same cines, by plain embeddings",
-        " (all cines)": "all cines, by the child's diagnosis",
-        " (patients)": "children, all cines of each together",
+        " (plain embeddings)": "the same cines, by plain embeddings, as in the paper",
+        " (all cines)": "all cines, by class probabilities, the child's diagnosis for truth",
+        " (patients)": "children, by class probabilities of all their cines together",
     }
     metrics, rows = dict[str, Metric](), []
     chosen: verification.CasePairs | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from echo_plugin.defects.reproduced_answers import HogAnswers, NetworkAnswers, measure
+from echo_plugin.defects.reproduced_answers import HogAnswers, NetworkAnswers, measure, validation_log_loss
 from echo_plugin.defects.reproduced_rows import Row
-from echo_plugin.defects.reproduced_table import PAPER_ROWS, tabulate, write_table
+from echo_plugin.defects.reproduced_summary import summarise_table
+from echo_plugin.defects.reproduced_table import MEASURES, PAPER_ROWS, write_table
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, VIEW_CLASSIFIER
@@ -44,7 +45,7 @@ from echo_plugin.training.defects import learn_defects, load_beginning, with_new
 from echo_plugin.training.kept_outcome import facts_of_cines, keep_outcome, read_outcome
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import data_key, seen_patients
+from echo_plugin.training.provenance import data_key, seen_patients, words_for_test
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
 from echo_plugin.training.start_weights import Start
 from echo_plugin.training.state import training_key
@@ -64,6 +65,7 @@ def reproduce_defects(
     seeds: int,
     options: TrainOptions,
     title: str = "table",
+    summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] = summarise_table,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train and measure every row for every seed; write ``title`` .json, .md and .html to ``out``.
@@ -72,6 +74,8 @@ def reproduce_defects(
     ----------
     options
         What all rows share; a row's own options go before them.
+    summarise
+        What the outcomes say: the rows of the table, and sentences.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def reproduce_defects(
                 "seeds": seeds,
                 "fractions": FRACTIONS,
                 "outcomes": outcomes,
-                "rows": tabulate(outcomes),
+                **summarise(outcomes),
                 "paper": PAPER_ROWS,
                 "cost_s": sum(outcome.get("wall_time_s", 0.0) for outcome in outcomes),
             }
@@ -125,7 +129,9 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
     started = time.monotonic()
     try:
         model, start = _begin(labelled, row, options, folder)
-        key = training_key(model, digest_of(facts), sorted(numbers.items(), key=lambda i: i[0]), row.options is None)
+        key = training_key(
+            model, digest_of(facts), sorted(numbers.items(), key=lambda i: i[0]), row.options is None, MEASURES
+        )
         if (kept := read_outcome(path, key)) is not None:
             return kept
         outcome = _run(labelled, row, options, folder, (model, start))
@@ -168,9 +174,9 @@ def _run(
     """Return what a row is worth; ``earlier_s`` : how long it had learned before it was stopped, wall time."""
     model, start = begun
     material = _prepare(labelled, options)
-    crops, parts = material.crops, material.parts
+    crops, parts, words = material.crops, material.parts, words_for_test(labelled)
     if start is None:
-        return measure(HogAnswers(crops, parts, options.seed), crops, parts, options.seed)
+        return measure(HogAnswers(crops, parts, options.seed), crops, parts, words, options.seed)
     place(model, choose_device(options.device))
     facts = [
         data_key(material.cines, material.split, options, model.config),
@@ -185,7 +191,7 @@ def _run(
     validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
     model.float().cpu()
     chosen = choose_on_validation(model, validation, crops)
-    outcome = measure(NetworkAnswers(model, test), crops, parts, options.seed)
+    outcome = measure(NetworkAnswers(model, test), crops, parts, words, options.seed)
     kept[0].unlink(missing_ok=True)
     source = start.card.name if start.card else start.body or "random weights"
     network = recipe.network
@@ -193,7 +199,7 @@ def _run(
         "network": f"{network.backbone}, {network.input_size_px} px, {network.cropping}, begun with {source}",
         "epochs": learned.epochs,
         "earlier_s": earlier_s,
-        "validation_measure": learned.best_metric,
+        "validation_log_loss": validation_log_loss(NetworkAnswers(model, validation), crops),
         "chosen": chosen
         | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
     }

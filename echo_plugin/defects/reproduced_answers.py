@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import nll_loss, normalize
 
 from echo_plugin.defects.hog_baseline import hog_svm_scores
 from echo_plugin.defects.metrics import any_defect_metrics
@@ -22,6 +23,9 @@ from echo_plugin.training.defect_calibration import EmbeddedCrops
 from echo_plugin.training.defect_crops import DefectCrops
 from echo_plugin.training.defect_figures import majority_class, patients_of
 
+PLAIN, CLASSES = "plain embeddings", "class probabilities"
+"""What cines are compared by: as the paper does, and as viewers are shown similar cases."""
+
 
 @dataclass(frozen=True)
 class NetworkAnswers:
@@ -31,11 +35,11 @@ class NetworkAnswers:
     embedded: EmbeddedCrops
 
     @torch.no_grad()
-    def of_cines(self) -> tuple[FloatArray, FloatArray]:
-        """Return (C, K) probabilities and (C, D) unit embeddings."""
+    def of_cines(self) -> dict[str, FloatArray]:
+        """Return (C, D) unit vectors by what they are: the embeddings, as in the paper, and the class probabilities."""
         embeddings = self.embedded.of_cines(self.model)
-        unit = self.model.signature(embeddings)
-        return self.model.probabilities(embeddings).double().numpy(), unit.double().numpy()
+        vectors = {PLAIN: normalize(embeddings, dim=1), CLASSES: self.model.signature(embeddings)}
+        return {kind: unit.double().numpy() for kind, unit in vectors.items()}
 
     @torch.no_grad()
     def of_patients(self, patients: Sequence[str]) -> FloatArray:
@@ -44,7 +48,10 @@ class NetworkAnswers:
 
 
 class HogAnswers:
-    """What the support vector machine says of the test cines and patients: the mean of the scores of their crops."""
+    """What the support vector machine says of the test cines and patients: the mean of the scores of their crops.
+
+    It has nothing to choose, so that it learns from the validation patients too.
+    """
 
     def __init__(self, crops: DefectCrops, parts: dict[str, list[LabelledCine]], seed: int) -> None:
         learned_from = torch.cat([crops.frames.of(parts[part]) for part in ("train", "validation")])
@@ -54,10 +61,9 @@ class HogAnswers:
         self.scores = [part.mean(dim=0) for part in torch.split(scores, [len(rows) for rows in items])]
         self.patients = [cine.patient_id for cine in parts["test"]]
 
-    def of_cines(self) -> tuple[FloatArray, FloatArray]:
-        """Return (C, K) probabilities and (C, K) unit vectors of scores."""
-        scores = torch.stack(self.scores)
-        return scores.softmax(dim=1).double().numpy(), torch.nn.functional.normalize(scores, dim=1).double().numpy()
+    def of_cines(self) -> dict[str, FloatArray]:
+        """Return (C, K) unit vectors of class probabilities; embeddings it has none."""
+        return {CLASSES: normalize(torch.stack(self.scores).softmax(dim=1), dim=1).double().numpy()}
 
     def of_patients(self, patients: Sequence[str]) -> FloatArray:
         """Return (P, K) probabilities."""
@@ -67,10 +73,17 @@ class HogAnswers:
 
 
 def measure(
-    answers: NetworkAnswers | HogAnswers, crops: DefectCrops, parts: dict[str, list[LabelledCine]], seed: int
+    answers: NetworkAnswers | HogAnswers,
+    crops: DefectCrops,
+    parts: dict[str, list[LabelledCine]],
+    split: str,
+    seed: int,
 ) -> dict[str, Any]:
-    """Return the figures of the paper's table by patient, verification between cines of different patients."""
-    classes, split = [defect.value for defect in crops.classes], "test patients (phantoms)"
+    """Return the figures of the paper's table by patient, verification between cines of different patients.
+
+    ``split`` : what the test patients are called.
+    """
+    classes = [defect.value for defect in crops.classes]
     majority = majority_class(crops, parts["train"])
     patients, truth = patients_of(parts["test"], crops)
     probabilities = answers.of_patients(patients)
@@ -82,10 +95,10 @@ def measure(
     cropping = "walls" if bool((crops.walls >= 0).all()) else "union"
     seen = crops.truths(parts["test"], cropping)
     known = torch.where(seen >= 0)[0].tolist()
-    _, embeddings = answers.of_cines()
     owners = [parts["test"][number].patient_id for number in known]
-    pairs = cross_patient_pairs(embeddings[known], seen[known].numpy(), owners)
-    metrics |= verification_metrics(pairs, split, seed)
+    for kind, vectors in answers.of_cines().items():
+        pairs = cross_patient_pairs(vectors[known], seen[known].numpy(), owners)
+        metrics |= {f"{name} ({kind})": metric for name, metric in verification_metrics(pairs, split, seed).items()}
     return {
         "patients": {part: len({cine.patient_id for cine in cines}) for part, cines in parts.items()},
         "cines": len(parts["test"]),
@@ -93,3 +106,11 @@ def measure(
             name: dataclasses.asdict(metric) for name, metric in metrics.items() if metric.value == metric.value
         },
     }
+
+
+def validation_log_loss(answers: NetworkAnswers, crops: DefectCrops) -> float:
+    """Return the log loss of validation patients, mean over their classes: one measure for every network and recipe."""
+    patients, truth = patients_of(answers.embedded.cines, crops)
+    probabilities = torch.from_numpy(answers.of_patients(patients)).clamp_min(1e-6)
+    weights = torch.bincount(truth, minlength=len(crops.classes)).double().clamp_min(1).reciprocal()
+    return float(nll_loss(probabilities.log(), truth, weight=weights))
