@@ -18,6 +18,7 @@ from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, TrainingDataError
 from echo_plugin.io.annotation_file import digest_of_label
 from echo_plugin.io.file_stamp import file_stamp
+from echo_plugin.io.label_summaries import summarise
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.splits import patient_defects, require_patient
@@ -77,7 +78,7 @@ class LabelledFolder:
 
 
 def open_labelled_folder(studies: Path) -> LabelledFolder:
-    """Return the annotated cines of a study folder, sorted by image id, without those marked unusable.
+    """Return the annotated cines of a study folder, sorted by image id, without those unusable or of an empty label.
 
     Raises
     ------
@@ -110,13 +111,13 @@ def open_judgeable_folder(studies: Path) -> tuple[LabelledFolder, int]:
 
 
 def _labelled_cine(folder: StudyFolder, image_id: str) -> LabelledCine | None:
-    """Return one annotated cine; None: marked unusable, or unreadable."""
+    """Return one annotated cine; None: marked unusable, of a label that says nothing, or unreadable."""
     annotation = folder.annotation(image_id)
     entry = folder.entry(image_id)
     if annotation is None or entry.error is not None:
         logger.warning("Cine %s is left out: %s", image_id, entry.error or "its annotation is gone")
         return None
-    if annotation.is_unusable:
+    if annotation.is_unusable or summarise(annotation).is_empty:
         return None
     return LabelledCine(image_id, require_patient(entry.patient_id, image_id), entry.frames or 1, annotation)
 

@@ -12,7 +12,7 @@ import pytest
 
 from echo_plugin.acquisition.confirmed import says_the_same
 from echo_plugin.anatomy import Defect, Septum, View
-from echo_plugin.annotations import SeptalBox
+from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import (
     AnnotationConflictError,
     AnnotationError,
@@ -29,6 +29,7 @@ from echo_plugin.io.annotation_file import annotation_to_json
 from echo_plugin.io.markups import boxes_from_markups, boxes_to_markups
 from echo_plugin.io.volume import read_rendition_geometry, rendition_geometry
 from echo_plugin.phantom.study import write_phantom_study_folder
+from echo_plugin.training.datasets import open_labelled_folder
 
 BOX = SeptalBox(1, 100.0, 60.5, 130.25, 180.0, Septum.INTERVENTRICULAR)
 
@@ -435,6 +436,29 @@ def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patien
 
     with pytest.raises(TrainingDataError, match=r"has no patient id.*patients\.csv"):
         trainer.require_trainable(store, {})
+
+
+def test_a_cine_without_patient_that_nobody_learns_from_keeps_no_training_from_starting(store, tmp_path):
+    from PIL import Image
+
+    for name in ("unusable", "taken_back"):
+        Image.fromarray(np.zeros((64, 80), np.uint8)).save(store.root / f"{name}.png")
+    store.refresh()
+    unusable, taken_back = map(store.images.resolve, ("unusable", "taken_back"))
+    for image_id in (unusable, taken_back):
+        marked = store.studies.save_annotation(Annotation(image_id, is_unusable=True), author="r1")
+    store.studies.save_annotation(replace(marked, is_unusable=False), author="r1")
+
+    assert CineTrainer("views", tmp_path, tmp_path / "cache", "cpu").require_trainable(store, {})
+    assert not {unusable, taken_back} & {cine.image_id for cine in open_labelled_folder(store.root).cines}
+
+
+@pytest.mark.parametrize("text", ["{", "", '{"schema": "monailabel-echo/annotation", "version": 99}'])
+def test_training_is_refused_before_it_starts_when_an_annotation_cannot_be_read(store, image_id, tmp_path, text):
+    (store.root / "annotations" / f"{image_id}.json").write_text(text)
+
+    with pytest.raises(TrainingDataError, match=rf"^Training views cannot start: {image_id}\.json: [^\n]+$"):
+        CineTrainer("views", tmp_path, tmp_path / "cache", "cpu").require_trainable(store, {})
 
 
 def test_boxes_as_slicer_names_them_are_kept_but_teach_no_detector(store, tmp_path):

@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import EchoError, TrainingDataError
+from echo_plugin.errors import AnnotationError, EchoError, TrainingDataError
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.model_card import ModelCard
@@ -142,19 +142,18 @@ class CineTrainer(TrainTask):
         Raises
         ------
         TrainingDataError
-            If too few patients are labelled, a labelled cine has no patient id, or models cannot be published.
+            If too few patients are labelled, a cine to learn from has no patient id, an annotation cannot be read, or
+            models cannot be published.
         ValueError
             If a parameter of the request is malformed.
         """
         options = self._options(request)
-        known = {entry.image_id: entry.patient_id for entry in datastore.studies.entries() if entry.error is None}
-        patient_of = {i: require_patient(known.get(i), i) for i in datastore.get_labeled_images()}
         patients: set[str] = set()
         shown = False
-        for image_id, patient in patient_of.items():
+        for image_id, patient in self._patients_of_labels(datastore).items():
             if len(patients) >= self.about.least_patients and shown:
                 break  # thousands of other labels need not be read for this
-            annotation = datastore.studies.annotation(image_id)
+            annotation = self._annotation(datastore, image_id)
             if annotation is not None and not annotation.is_unusable and self.about.teaches(annotation):
                 patients.add(patient)
                 shown = shown or self.about.shows(annotation)
@@ -171,6 +170,23 @@ class CineTrainer(TrainTask):
             msg = f"Model folder {self.models} cannot be written; start the server with --models and a folder that can."
             raise TrainingDataError(msg)
         return options
+
+    def _patients_of_labels(self, datastore: EchoDatastore) -> dict[str, str]:
+        """Return the patient of each cine that `open_labelled_folder` returns; what it refuses is refused here."""
+        said = datastore.labels.current()  # an annotation is not in it that says nothing or cannot be read
+        known = {entry.image_id: entry.patient_id for entry in datastore.studies.entries() if entry.error is None}
+        annotated = [image_id for image_id in datastore.studies.annotated_ids() if image_id in known]
+        for image_id in annotated:
+            if image_id not in said:
+                self._annotation(datastore, image_id)
+        return {i: require_patient(known[i], i) for i in annotated if i in said and not said[i].is_unusable}
+
+    def _annotation(self, datastore: EchoDatastore, image_id: str) -> Annotation | None:
+        try:
+            return datastore.studies.annotation(image_id)
+        except AnnotationError as exc:
+            msg = f"Training {self.name} cannot start: {exc}"
+            raise TrainingDataError(msg) from exc
 
     def _options(self, request: Mapping[str, Any]) -> TrainOptions:
         numbers: dict[str, int] = {}
