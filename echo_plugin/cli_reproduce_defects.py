@@ -24,7 +24,10 @@ def reproduce_defects_command(
     small: Annotated[
         bool, typer.Option("--small", help="120 children, two views, ResNet-18, minutes a row: an hour on two cores.")
     ] = False,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Every s and m of ArcFace instead of the table.")] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Every s and m of ArcFace instead of the table, ranked by validation patients."),
+    ] = False,
     studies: Annotated[
         Path | None, typer.Option("--studies", help="A study folder of your own; without it, phantoms are made.")
     ] = None,
@@ -47,6 +50,7 @@ def reproduce_defects_command(
     """
     from echo_plugin.defects.reproduce import reproduce_defects
     from echo_plugin.defects.reproduced_rows import more_rows, own_rows, paper_rows, sweep_rows
+    from echo_plugin.defects.reproduced_summary import summarise_sweep, summarise_table
     from echo_plugin.defects.reproduced_table import describe
     from echo_plugin.training.options import TrainOptions
 
@@ -74,7 +78,16 @@ def reproduce_defects_command(
     for cohort in cohorts:
         title = f"{'sweep' if sweep else 'table'}-{cohort.name}"
         with progress_bar(f"Reproducing {title}") as bar:
-            report = reproduce_defects(cohort, out, rows, seeds=seeds, options=options, title=title, progress=bar)
+            report = reproduce_defects(
+                cohort,
+                out,
+                rows,
+                seeds=seeds,
+                options=options,
+                title=title,
+                summarise=summarise_sweep if sweep else summarise_table,
+                progress=bar,
+            )
         sys.stdout.write(describe(title, report))
 
 

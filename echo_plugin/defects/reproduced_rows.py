@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SWEEP_SCALES, SWEEP_MARGINS = (8.0, 16.0, 30.0, 64.0), (0.1, 0.2, 0.3, 0.4, 0.5)
+PAPER_SETTING = "s 64, m 0.5 (the paper's)"
 FACE_SIZE_PX = 112
 """The input that face-recognition weights were made for."""
 
@@ -78,4 +79,8 @@ def more_rows() -> list[Row]:
 def sweep_rows() -> list[Row]:
     """Return every s and m with crops of each wall, and the paper's s and m among them."""
     rows = [{"scale": s, "margin_rad": m, "start": "views"} for s in SWEEP_SCALES for m in SWEEP_MARGINS]
-    return [Row(f"s {row['scale']:g}, m {row['margin_rad']:g}", row) for row in rows]
+    names = [f"s {row['scale']:g}, m {row['margin_rad']:g}" for row in rows]
+    return [
+        Row(PAPER_SETTING if PAPER_SETTING.startswith(name) else name, row)
+        for name, row in zip(names, rows, strict=True)
+    ]

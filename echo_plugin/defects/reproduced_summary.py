@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from echo_plugin.defects.reproduced_rows import ARCFACE_AND_SOFTMAX
+from echo_plugin.defects.reproduced_rows import ARCFACE_AND_SOFTMAX, PAPER_SETTING
 from echo_plugin.defects.reproduced_table import tabulate
 
 COMPARED = {
@@ -39,6 +39,29 @@ def summarise_table(outcomes: Outcomes) -> dict[str, Any]:
     sentences = [best_of(rows, measure) for measure in (classified, verified)]
     sentences += [arcface_minus_softmax(outcomes, measure) for measure in COMPARED]
     return {"rows": rows, "sentences": [sentence for sentence in sentences if sentence]}
+
+
+def summarise_sweep(outcomes: Outcomes) -> dict[str, Any]:
+    """Return the rows, the least log loss of validation patients first, and the sentences of every s and m.
+
+    Validation patients of one seed are test patients of another: test figures are of what each seed chose by its own.
+    """
+    rows = sorted(tabulate(outcomes), key=lambda row: row.get("validation_log_loss", [math.inf])[0])
+    done = [row for row in rows if "validation_log_loss" in row]
+    if not done:
+        return {"rows": rows, "sentences": ["No row was run."]}
+    loss = [f"{row['row']}, {_range(row['validation_log_loss'])}" for row in done]
+    sentence = f"Chosen by the log loss of validation patients, mean over seeds: {loss[0]}"
+    places = [number for number, row in enumerate(done) if row["row"] == PAPER_SETTING]
+    if places == [0]:
+        return {"rows": rows, "sentences": [f"{sentence}."]}
+    sentences = [f"{sentence}; {loss[place]}, is number {place + 1} of {len(done)}." for place in places]
+    chosen = [*outcomes, *_chosen_by_each_seed(outcomes)]
+    for measure, words in COMPARED.items() if places else ():
+        difference = paired_difference(chosen, "chosen", PAPER_SETTING, measure)
+        what = describe_difference(difference, "what was chosen", "the paper's")
+        sentences.append(f"On test patients, each seed's choice minus {PAPER_SETTING}, {words}: {what}.")
+    return {"rows": rows, "sentences": sentences or [f"{sentence}."]}
 
 
 def best_of(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
@@ -101,6 +124,14 @@ def describe_difference(difference: Mapping[str, float] | None, first: str, seco
     if seeds >= FEWEST_SEEDS and (low > 0 or high < 0):
         shown = f"{first if low > 0 else second} is better"
     return f"{mean:+.3f} (SD {difference['deviation']:.3f}, 95 % {low:+.3f} to {high:+.3f}, {seeds} seeds), {shown}"
+
+
+def _chosen_by_each_seed(outcomes: Outcomes) -> list[dict[str, Any]]:
+    done = [outcome for outcome in outcomes if "validation_log_loss" in outcome]
+    return [
+        {**min((o for o in done if o["seed"] == seed), key=lambda o: o["validation_log_loss"]), "row": "chosen"}
+        for seed in sorted({outcome["seed"] for outcome in done})
+    ]
 
 
 def _range(values: Sequence[float]) -> str:

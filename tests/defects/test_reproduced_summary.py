@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from echo_plugin.defects.reproduced_rows import PAPER_SETTING
 from echo_plugin.defects.reproduced_summary import (
     arcface_minus_softmax,
     best_of,
     describe_difference,
     paired_difference,
+    summarise_sweep,
     summarise_table,
 )
 
@@ -129,3 +131,43 @@ def test_the_best_row_is_named_with_those_that_it_does_not_beat():
         "Best balanced accuracy of patients: a, 0.800 (0.700 to 0.900), of 3 rows on the test patients themselves;"
         " within its range: b."
     )
+
+
+def swept():
+    validation = {"s 8, m 0.1": (0.3, 0.5), "s 16, m 0.1": (0.6, 0.4), PAPER_SETTING: (0.9, 0.9)}
+    test = {"s 8, m 0.1": (0.70, 0.75), "s 16, m 0.1": (0.75, 0.60), PAPER_SETTING: (0.90, 0.95)}
+    return [
+        outcome(row, seed, validation[row][seed], accuracy=test[row][seed])
+        for seed in range(2)
+        for row in reversed(validation)
+    ]
+
+
+def test_a_sweep_is_ranked_by_validation_patients_though_others_do_better_on_test_patients():
+    summary = summarise_sweep(swept())
+
+    assert [row["row"] for row in summary["rows"]] == ["s 8, m 0.1", "s 16, m 0.1", PAPER_SETTING]
+    assert summary["sentences"][0] == (
+        "Chosen by the log loss of validation patients, mean over seeds: s 8, m 0.1, 0.400 (0.300 to 0.500);"
+        " s 64, m 0.5 (the paper's), 0.900 (0.900 to 0.900), is number 3 of 3."
+    )
+
+
+def test_what_a_sweep_gains_is_measured_with_what_each_seed_chose_without_its_test_patients():
+    sentences = summarise_sweep(swept())["sentences"]
+
+    assert sentences[1].startswith(  # 0.70 - 0.90 and, of the second choice, 0.60 - 0.95
+        "On test patients, each seed's choice minus s 64, m 0.5 (the paper's), balanced accuracy of patients: -0.275"
+    )
+    assert sentences[2].endswith(": not run.")
+
+
+def test_a_sweep_that_chooses_the_papers_setting_or_has_not_come_to_it_says_no_more():
+    of_paper = summarise_sweep([outcome(PAPER_SETTING, 0, 0.2), outcome("s 8, m 0.1", 0, 0.3)])
+    without = summarise_sweep([outcome("s 8, m 0.1", 0, 0.3), {"row": PAPER_SETTING, "seed": 0, "not_run": "no"}])
+    nothing = summarise_sweep([{"row": PAPER_SETTING, "seed": 0, "not_run": "no"}])
+
+    beginning = "Chosen by the log loss of validation patients, mean over seeds: "
+    assert of_paper["sentences"] == [f"{beginning}{PAPER_SETTING}, 0.200 (0.200 to 0.200)."]
+    assert without["sentences"] == [f"{beginning}s 8, m 0.1, 0.300 (0.300 to 0.300)."]
+    assert nothing["sentences"] == ["No row was run."]
