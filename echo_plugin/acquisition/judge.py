@@ -129,8 +129,8 @@ def frame_quality(judged: JudgedCine, calibration: Calibration) -> FrameQuality:
     return label_quality(judged.labels, judged.predictions, calibration)
 
 
-def judgement(judged: JudgedCine, quality: FrameQuality) -> Judgement:
-    """Return what is thought of a cine: its most doubtful frame speaks for it."""
+def judgement(judged: JudgedCine, quality: FrameQuality, calibration: Calibration) -> Judgement:
+    """Return what is thought of a cine: its most doubtful frame speaks for it. ``quality`` is by the calibration."""
     overall = quality.overall
     order = [int(place) for place in np.argsort(overall, kind="stable")[:3]]
     return Judgement(
@@ -141,4 +141,5 @@ def judgement(judged: JudgedCine, quality: FrameQuality) -> Judgement:
         tuple(judged.frame_indices[place] for place in order),
         quality.doubts(order[0]),
         judged.judged,
+        calibration.fitted_to,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from echo_plugin.acquisition.judge import (
     unseen_cines,
 )
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, rows_judged_by
-from echo_plugin.acquisition.uncertainty import calibrate, pooled
+from echo_plugin.acquisition.uncertainty import Calibration, calibrate, pooled
 from echo_plugin.boxes.tracks import operating_score
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
@@ -32,7 +33,7 @@ PORTION = 200
 
 @dataclass(frozen=True)
 class JudgedLabels:
-    """``judged`` : labels judged now. ``left_out`` : nobody can judge them: no patient id, or a damaged annotation."""
+    """``judged`` : labels judged now, or again. ``left_out`` : nobody can judge them: no patient id, or damaged."""
 
     judged: int
     left_out: int
@@ -48,6 +49,7 @@ def judge_labels(
 ) -> JudgedLabels:
     """Judge every label of patients the published detector did not learn from, once for each revision.
 
+    Qualities are ranked together, so labels are judged again when scores are calibrated by far more boxes than then.
     Labels that were judged by a review, which has models that saw none of the patient, keep that judgement.
     """
     card = load_card(models, SEPTAL_DETECTOR)
@@ -57,21 +59,30 @@ def judge_labels(
         labelled, left_out = open_judgeable_folder(folder.root)
     except TrainingDataError:
         return JudgedLabels(0, 0)
-    known, detector = store.judgements(), card.sha256[:16]
-    waiting = [c for c in unseen_cines(card, labelled) if not _is_judged(known.get(c.image_id), c, detector)]
-    if not waiting:
-        return JudgedLabels(0, left_out)
-    revisions = {cine.image_id: cine.annotation.revision for cine in labelled.cines}
-    rows = rows_judged_by(detector, known.values(), revisions)
-    judge, judged = LabelJudge(models, device=device), 0
-    for start in range(0, len(waiting), PORTION):
-        looked = _look_at(labelled, waiting[start : start + PORTION], judge, detector, should_stop)
+    detector, score = card.sha256[:16], operating_score(card)
+    unseen, known = unseen_cines(card, labelled), store.judgements()
+    rows = rows_judged_by(detector, known.values(), {c.image_id: c.annotation.revision for c in labelled.cines})
+    look_at = partial(_look_at, labelled, LabelJudge(models, device=device), detector, should_stop)
+    judged: set[str] = set()
+    for cines in _portions([c for c in unseen if not _is_judged(known.get(c.image_id), c, detector)]):
+        looked = look_at(cines)
         rows = pooled([rows, *(one.judged for one in looked)])
-        calibration = calibrate(operating_score(card), rows)
-        for one in looked:
-            store.judge(judgement(one, frame_quality(one, calibration)))
-        judged += len(looked)
-    return JudgedLabels(judged, left_out)
+        judged |= _keep(store, looked, calibrate(score, rows))
+    known, calibration = store.judgements(), calibrate(score, rows)
+    for cines in _portions([c for c in unseen if _is_outdated(known.get(c.image_id), c, detector, calibration)]):
+        judged |= _keep(store, look_at(cines), calibration)
+    return JudgedLabels(len(judged), left_out)
+
+
+def _portions(cines: Sequence[LabelledCine]) -> list[Sequence[LabelledCine]]:
+    return [cines[start : start + PORTION] for start in range(0, len(cines), PORTION)]
+
+
+def _keep(store: ScoreStore, looked: Sequence[JudgedCine], calibration: Calibration) -> set[str]:
+    """Keep what is thought of the cines by one calibration; return their image ids."""
+    for one in looked:
+        store.judge(judgement(one, frame_quality(one, calibration), calibration))
+    return {one.cine.image_id for one in looked}
 
 
 def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> bool:
@@ -81,12 +92,24 @@ def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> boo
     return kept.models == detector or kept.models.startswith(REVIEW)
 
 
+def _is_outdated(kept: Judgement | None, cine: LabelledCine, detector: str, calibration: Calibration) -> bool:
+    """Whether this detector judged the current revision by a calibration with which today's does not compare.
+
+    That is so when one of the two is fitted and the other is not, and when today's is fitted to twice as many boxes:
+    how often labels are judged again grows with the logarithm of how many there are.
+    """
+    if kept is None or (kept.revision, kept.models) != (cine.annotation.revision, detector):
+        return False
+    before, now = kept.fitted_to, calibration.fitted_to
+    return bool(before) != bool(now) or 0 < 2 * before <= now
+
+
 def _look_at(
     labelled: LabelledFolder,
-    cines: Sequence[LabelledCine],
     judge: LabelJudge,
     detector: str,
     should_stop: Callable[[], bool],
+    cines: Sequence[LabelledCine],
 ) -> list[JudgedCine]:
     """Return what ``detector`` says of the cines; ends early when stopped or replaced."""
     looked: list[JudgedCine] = []

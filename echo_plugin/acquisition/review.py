@@ -136,7 +136,7 @@ def _ranked(judged: Sequence[JudgedCine]) -> list[Doubt]:
     """Return all of them by one calibration, the most doubtful first."""
     calibration = calibrate(judged[0].operating_score, pooled([one.judged for one in judged]))
     qualities = [frame_quality(one, calibration) for one in judged]
-    doubts = [Doubt(judgement(one, quality), one, quality) for one, quality in zip(judged, qualities, strict=True)]
+    doubts = [Doubt(judgement(one, q, calibration), one, q) for one, q in zip(judged, qualities, strict=True)]
     return sorted(doubts, key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
 
 

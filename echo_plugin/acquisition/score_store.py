@@ -38,7 +38,7 @@ _SCHEMA = (
     " error TEXT, scored_at REAL NOT NULL, UNIQUE (models, image_id))",
     "CREATE TABLE judgements (number INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL UNIQUE,"
     " revision INTEGER NOT NULL, models TEXT NOT NULL, quality REAL NOT NULL, frames TEXT NOT NULL,"
-    " words TEXT NOT NULL, judged BLOB NOT NULL)",
+    " words TEXT NOT NULL, judged BLOB NOT NULL, fitted_to INTEGER NOT NULL)",
 )
 
 
@@ -57,7 +57,8 @@ class Judgement:
     """What models that did not learn from a label think of it.
 
     ``quality`` : 0..1, low is doubtful. ``frames`` : 0-based, the most doubtful first. ``words`` : what seems wrong.
-    ``models`` : who judged. ``judged`` : (M, 3) float, as ``uncertainty.calibrate`` takes them.
+    ``models`` : who judged. ``judged`` : (M, 3) float, as ``uncertainty.calibrate`` takes them. ``fitted_to`` : of the
+    calibration that the quality is by.
     """
 
     image_id: str
@@ -67,6 +68,7 @@ class Judgement:
     frames: tuple[int, ...]
     words: str
     judged: Array
+    fitted_to: int = 0
 
 
 def rows_judged_by(detector: str, judgements: Iterable[Judgement], revisions: Mapping[str, int]) -> Array:
@@ -104,7 +106,7 @@ class ScoreStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = SqliteFile(path, _SCHEMA, version=2)  # 1 blamed cines for what the machine had lacked
+        self._file = SqliteFile(path, _SCHEMA, version=3)  # 2 judged by calibrations it did not tell apart
 
     def stamps(self, models: str) -> dict[str, str]:
         """Return by image id the stamp of what was scored with these models, in vain too."""
@@ -169,7 +171,7 @@ class ScoreStore:
             if known is not None and known[0] > judgement.revision:
                 return
             connection.execute(
-                "INSERT OR REPLACE INTO judgements VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO judgements VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     judgement.image_id,
                     judgement.revision,
@@ -178,13 +180,15 @@ class ScoreStore:
                     json.dumps(judgement.frames),
                     judgement.words,
                     judgement.judged.astype(np.float32).tobytes(),
+                    judgement.fitted_to,
                 ),
             )
 
     def judgements(self, *, newer_than: int = 0) -> dict[str, Judgement]:
         """Return by image id those made after number ``newer_than``; the revision of each may be an old one by now."""
         rows = self._file.connection().execute(
-            "SELECT image_id, revision, models, quality, frames, words, judged FROM judgements WHERE number > ?",
+            "SELECT image_id, revision, models, quality, frames, words, judged, fitted_to FROM judgements"
+            " WHERE number > ?",
             (newer_than,),
         )
         return {
@@ -196,8 +200,9 @@ class ScoreStore:
                 tuple(json.loads(frames)),
                 words,
                 np.frombuffer(judged, np.float32).reshape(-1, 3),
+                fitted_to,
             )
-            for image_id, revision, models, quality, frames, words, judged in rows
+            for image_id, revision, models, quality, frames, words, judged, fitted_to in rows
         }
 
     def version(self) -> tuple[int, int]:

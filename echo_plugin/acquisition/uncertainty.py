@@ -30,12 +30,14 @@ class Calibration:
     """From a detector's score to how likely the box is right: a logistic in the logit of the score (Platt).
 
     ``operating_score`` : the score that means one half. ``slope`` : 1 leaves the scores' own odds.
-    ``difficulties`` : (septa,) 0..1, one less the mean of score and overlap with the true box.
+    ``difficulties`` : (septa,) 0..1, one less the mean of score and overlap with the true box. ``fitted_to`` : how many
+    judged boxes; 0: there were too few, the operating score is all there is.
     """
 
     operating_score: float = 0.5
     slope: float = 1.0
     difficulties: tuple[float, ...] = (0.0,) * len(DETECTED_SEPTA)
+    fitted_to: int = 0
 
     def probabilities(self, scores: Array) -> Array:
         """Return how likely boxes of these scores are right; 0 for score 0, NaN stays NaN."""
@@ -81,7 +83,7 @@ def calibrate(middle: float | None, judged: Array) -> Calibration:
     if slope <= 0:  # surer is not better here: nothing to calibrate by
         return Calibration(middle, difficulties=difficulties)
     middle = 1.0 / (1.0 + np.exp(intercept / slope))
-    return Calibration(float(np.clip(middle, 1e-4, 1 - 1e-4)), slope, difficulties)
+    return Calibration(float(np.clip(middle, 1e-4, 1 - 1e-4)), slope, difficulties, len(found))
 
 
 def _difficulty(judged: Array) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels are judged once for each revision, by a detector that saw nothing of the patient, all by one measure."""
+"""Labels are judged by a detector that saw nothing of the patient, once for each revision while one measure holds."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from echo_plugin.acquisition.judge import LabelJudge
 from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.label_quality import label_quality
 from echo_plugin.acquisition.score_store import Judgement, ScoreStore
-from echo_plugin.acquisition.uncertainty import pooled
+from echo_plugin.acquisition.uncertainty import Calibration, pooled
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.io.datasets.source_cine import WEAK_SCORE
@@ -80,7 +80,7 @@ def test_labels_are_looked_at_first_then_judged_by_one_calibration(
     together = fit(seen[0].operating_score, pooled([one.judged for one in seen]))
     kept = store.judgements()
     assert labels.judged == len(kept) == 36
-    assert len(asked) == 1
+    assert len({len(rows) for _, rows in asked}) == 1
     for one in seen:
         expected = label_quality(one.labels, one.predictions, together).overall.min()
         assert kept[one.cine.image_id].quality == pytest.approx(expected)
@@ -95,6 +95,53 @@ def test_a_scoring_stopped_between_labels_keeps_those_it_looked_at(strange_studi
     second = judge_labels(folder, published_detector, store, device="cpu")
 
     assert (first.judged, second.judged) == (5, 31)
+
+
+FEWEST = 20
+
+
+@pytest.fixture
+def fits_to_few(monkeypatch):
+    """Scores are calibrated from FEWEST boxes on, whatever they say."""
+
+    def fit(middle, rows):
+        return Calibration(middle) if len(rows) < FEWEST else Calibration(0.3, 2.0, fitted_to=len(rows))
+
+    monkeypatch.setattr(judge_folder, "calibrate", fit)
+
+
+def test_labels_judged_before_scores_could_be_calibrated_are_judged_again_once(
+    strange_studies, published_detector, tmp_path, fits_to_few
+):
+    folder, asked = StudyFolder(strange_studies), []
+    early, at_once = ScoreStore(tmp_path / "a.sqlite"), ScoreStore(tmp_path / "b.sqlite")
+
+    def judge(store, stop=lambda: False):
+        return judge_labels(folder, published_detector, store, device="cpu", should_stop=stop).judged
+
+    first = judge(early, lambda: asked.append(1) or len(asked) > 5)
+    alone = {j.fitted_to for j in early.judgements().values()}
+    second, third = judge(early), judge(early)
+    judge(at_once)
+
+    assert (first, alone, second, third) == (5, {0}, 36, 0)
+    both = early.judgements(), at_once.judgements()
+    assert len({j.fitted_to for kept in both for j in kept.values()}) == 1
+    assert {i: j.quality for i, j in both[0].items()} == pytest.approx({i: j.quality for i, j in both[1].items()})
+
+
+def test_labels_judged_by_half_of_todays_boxes_or_fewer_are_judged_again(
+    strange_studies, published_detector, tmp_path, fits_to_few, monkeypatch
+):
+    store = ScoreStore(tmp_path / "s.sqlite")
+    monkeypatch.setattr(judge_folder, "PORTION", 12)
+
+    judged = judge_labels(StudyFolder(strange_studies), published_detector, store, device="cpu").judged
+
+    fitted_to = [j.fitted_to for j in store.judgements().values()]
+    assert judged == len(fitted_to) == 36
+    assert 2 * min(fitted_to) > max(fitted_to) > min(fitted_to) > 0
+    assert fitted_to.count(max(fitted_to)) == 24  # the last portion, and the first once more
 
 
 def test_judging_is_calibrated_by_its_own_detector_on_todays_labels(strange_studies, published_detector, tmp_path):

@@ -116,3 +116,4 @@ def test_false_alarms_on_frames_without_the_septum_make_scores_less_likely_right
     assert alone.probabilities(score) > 0.9
     assert alarmed.probabilities(score) == pytest.approx(0.5, abs=0.1)
     assert alarmed.difficulties == alone.difficulties
+    assert [c.fitted_to for c in (alone, alarmed, calibrate(0.5, judged_boxes(present[:100], found)))] == [120, 220, 0]
