@@ -125,5 +125,4 @@ def explain(
 
     found = explain_defect(EchoPipeline(models, device=device), read_study_cine(file), frame)
     out.write_bytes(found.to_png())
-    answer = found.defect
-    typer.echo(f"{answer.defect.value} {answer.probability:.2f}: frame {found.frame_index} is drawn in {out}.")
+    typer.echo(f"{found.words}: frame {found.frame_index} is drawn in {out}.")

@@ -16,6 +16,7 @@ from echo_plugin.anatomy import Defect
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.cine import Cine
 from echo_plugin.cli import app
+from echo_plugin.defects import explain
 from echo_plugin.defects.comparison import SAME_PATIENT
 from echo_plugin.defects.gallery import KeptGallery
 from echo_plugin.model_card import ModelCard, TrainingData
@@ -107,3 +108,15 @@ def test_cines_of_two_patients_of_the_study_folder_are_not_joined(studies: Path)
     answer = CliRunner().invoke(app, ["patient", str(studies), "--models", str(studies)])
 
     assert str(answer.exception) == "The 3 cines are of 2 patients; those of one are accepted."
+
+
+def test_an_explanation_without_an_answer_says_why(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = {Defect.NORMAL: 0.2, Defect.ASD: 0.8}
+    silent = DefectPrediction(Defect.ASD, share, dict.fromkeys(share, 40.0), (3,), abstained="no septum found")
+    found = explain.Explanation(3, silent, (0, 0, 4, 4), np.zeros((8, 8)), np.zeros((8, 8), dtype=np.uint8))
+    monkeypatch.setattr(explain, "explain_defect", lambda pipeline, cine, frame: found)
+    out = studies / "why.png"
+
+    answer = CliRunner().invoke(app, ["explain", str(studies / "child7/a.png"), "--out", str(out)])
+
+    assert answer.output == f"abstained: no septum found; it would be ASD 0.80: frame 3 is drawn in {out}.\n"

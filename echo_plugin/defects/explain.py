@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.cine import ByteArray, Cine, UltrasoundRegion
-from echo_plugin.errors import EchoError
+from echo_plugin.defects.septal_crops import can_show
+from echo_plugin.errors import EchoError, ModelMismatchError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.io.luma import to_grey
 from echo_plugin.io.sector import tissue_region
@@ -34,6 +37,8 @@ Square = tuple[float, float, float, float]
 
 OPACITY = 0.55
 SQUARE_COLOUR = (90, 220, 255)
+LETTER_PX = 7
+"""The letters of the picture are narrower on average: its words are broken into lines that fit."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Explanation:
     heat: FloatArray = field(repr=False)
     grey: ByteArray = field(repr=False)
 
+    @property
+    def words(self) -> str:
+        """The answer, or why there is none with what it would have been."""
+        said = f"{self.defect.defect.value} {self.defect.probability:.2f}"
+        return said if self.defect.abstained is None else f"abstained: {self.defect.abstained}; it would be {said}"
+
     def to_png(self) -> bytes:
         """Return the frame with the heat over it, the crop's outline and the answer, as PNG."""
         from matplotlib import colormaps
@@ -60,9 +71,8 @@ class Explanation:
         picture = Image.fromarray(blend)
         draw = ImageDraw.Draw(picture)
         draw.rectangle(self.square, outline=SQUARE_COLOUR)
-        answer = self.defect
-        text = f"{answer.defect.value} {answer.probability:.2f}, frame {self.frame_index}"
-        draw.text((4, 4), text + (", whole frame" if answer.is_whole_frame else ""), fill=SQUARE_COLOUR)
+        place = f", frame {self.frame_index}" + (", whole frame" if self.defect.is_whole_frame else "")
+        draw.multiline_text((4, 4), fill(self.words + place, max(picture.width // LETTER_PX, 1)), fill=SQUARE_COLOUR)
         stream = io.BytesIO()
         picture.save(stream, format="PNG")
         return stream.getvalue()
@@ -81,7 +91,7 @@ def explain_defect(pipeline: EchoPipeline, cine: Cine, frame_index: int | None =
     Raises
     ------
     EchoError
-        If captum is not installed.
+        If captum is not installed, or no septum was found that can show the predicted defect.
     IndexError
         If the frame is not in the cine.
     ModelNotFoundError, ModelMismatchError
@@ -90,9 +100,12 @@ def explain_defect(pipeline: EchoPipeline, cine: Cine, frame_index: int | None =
     grad_cam = _import_grad_cam()
     if frame_index is not None:
         cine.read_frames([frame_index])  # says which frames there are
-    defect = pipeline.embed(cine).defect
-    region = tissue_region(cine)
+    embedded = pipeline.embed(cine)
+    defect, region = embedded.defect, tissue_region(cine)
     card, state = load_published(pipeline.models_dir, DEFECT_EMBEDDER)
+    if card.sha256 != embedded.embedder.sha256:
+        msg = f"The models were replaced while cine {cine.image_id} was explained; ask for it again."
+        raise ModelMismatchError(msg)
     embedder = build_embedder(card)
     load_state(embedder, state, card)
     embedder.eval()
@@ -122,11 +135,15 @@ def _import_grad_cam() -> Any:
 def _squares(
     cine: Cine, region: UltrasoundRegion, defect: DefectPrediction, frame_index: int | None
 ) -> dict[int, list[Square]]:
-    """Return by frame the squares that may be explained; a frame that was not embedded takes those of the nearest."""
+    """Return by frame the squares of walls that can show the defect; a frame not embedded takes the nearest one's."""
     found: dict[int, list[Square]] = {}
     for box in defect.crops:
-        found.setdefault(box.frame_index, []).append((box.x1, box.y1, box.x2, box.y2))
-    if defect.is_whole_frame or not found:
+        if can_show(None if box.septum is Septum.UNSPECIFIED else box.septum, defect.defect):
+            found.setdefault(box.frame_index, []).append((box.x1, box.y1, box.x2, box.y2))
+    if not found and defect.crops:
+        msg = f"Cine {cine.image_id}: no septum that can show {defect.defect.value} was found, so none can be drawn."
+        raise EchoError(msg)
+    if not found:
         whole = whole_square(cine, region)
         return {frame: [whole] for frame in (defect.frame_indices if frame_index is None else (frame_index,))}
     if frame_index is None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import builtins
+import dataclasses
 import io
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from echo_plugin.anatomy import Defect, Septum
+from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.defects.explain import explain_defect
-from echo_plugin.errors import EchoError
+from echo_plugin.errors import EchoError, ModelMismatchError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.predict import EchoPipeline
 
@@ -71,6 +74,70 @@ def test_picture_shows_nothing_outside_the_tissue(pipeline, cine):
     assert picture.shape == (cine.height, cine.width, 3)
     assert found.grey[: cine.height // 4].max() == 0
     assert found.heat[: cine.height // 4].max() == 0
+
+
+class Saying:
+    """The pipeline, with another defect said of the cine."""
+
+    def __init__(self, pipeline, cine, **said) -> None:
+        self.models_dir = pipeline.models_dir
+        self.embedded = pipeline.embed(cine)
+        self.embedded = dataclasses.replace(
+            self.embedded, defect=dataclasses.replace(self.embedded.defect, is_whole_frame=False, **said)
+        )
+
+    def embed(self, cine):
+        return self.embedded
+
+
+def boxes(*septa):
+    """Two squares of frame 0, side by side, of these walls."""
+    return tuple(
+        SeptalBox(0, 60.0 + 60 * n, 60.0, 120.0 + 60 * n, 120.0, septum, 0.9) for n, septum in enumerate(septa)
+    )
+
+
+def test_only_a_wall_that_can_show_the_defect_is_drawn(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    walls = (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
+
+    lefts = [
+        explain_defect(Saying(pipeline, cine, defect=defect, crops=boxes(*order)), cine).square[0]
+        for defect in (Defect.ASD, Defect.VSD)
+        for order in (walls, walls[::-1])
+    ]
+
+    assert lefts == [60.0, 120.0, 120.0, 60.0]
+
+
+def test_without_a_wall_that_can_show_the_defect_none_is_drawn(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    said = Saying(pipeline, cine, defect=Defect.VSD, crops=boxes(Septum.INTERATRIAL))
+
+    with pytest.raises(EchoError, match="Cine four: no septum that can show VSD was found, so none can be drawn"):
+        explain_defect(said, cine)
+
+
+def test_picture_and_words_say_that_no_answer_is_given(explanation):
+    silent = dataclasses.replace(explanation.defect, abstained="view SSN-ARCH does not show this septum")
+    said = dataclasses.replace(explanation.defect, abstained=None)
+    without, given = (dataclasses.replace(explanation, defect=defect) for defect in (silent, said))
+
+    assert given.words == f"{said.defect.value} {said.probability:.2f}"
+    assert without.words == f"abstained: view SSN-ARCH does not show this septum; it would be {given.words}"
+    pictures = [np.asarray(Image.open(io.BytesIO(each.to_png()))) for each in (without, given)]
+    assert (pictures[0][:40] != pictures[1][:40]).any()
+    np.testing.assert_array_equal(pictures[0][60:], pictures[1][60:])
+
+
+def test_another_network_than_answered_is_not_explained(pipeline, cine):
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    said = Saying(pipeline, cine)
+    card = dataclasses.replace(said.embedded.embedder, sha256="e" * 64)
+    said.embedded = dataclasses.replace(said.embedded, embedder=card)
+
+    with pytest.raises(ModelMismatchError, match="replaced while cine four was explained"):
+        explain_defect(said, cine)
 
 
 def test_a_frame_that_is_not_there_is_named(pipeline, cine):
