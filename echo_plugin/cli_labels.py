@@ -17,7 +17,7 @@ def labels(
         Path,
         typer.Argument(
             metavar="CSV",
-            help="Columns: image_id, file or patient_id; defect, defect_size_mm, view.",
+            help="Columns: image_id, file or patient_id; defect, defect_size_mm, defect_visible, view.",
             exists=True,
             dir_okay=False,
         ),
@@ -26,6 +26,8 @@ def labels(
     author: Annotated[str, typer.Option(help="Who says so; kept with every label.")] = "table",
 ) -> None:
     """Label the cines of a study folder from a table; boxes stay as they are, each change is a new revision.
+
+    defect_visible (yes or no) says whether the cine shows the defect that the child has. Empty cells say nothing.
 
     Example: monailabel-echo labels diagnoses.csv --studies my_studies
     """

@@ -2,8 +2,9 @@
 """Defects and views of many cines from one CSV: what a hospital has in a table becomes labels of a study folder.
 
 Columns: ``image_id``, ``file`` (path in the folder) or ``patient_id`` (all cines of a child) says which cines a line is
-about; ``defect``, ``defect_size_mm`` and ``view`` what is said. Others are passed over, empty cells say nothing. Boxes
-and whatever the line does not say stay as they are. Every line is checked before anything is written.
+about; ``defect``, ``defect_size_mm``, ``defect_visible`` (yes or no: whether the cine shows the defect that the child
+has) and ``view`` what is said. Others are passed over, empty cells say nothing. Boxes and whatever the line does not
+say stay as they are. Every line is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.progress import Progress
 
 WHICH = ("image_id", "file", "patient_id")
-SAID = ("defect", "defect_size_mm", "view")
+SAID = ("defect", "defect_size_mm", "defect_visible", "view")
+VISIBLE = {"yes": True, "no": False}
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,12 @@ def _said(row: Mapping[str, str | None], place: str) -> dict[str, object]:
             msg = f"{place}: defect_size_mm is {text[:40]!r}; a positive length of a defect is accepted."
             raise AnnotationError(msg)
         said["defect_size_mm"] = size
+    text = (row.get("defect_visible") or "").strip()
+    if text:
+        if text.lower() not in VISIBLE or said.get("defect") is Defect.NORMAL:
+            msg = f"{place}: defect_visible is {text[:40]!r}; yes or no is accepted, of a defect."
+            raise AnnotationError(msg)
+        said["is_defect_visible"] = VISIBLE[text.lower()]
     return said
 
 
@@ -146,5 +154,5 @@ def _number(text: str) -> float:
 def _add(before: dict[str, object], said: Mapping[str, object], place: str) -> None:
     for name, value in said.items():
         if before.setdefault(name, value) != value:
-            msg = f"{place} gives a cine another {name} than a line before."
+            msg = f"{place} gives a cine another {name.removeprefix('is_')} than a line before."
             raise AnnotationError(msg)

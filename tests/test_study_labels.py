@@ -11,7 +11,7 @@ from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.cli import app
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.study_labels import set_labels
+from echo_plugin.study_labels import SAID, WHICH, set_labels
 
 BOX = SeptalBox(0, 2, 2, 9, 9, Septum.INTERATRIAL)
 
@@ -53,6 +53,23 @@ def test_a_childs_diagnosis_labels_all_its_cines_and_leaves_boxes(folder: StudyF
     assert folder.history(first.image_id)[0].defect is Defect.ASD
 
 
+def test_a_table_says_which_cines_show_the_defect_of_the_child(folder: StudyFolder) -> None:
+    text = "file,defect,defect_visible\na/one.png,,No\na/two.png,VSD,yes\nthree.png,ASD,\n"
+
+    set_labels(folder.root, table_of(folder, text), author="table")
+
+    first, second, third = (folder.annotation(image_of(folder, name)) for name in ("one", "two", "three"))
+    assert [one.is_defect_visible for one in (first, second, third)] == [False, True, None]
+    assert (first.defect, first.defect_size_mm) == (Defect.ASD, 8.0)
+
+
+def test_the_help_names_every_column() -> None:
+    told = CliRunner().invoke(app, ["labels", "--help"]).output
+
+    for column in (*WHICH, *SAID):
+        assert column in told, column
+
+
 def test_the_same_table_again_changes_nothing(folder: StudyFolder) -> None:
     table = table_of(folder, "file,defect,defect_size_mm,view\na/two.png,ASD,6.5,SC-4C\nthree.png,,,A4C\n")
     set_labels(folder.root, table, author="table")
@@ -75,6 +92,10 @@ def test_the_same_table_again_changes_nothing(folder: StudyFolder) -> None:
         ("patient_id,file,defect\np1,,ASD\n,a/two.png,VSD\n", "line 3 gives a cine another defect than a line before"),
         ("file,defect,defect_size_mm\nthree.png,ASD,-2\n", "line 2: defect_size_mm is '-2'"),
         ("file,defect,defect_size_mm\nthree.png,Normal,2\n", "line 2: defect_size_mm is '2'"),
+        ("file,defect,defect_visible\nthree.png,ASD,perhaps\n", "line 2: defect_visible is 'perhaps'; yes or no"),
+        ("file,defect,defect_visible\nthree.png,Normal,yes\n", "line 2: defect_visible is 'yes'"),
+        ("file,defect_visible\na/one.png,yes\na/one.png,no\n", "line 3 gives a cine another defect_visible"),
+        ("file,defect_visible\nthree.png,yes\n", "is_defect_visible is True without a defect"),
         ("name,defect\na,ASD\n", "its first line needs one of"),
     ],
 )

@@ -216,13 +216,28 @@ def test_boxes_dragged_and_drawn_are_submitted_and_there_after_a_reload(served, 
     reader.drag((30, 40), (70, 90))
     reader.page.keyboard.press("Escape")
     reader.part("set-view").select_option("A4C")
+    reader.part("set-defect").select_option("VSD")
+    reader.part("set-visible").select_option("yes")
     reader.part("set-defect").select_option("ASD")
+    assert reader.part("set-visible").input_value() == ""  # that was said of the other one
+    reader.part("set-visible").select_option("no")
+    reader.part("set-size").fill("6.5")
+    reader.part("set-size").press("Tab")
     keep_picture(reader.page, "annotate")
+    reader.part("set-size").fill("-3")
+    reader.part("set-size").press("Tab")
+    reader.says("a positive number of millimetres")
+    assert reader.part("set-size").input_value() == "6.5"
+    assert reader.too_faint() == []
+    assert reader.overflowing() == []
+    for name in ("set-visible", "set-size", "submit", "next"):
+        assert reader.is_in_sight(name), name
     said = reader.submit()
 
     assert "Saved as revision 1 by reader-7" in said
     stored = served.studies.annotation(image_id)
     assert (stored.revision, stored.author, stored.view.value, stored.defect.value) == (1, "reader-7", "A4C", "ASD")
+    assert (stored.is_defect_visible, stored.defect_size_mm) == (False, 6.5)
     assert set(stored.annotated_frames) == {box["frame_index"], other}
     dragged = next(b for b in stored.boxes_on(box["frame_index"]) if b.septum.value == box["septum"])
     np.testing.assert_allclose(dragged.xyxy, [box["x1"] - 12, box["y1"] - 9, box["x2"], box["y2"]], atol=1.0)
@@ -235,6 +250,7 @@ def test_boxes_dragged_and_drawn_are_submitted_and_there_after_a_reload(served, 
     shown = reader.wait_for_boxes(image_id, f"boxes.length === {len(stored.boxes)}")
 
     assert {b["by"] for b in shown} == {"person"}
+    assert (reader.part("set-visible").input_value(), reader.part("set-size").input_value()) == ("no", "6.5")
     kept = [
         {"frame_index": b.frame_index, "septum": b.septum.value, **dict(zip(CORNERS, b.xyxy, strict=True))}
         for b in stored.boxes

@@ -117,8 +117,11 @@ export function merge(base, mine, theirs) {
       ? withFrame(merged, frameIndex, boxesOn(mine, frameIndex))
       : withoutFrame(merged, frameIndex);
   }
-  for (const field of ['view', 'defect', 'defect_size_mm', 'defect_visible', 'unusable']) {
+  for (const field of ['view', 'defect', 'unusable']) {
     if (mine[field] !== base[field]) merged[field] = mine[field];
+  }
+  for (const field of ['defect_size_mm', 'defect_visible']) { // said of the defect that stands beside them
+    if (mine.defect !== theirs.defect ? merged.defect === mine.defect : mine[field] !== base[field]) merged[field] = mine[field];
   }
   return merged;
 }

@@ -90,13 +90,22 @@ export function fillBetween(session) {
 
 export const setView = (session, view) => edit(session, (annotation) => ({ ...annotation, view: view || null }));
 
-export function setDefect(session, defect) {
-  edit(session, (annotation) => ({
-    ...annotation,
-    defect: defect || null,
-    defect_size_mm: defect === 'Normal' ? null : annotation.defect_size_mm ?? null, // a normal heart has no size of it
-    defect_visible: defect === annotation.defect ? annotation.defect_visible ?? null : null, // said of the other one
-  }));
+/** Set the defect; size and whether it is shown were said of the one before, and go with it. */
+export const setDefect = (session, defect) => edit(session, (annotation) =>
+  (defect || null) === (annotation.defect ?? null) ? annotation
+    : { ...annotation, defect: defect || null, defect_size_mm: null, defect_visible: null });
+
+/** Say whether this cine shows the defect: 'yes', 'no' or, for not said, ''. */
+export const setVisible = (session, seen) =>
+  edit(session, (annotation) => ({ ...annotation, defect_visible: seen === '' ? null : seen === 'yes' }));
+
+/** Take the size of the defect from an input of mm; empty: not measured. */
+export function setSize(session, input) {
+  const size = input.value === '' ? null : Number(input.value);
+  if (input.validity.badInput || (size !== null && !(size > 0))) {
+    session.say('The size of a defect is a positive number of millimetres.', 'note');
+  } else edit(session, (annotation) => ({ ...annotation, defect_size_mm: size }));
+  input.value = session.state.draft.now.defect_size_mm ?? '';
 }
 
 export const setUnusable = (session, isUnusable) =>

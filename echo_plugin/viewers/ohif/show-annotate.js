@@ -8,6 +8,7 @@ import { isChanged } from './draft.js';
 import { MODEL, SEPTA } from './words.js';
 
 const NOT_SAID = 'not said';
+const IN_PICTURE = { '': NOT_SAID, yes: 'yes', no: 'no' };
 
 export function drawButtons({ drawing }, session) {
   const draw = ['interatrial', 'interventricular'].map((septum, place) =>
@@ -50,15 +51,27 @@ export function frameBoxes({ frameIndex, frames, boxes, mine }, session) {
     rows.length ? h('ul', { class: 'boxes' }, rows) : null);
 }
 
-export function cineChoices({ view, defect, unusable, about }, session) {
+/** Return what is said of the defect of the child beside its name: whether this cine shows it, and its size. */
+function defectDetails({ defect, size, visible }, session) {
+  if (!defect || defect === 'Normal') return null;
+  const seen = visible === null ? '' : visible ? 'yes' : 'no';
+  return h('div', { class: 'cine-choices' },
+    h('label', { title: 'Whether this cine shows the defect that the child has' }, 'Shown here',
+      choice(Object.keys(IN_PICTURE), seen, (chosen) => editing.setVisible(session, chosen), { labels: IN_PICTURE, 'data-echo': 'set-visible' })),
+    h('label', { title: 'The largest diameter of the defect; empty: not measured' }, 'Size, mm',
+      h('input', { type: 'number', min: 0, step: 'any', value: size ?? '', onchange: (event) => editing.setSize(session, event.target), 'data-echo': 'set-size' })));
+}
+
+export function cineChoices({ view, defect, size, visible, unusable, about }, session) {
   if (!about) return null;
   const offered = (values, chosen) => ['', ...new Set([...values, ...(chosen ? [chosen] : [])])];
   const labels = { '': NOT_SAID };
-  return h('div', { class: 'cine-choices' },
+  return [h('div', { class: 'cine-choices' },
     h('label', {}, 'View', choice(offered(about.views, view), view ?? '', (chosen) => editing.setView(session, chosen), { labels, 'data-echo': 'set-view' })),
     h('label', {}, 'Defect', choice(offered(about.defects, defect), defect ?? '', (chosen) => editing.setDefect(session, chosen), { labels, 'data-echo': 'set-defect' })),
     unusable === null ? null : h('label', { class: 'check', title: 'Nobody should annotate or learn from this cine' },
-      h('input', { type: 'checkbox', checked: unusable, onchange: (event) => editing.setUnusable(session, event.target.checked) }), 'unusable'));
+      h('input', { type: 'checkbox', checked: unusable, onchange: (event) => editing.setUnusable(session, event.target.checked) }), 'unusable')),
+  defectDetails({ defect, size, visible }, session)];
 }
 
 /** Return what the sections above depend on, picked from the state. */
@@ -68,7 +81,8 @@ export const pickFrame = (state) => ({
 });
 
 export const pickCine = ({ draft, about }) => ({
-  view: draft?.now.view ?? null, defect: draft?.now.defect ?? null, unusable: draft ? draft.now.unusable ?? false : null,
+  view: draft?.now.view ?? null, defect: draft?.now.defect ?? null,
+  size: draft?.now.defect_size_mm ?? null, visible: draft?.now.defect_visible ?? null, unusable: draft ? draft.now.unusable ?? false : null,
   about: about && { views: about.views, defects: about.defects },
 });
 

@@ -4,10 +4,11 @@
 import { differingFrames } from './annotation.js';
 import { button, h } from './dom.js';
 import { settle } from './tasks.js';
-import { clock, frameList } from './words.js';
+import { clock, defectWords, frameList } from './words.js';
 
-function summary(title, { boxes, annotated_frames: frames, view, defect }) {
-  const said = [`${boxes.length} boxes`, frames.length ? frameList(frames) : 'no frame', view && `view ${view}`, defect && `defect ${defect}`];
+function summary(title, annotation) {
+  const { boxes, annotated_frames: frames, view, defect } = annotation;
+  const said = [`${boxes.length} boxes`, frames.length ? frameList(frames) : 'no frame', view && `view ${view}`, defect && `defect ${defectWords(annotation)}`];
   return h('div', {}, h('b', {}, title), h('br'), said.filter(Boolean).join(', '));
 }
 
@@ -18,7 +19,7 @@ export function conflictCard({ mine, theirs }, session) {
   return h('div', { class: 'conflict', role: 'alertdialog', 'aria-label': 'Conflict', 'data-echo': 'conflict' },
     h('h3', {}, `${who} saved revision ${theirs.revision} at ${clock(theirs.saved_at)}, while you were at work`),
     h('div', { class: 'versions' }, summary('Yours (solid)', mine), summary(`${who} (dotted)`, theirs)),
-    h('p', {}, frames.length ? `They differ on ${frameList(frames)}.` : 'They differ in view or defect.'),
+    h('p', {}, frames.length ? `They differ on ${frameList(frames)}.` : 'They differ in what they say of the cine.'),
     h('div', { class: 'echo-row' },
       button('Keep both', () => settle(session, 'both'), { class: 'primary', title: 'Join them; where both changed a frame, yours is taken', 'data-echo': 'keep-both' }),
       button('Keep mine', () => settle(session, 'mine'), { title: 'Theirs stays in the history', 'data-echo': 'keep-mine' }),

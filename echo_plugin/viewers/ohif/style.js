@@ -65,6 +65,8 @@ const CSS = `
 .echo-panel .cine-choices { display: flex; gap: 8px; align-items: center; }
 .echo-panel .cine-choices label { display: flex; flex: 1; gap: 5px; align-items: center; font-size: 11.5px; color: #b9c8ea; }
 .echo-panel .cine-choices label select { flex: 1; width: 0; }
+.echo-panel .cine-choices label input[type=number] { flex: 1; width: 0; color-scheme: dark; }
+.echo-panel .cine-choices + .cine-choices { margin-top: 3px; }
 .echo-panel .cine-choices label.check { flex: none; gap: 4px; }
 .echo-panel label.echo-inline { display: flex; gap: 5px; align-items: center; color: #b9c8ea; }
 .echo-panel label.echo-inline input { width: 62px; }

@@ -39,6 +39,13 @@ export function duration(seconds) {
   return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** Return "ASD of 8 mm, not shown here" of an annotation; null where no defect is said. */
+export function defectWords({ defect, defect_size_mm: size, defect_visible: visible }) {
+  if (!defect) return null;
+  const seen = { true: ', shown here', false: ', not shown here' }[visible] ?? '';
+  return `${defect}${size ? ` of ${size} mm` : ''}${seen}`;
+}
+
 /** Return the clock time of an ISO text, with the date when it is not today. */
 export function clock(iso) {
   if (!iso) return '';
