@@ -28,7 +28,10 @@ Start = Annotated[
 ]
 Recipe = Annotated[
     Literal["ours", "paper", "usf-mae"],
-    typer.Option(help="paper: of detector and defects, the ASD/VSD paper's; usf-mae: of views, the fetal paper's."),
+    typer.Option(
+        help="paper: of detector and defects, the ASD/VSD paper's (of defects the network, loss and optimiser; batches"
+        " and augmentation stay ours); usf-mae: of views, the fetal paper's."
+    ),
 ]
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)

@@ -55,7 +55,11 @@ PAPER = DefectRecipe(
     weight_decay=1e-4,
     average_decay=0.0,
 )
-"""Of the ASD/VSD paper: SGD with momentum 0.9, cosine annealing, best validation accuracy kept."""
+"""Of the ASD/VSD paper: SGD with momentum 0.9, cosine annealing, best validation accuracy kept.
+
+Network, loss and optimiser are the paper's; what it learns from is not. As in our recipe, batches hold every class and
+wall as often, crops are moved and changed in look at random, and a cine has several frames.
+"""
 
 RECIPES = {"ours": OURS, "paper": PAPER}
 
