@@ -114,9 +114,7 @@ class LivePool:
             self._catch_up_with_scores(is_another, scores_number)
 
     def _catch_up_with_scores(self, is_another: bool, number: int) -> None:
-        counts = self._store.counts()
-        most = max(counts.values(), default=0)  # those of new models are used once they have seen as many cines
-        key = next((models for models in reversed(list(counts)) if counts[models] == most), "")
+        key = models_in_use(self._store)
         begin_anew = is_another or key != self._key
         rows = self._store.newer_than(key, 0 if begin_anew else self._number)
         evidence = {
@@ -132,6 +130,12 @@ class LivePool:
             self._calibration = _calibrate(self._models, key, pooled(()))
         fill_in(self._scores, evidence, self._calibration)
         self._number = max([number, *(row.number for row in rows[-1:])])
+
+
+def models_in_use(store: ScoreStore) -> str:
+    """Return the key of the models whose scores are used, new ones once they have seen as many cines; "": none."""
+    counts = store.counts()
+    return max(reversed(counts), key=counts.__getitem__, default="")
 
 
 def _calibrate(models: Path, key: str, judged: Array) -> Calibration:

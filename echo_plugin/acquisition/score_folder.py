@@ -4,6 +4,8 @@
 A cine that cannot be read is noted with the reason and not tried again until its file changes; one at which something
 else failed is tried again by the next run. Killed at any moment, the next run goes on after the last cine. A run is of
 the models that were published when it began: where others are published meanwhile it ends, and the next is of those.
+What it did is forgotten by then, unless it is what choices go by: of models that follow each other fast, none is ever
+through, and choices go by the last that was.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from echo_plugin.acquisition.evidence import CineEvidence
 from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
+from echo_plugin.acquisition.live_pool import models_in_use
 from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_store import ScoreStore, models_key
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
@@ -59,6 +62,8 @@ def score_folder(
     key = models_key(models)
     folder.refresh()
     entries = folder.entries()
+    image_ids = [entry.image_id for entry in entries]
+    store.keep_only({key, models_in_use(store)}, image_ids)  # of models published meanwhile none may be whole
     waiting = store.unscored(key, entries)
     prober = CineProber(models, device=device) if waiting else None
     done = unreadable = put_off = 0
@@ -74,7 +79,7 @@ def score_folder(
             store.put(key, entry.image_id, stamp, evidence)
         if progress is not None:
             progress(done, len(waiting), "cines")
-    store.keep_only(key, [entry.image_id for entry in entries])
+    store.keep_only({key}, image_ids)
     labels = judge_labels(folder, models, store, device=device, should_stop=should_stop)
     return Scored(done, unreadable, put_off, labels)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,11 +145,11 @@ class ScoreStore:
                 (models, image_id, stamp, *row, error, time.time()),
             )
 
-    def keep_only(self, models: str, image_ids: Iterable[str]) -> None:
-        """Forget the scores of other models, and those of cines that are gone."""
-        kept = set(image_ids)
+    def keep_only(self, models: Container[str], image_ids: Iterable[str]) -> None:
+        """Forget the scores of other models than these, and those of cines that are gone."""
+        kept, others = set(image_ids), [(key,) for key in self.counts() if key not in models]
         with self._file.changing() as connection:
-            connection.execute("DELETE FROM scores WHERE models != ?", (models,))
+            connection.executemany("DELETE FROM scores WHERE models = ?", others)
             gone = [(i,) for (i,) in connection.execute("SELECT image_id FROM scores") if i not in kept]
             connection.executemany("DELETE FROM scores WHERE image_id = ?", gone)
 

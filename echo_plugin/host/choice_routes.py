@@ -18,7 +18,7 @@ router = APIRouter(prefix="/echo")
 
 @router.get("/scores", summary="How far the scoring of cines is")
 def scores() -> dict[str, Any]:
-    """Return ``state``, cines ``done`` of ``total``, ``eta_s`` and, where scoring failed, ``message``."""
+    """Return ``state``, cines ``done`` of ``total``, ``eta_s``, whose scores ``choices_by`` and ``message``, if any."""
     return echo_app().score_keeper.progress()
 
 

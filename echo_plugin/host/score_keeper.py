@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from echo_plugin.acquisition.score_store import models_key
+from echo_plugin.acquisition.live_pool import models_in_use
+from echo_plugin.acquisition.score_store import DETECTOR, detector_of, models_key
 from echo_plugin.errors import EchoError
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.study_folder import CineEntry
+from echo_plugin.models.card_file import load_card
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +82,16 @@ class ScoreKeeper:
             self._thread.join(5)
 
     def progress(self) -> dict[str, Any]:
-        """Return ``state`` (scoring, idle, failed, no model), ``done`` of ``total`` cines, ``eta_s``, ``message``."""
+        """Return ``state`` (scoring, idle, failed, no model), ``done`` of ``total`` cines, ``eta_s``, ``message``.
+
+        ``choices_by`` : the detector whose scores choices go by, the published one once it has seen as many cines.
+        """
         entries = self._entries()
         facts: dict[str, Any] = {"total": len(entries), "done": 0, "eta_s": None, "message": self._message}
         try:
             key = models_key(self._models)
         except EchoError as exc:
-            return {"state": "no model", **facts, "message": str(exc)}
+            return {"state": "no model", **facts, "message": str(exc), "choices_by": ""}
         waiting = len(self._waiting.store.unscored(key, entries))
         facts["done"] = len(entries) - waiting
         is_running = self._job is not None and self._job.poll() is None
@@ -95,7 +100,12 @@ class ScoreKeeper:
             rate = (facts["done"] - done_before) / max(time.monotonic() - began, 1e-3)
             facts["eta_s"] = round(waiting / rate, 1) if rate > 0 else None
         state = "scoring" if is_running else "failed" if self._message and waiting else "idle"
-        return {"state": state, **facts}
+        return {"state": state, **facts, "choices_by": self._choices_by()}
+
+    def _choices_by(self) -> str:
+        card, used = load_card(self._models, DETECTOR), detector_of(models_in_use(self._waiting.store))
+        is_published = used == card.sha256[:16]
+        return used and f"{'' if is_published else 'one before '}{card.name} {card.version}"
 
     def _keep(self) -> None:
         while not self._stopped.is_set():

@@ -81,6 +81,28 @@ def test_models_published_while_cines_are_scored_are_those_of_the_next_run(
     assert {len(row.evidence.embedding) for row in store.newer_than(models_key(models), 0)}.isdisjoint(widths)
 
 
+def test_of_models_that_follow_each_other_fast_only_the_last_whole_and_the_published_keep_scores(
+    small, publish_another, tmp_path, probed
+):
+    folder, store, (models, publish_wider) = StudyFolder(small), ScoreStore(tmp_path / "s.sqlite"), publish_another
+    live = LivePool(folder, LabelSummaries(folder), store, models)
+    score_folder(folder, models, store, device="cpu")
+    whole = models_key(models)
+    for image_id in folder.image_ids()[:3]:
+        store.put("replaced before it was through", image_id, "1:2", "It cannot be read.")
+
+    publish_wider()
+    score_folder(folder, models, store, device="cpu", should_stop=lambda: len(probed) >= 6 + 2)
+    left = store.counts()
+    with live.reading() as pool:
+        used = live.models, pool.scores.is_scored.sum()
+    score_folder(folder, models, store, device="cpu")
+
+    assert left == {whole: 6, models_key(models): 2}
+    assert used == (whole, 6)
+    assert store.counts() == {models_key(models): 6}
+
+
 def test_a_cine_that_cannot_be_read_is_noted_and_not_tried_again(small, published_detector, tmp_path, monkeypatch):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
 

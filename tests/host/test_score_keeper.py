@@ -1,18 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that keeps scores does what a request would otherwise wait for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from echo_plugin.acquisition import live_pool
 from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
-from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.score_store import DETECTOR, Judgement, models_key
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
+from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.score_keeper import ScoreKeeper
 from echo_plugin.host.waiting_cines import WaitingCines
+from echo_plugin.models.card_file import card_to_json, load_card
+
+
+def test_progress_says_by_which_detector_cines_are_chosen(tmp_path):
+    root, models = tmp_path / "studies", tmp_path / "models"
+    root.mkdir()
+    Image.new("L", (24, 24), 60).save(root / "a.png")
+    store = EchoDatastore(root, tmp_path / "cache")
+    waiting = WaitingCines(store, models)
+    keeper = ScoreKeeper(store, waiting, models, "cpu")
+    without = keeper.progress()["choices_by"]
+    models.mkdir()
+    card = replace(load_card(STARTERS, DETECTOR), version="7")
+    (models / f"{DETECTOR}.json").write_text(card_to_json(card))
+    unscored = keeper.progress()["choices_by"]
+    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    waiting.store.put(models_key(models), "a.png", "1:2", looks)
+    scored = keeper.progress()["choices_by"]
+
+    (models / f"{DETECTOR}.json").write_text(card_to_json(replace(card, version="8", sha256="0" * 64)))
+
+    assert (without, unscored, scored) == ("", "", "septal_detector 7")
+    assert keeper.progress()["choices_by"] == "one before septal_detector 8"
 
 
 def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkeypatch):
