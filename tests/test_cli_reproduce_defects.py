@@ -36,3 +36,11 @@ def test_a_sweep_is_summarised_by_validation_patients_and_has_the_papers_setting
     assert PAPER_SETTING in sweep["rows"]
     assert table["summarise"] is summarise_table
     assert "* No row." in table["output"]
+
+
+def test_a_small_table_leaves_a_third_of_its_hour_to_all_that_is_not_training(asked):
+    small = asked("--small")
+
+    trainings = small["seeds"] * sum(name != "HOG + SVM" for name in small["rows"])
+    assert trainings == 33
+    assert trainings * small["options"].max_minutes <= 40

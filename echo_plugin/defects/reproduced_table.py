@@ -111,6 +111,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         f"By patient, on {what}: mean over {report['seeds']} seeds (least to largest), each with a split of its own.",
         "Verification is between cines of different patients: by their plain embeddings, as in the paper, and by class"
         " probabilities, by which similar cases are found; of these the paper says nothing.",
+        "Rows of the paper's recipe have its network, loss and optimiser; batches and augmentation are ours.",
         "Validation log loss: of patients, mean over their classes; the less, the better.",
         *report["sentences"],
         f"Cost of the rows, what they had learned before they were stopped included: {report['cost_s'] / 60:.1f}"
