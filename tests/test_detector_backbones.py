@@ -60,8 +60,16 @@ def test_a_row_that_was_trained_with_other_arguments_is_not_taken_for_this_one(b
 
 def test_the_table_names_patients_and_intervals_of_both_samples(benchmark: ModuleType) -> None:
     figures = {"value": 0.8, "low": 0.7, "high": 0.9, "patients": 18, "split": "held out", "baseline": None}
-    row = {"row": "ResNet-18", "AP50": figures, "of_few": figures | {"low": None, "high": None}, "patients": 60, "frames": 400}
-    row |= {"training_frames": 100, "epochs": 50, "minutes": 7.5, "ms": 20.1, "parameters": 21_000_000}
+    row = {"row": "ResNet-18", "AP50": figures, "of_few": figures | {"low": None, "high": None}}
+    row |= {
+        "patients": 60,
+        "frames": 400,
+        "training_frames": 100,
+        "epochs": 50,
+        "minutes": 7.5,
+        "ms": 20.1,
+        "parameters": 21_000_000,
+    }
 
     line = benchmark.table([row]).splitlines()[2]
 
