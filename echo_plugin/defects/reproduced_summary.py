@@ -27,7 +27,7 @@ COMPARED = {
     "verification AUC (class probabilities)": "verification AUC (class probabilities)",
 }
 FEWEST_SEEDS = 3
-"""Of fewer no difference is said to be shown."""
+"""Of fewer no difference is said to be shown; nor of equal ones: few test patients leave few steps to differ by."""
 
 Outcomes = Sequence[Mapping[str, Any]]
 
@@ -121,7 +121,7 @@ def describe_difference(difference: Mapping[str, float] | None, first: str, seco
         return f"{mean:+.3f} on one seed, not shown to differ"
     low, high = difference["low"], difference["high"]
     shown = "not shown to differ"
-    if seeds >= FEWEST_SEEDS and (low > 0 or high < 0):
+    if seeds >= FEWEST_SEEDS and difference["deviation"] > 1e-9 and (low > 0 or high < 0):
         shown = f"{first if low > 0 else second} is better"
     return f"{mean:+.3f} (SD {difference['deviation']:.3f}, 95 % {low:+.3f} to {high:+.3f}, {seeds} seeds), {shown}"
 

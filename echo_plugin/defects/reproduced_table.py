@@ -108,7 +108,8 @@ def write_table(out: Path, title: str, report: Mapping[str, Any]) -> None:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     what = "phantoms" if report["on_phantoms"] else "patients"
     return [
-        f"By patient, on {what}: mean over {report['seeds']} seeds (least to largest), each with a split of its own.",
+        f"By patient, on {what}{_parts(report)}: mean over {report['seeds']} seeds (least to largest), each with a"
+        " split of its own; a precision is of the seeds in which that class was answered.",
         "Verification is between cines of different patients: by their plain embeddings, as in the paper, and by class"
         " probabilities, by which similar cases are found; of these the paper says nothing.",
         "Rows of the paper's recipe have its network, loss and optimiser; batches and augmentation are ours.",
@@ -117,6 +118,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         f"Cost of the rows, what they had learned before they were stopped included: {report['cost_s'] / 60:.1f}"
         " minutes of wall time.",
     ]
+
+
+def _parts(report: Mapping[str, Any]) -> str:
+    counts = [row["patients"] for row in report["rows"] if "patients" in row][:1]
+    return "".join(f" ({c['train']} to learn from, {c['validation']} to validate, {c['test']} to test)" for c in counts)
 
 
 def _cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -220,4 +220,10 @@ def test_the_table_stands_beside_the_papers(reproduced, tmp_path):
     for words in ("HOG + SVM", "paper: ArcFace, face-pretrained", "0.976", "not run: There are no face-recognition"):
         assert words in text
         assert words in page
+    for sentence in (
+        report["sentences"][0],
+        "on patients (6 to learn from, 1 to validate, 5 to test): mean over 1 seeds",
+    ):
+        assert sentence in text
+        assert sentence in page
     assert PAPER_ROWS["softmax"]["verification AUC (plain embeddings)"] == 0.930

@@ -53,6 +53,11 @@ OTHER = (0.40, 0.75, 0.80)
         (VARIED, LESS, "+0.053 (SD 0.006, 95 % +0.034 to +0.073, 3 seeds), ArcFace is better"),
         (LESS, VARIED, "-0.053 (SD 0.006, 95 % -0.073 to -0.034, 3 seeds), softmax is better"),
         (VARIED, OTHER, "+0.050 (SD 0.087, 95 % -0.243 to +0.343, 3 seeds), not shown to differ"),
+        (
+            (0.25, 0.50, 0.75),
+            (0.0, 0.25, 0.50),
+            "+0.250 (SD 0.000, 95 % +0.250 to +0.250, 3 seeds), not shown to differ",
+        ),
         ((0.60, 0.70), (0.50, 0.60), "+0.100 (SD 0.000, 95 % +0.100 to +0.100, 2 seeds), not shown to differ"),
         ((0.60,), (0.50,), "+0.100 on one seed, not shown to differ"),
         ((0.60,), (), ""),
