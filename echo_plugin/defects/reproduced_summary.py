@@ -75,7 +75,7 @@ def best_of(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
         f"Best {COMPARED[measure]}: {best['row']}, {_range(best['figures'][measure])}, of {len(done)} rows on the"
     )
     overlap = [row["row"] for row in ranked[1:] if row["figures"][measure][2] >= low]
-    return f"{sentence} test patients themselves" + (f"; within its range: {', '.join(overlap)}." if overlap else ".")
+    return f"{sentence} test patients themselves" + (f"; within its range: {'; '.join(overlap)}." if overlap else ".")
 
 
 def arcface_minus_softmax(outcomes: Outcomes, measure: str) -> str:

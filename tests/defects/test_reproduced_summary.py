@@ -128,13 +128,14 @@ def test_the_best_row_is_named_with_those_that_it_does_not_beat():
     rows = [
         {"row": "a", "figures": {ACCURACY: [0.8, 0.7, 0.9]}},
         {"row": "b", "figures": {ACCURACY: [0.75, 0.7, 0.8]}},
-        {"row": "c", "figures": {ACCURACY: [0.4, 0.3, 0.5]}},
-        {"row": "d", "not_run": "no weights"},
+        {"row": "c, d", "figures": {ACCURACY: [0.7, 0.6, 0.75]}},
+        {"row": "e", "figures": {ACCURACY: [0.4, 0.3, 0.5]}},
+        {"row": "f", "not_run": "no weights"},
     ]
 
     assert best_of(rows, ACCURACY) == (
-        "Best balanced accuracy of patients: a, 0.800 (0.700 to 0.900), of 3 rows on the test patients themselves;"
-        " within its range: b."
+        "Best balanced accuracy of patients: a, 0.800 (0.700 to 0.900), of 4 rows on the test patients themselves;"
+        " within its range: b; c, d."
     )
 
 
