@@ -109,12 +109,14 @@ def test_defects_are_measured_by_cine_and_by_patient(easy_studies, published_det
     assert report["metrics"]["defect sensitivity (patients)"]["patients"] == 2 or (
         report["metrics"]["defect specificity (patients)"]["patients"] >= 1
     )
-    assert [table["title"] for table in report["tables"]][:3] == [
+    assert [table["title"] for table in report["tables"]][:4] == [
         "Beside the paper's table",
         "Same defect type? Pairs of different patients",
+        "Do the views of a child agree?",
         "Normal hearts with interatrial drop-out",
     ]
-    assert "Not measured" in report["tables"][2]["note"]
+    assert sum(int(count) for _, count, _ in report["tables"][2]["rows"]) == 2
+    assert "Not measured" in report["tables"][3]["note"]
     assert set(report["verification_pairs"]) == {"same", "different"}
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(report["plots"]) >= 5

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import Defect
 from echo_plugin.defects import pictures, verification
 from echo_plugin.defects.held_out_answers import Answers, ask, join_patients, measured_of_several_defects
-from echo_plugin.defects.held_out_pairs import compare_held_out, shown_patient_metrics
+from echo_plugin.defects.held_out_pairs import agreement_table, compare_held_out, shown_patient_metrics
 from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, reliability
 from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
 from echo_plugin.evaluation_pictures import worst_cines
@@ -83,6 +83,7 @@ def evaluate_defects(
     tables = [
         beside_paper(metrics, several),
         compared,
+        agreement_table(of_patients, children),
         dropout,
         *tables_of_groups(cohort, answers.cines, answers.right, constant),
     ]
