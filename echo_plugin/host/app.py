@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import os
@@ -159,9 +158,7 @@ class EchoApp(MONAILabelApp):
         if isinstance(image, Path):  # uploaded with the request; never text of a request
             return read_cine(image), image
         entry = self.datastore().images.entry(image)
-        cine = self.datastore().images.read(entry.image_id)
-        # a file that names no patient has the one of patients.csv: its patient's other cines are no past cases of it
-        return dataclasses.replace(cine, patient_id=cine.patient_id or entry.patient_id), entry.path
+        return self.datastore().images.read(entry.image_id), entry.path
 
     def compare(self, first: str, second: str) -> Comparison:
         """Return how alike the septa of two cines of the study folder are.

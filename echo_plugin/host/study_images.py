@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,13 @@ class StudyImages:
         return self.studies.entry(self.resolve(image_id))
 
     def read(self, image_id: str) -> Cine:
-        """Return a cine; frames are decoded when they are looked at."""
-        return self.studies.read_cine(self.resolve(image_id))
+        """Return a cine; frames are decoded when they are looked at.
+
+        A file that names no patient has the one of patients.csv: its patient's other cines are no past cases of it.
+        """
+        entry = self.entry(image_id)
+        cine = self.studies.read_cine(entry.image_id)
+        return replace(cine, patient_id=cine.patient_id or entry.patient_id)
 
     def rendition(self, image_id: str) -> Path:
         """Return the volume that a viewer loads, made when it is asked for the first time."""

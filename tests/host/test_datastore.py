@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from echo_plugin.acquisition.confirmed import says_the_same
 from echo_plugin.anatomy import Defect, Septum, View
@@ -97,6 +98,15 @@ def test_a_viewer_gets_a_volume_with_a_voxel_for_each_pixel(store, image_id):
     assert not path.is_relative_to(store.root)
     assert read_rendition_geometry(path).shape == (facts["width"], facts["height"], facts["frames"])
     assert store.get_image(image_id).read() == path.read_bytes()
+
+
+def test_a_file_that_names_no_patient_has_the_one_of_the_table(store):
+    still = "still.png"
+    Image.new("L", (40, 40), 60).save(store.root / still)
+    (store.root / "patients.csv").write_text(f"image_id,patient_id\n{still},child-7\n")
+    store.refresh()
+
+    assert store.images.read(still).patient_id == "child-7"
 
 
 def test_submitted_boxes_come_back_and_what_markups_cannot_say_stays(store, image_id, tmp_path):
@@ -276,8 +286,6 @@ def test_a_series_of_one_cine_names_that_cine_and_one_of_several_is_refused(stor
 
 
 def test_an_uploaded_cine_is_found_by_the_name_it_was_given_and_can_be_taken_out(store, image_id):
-    from PIL import Image
-
     picture = store.cache / "still.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8)).save(picture)
 
@@ -426,8 +434,6 @@ def test_a_training_from_a_viewer_writes_its_curves_where_the_command_line_does(
 
 
 def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patient(store, tmp_path):
-    from PIL import Image
-
     Image.fromarray(np.zeros((64, 80), np.uint8)).save(store.root / "still.png")
     store.refresh()
     still = store.images.resolve("still")
@@ -439,8 +445,6 @@ def test_training_is_refused_before_it_starts_when_a_labelled_cine_has_no_patien
 
 
 def test_a_cine_without_patient_that_nobody_learns_from_keeps_no_training_from_starting(store, tmp_path):
-    from PIL import Image
-
     for name in ("unusable", "taken_back"):
         Image.fromarray(np.zeros((64, 80), np.uint8)).save(store.root / f"{name}.png")
     store.refresh()
