@@ -103,8 +103,12 @@ def _parse(content: bytes, current: Annotation, cine: Cine, info: Mapping[str, A
 
 
 def _empty_frames(annotation: Annotation) -> set[int]:
-    """Return the frames that were looked at and have no box."""
-    return set(annotation.annotated_frames) - {box.frame_index for box in annotation.boxes}
+    """Return the frames without a box beside those with one.
+
+    A label without any box says "no septum here" as a whole; boxes drawn afterwards take that back.
+    """
+    boxed = {box.frame_index for box in annotation.boxes}
+    return set(annotation.annotated_frames) - boxed if boxed else set()
 
 
 def _asked_frames(image_id: str, frames: object) -> list[int] | None:

@@ -182,6 +182,15 @@ def test_frames_that_showed_no_septum_stay_so_when_slicer_sends_a_label_back_unt
     assert store.studies.annotation(image_id).annotated_frames == (0,)
 
 
+def test_boxes_drawn_in_slicer_take_back_that_there_was_no_septum(store, image_id, tmp_path):
+    store.save_label(image_id, upload(tmp_path, '{"markups": []}'), FINAL, {"annotated_frames": [0]})
+    assert store.studies.annotation(image_id).annotated_frames == (0,)
+
+    store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, BOX)), FINAL, {})
+
+    assert store.studies.annotation(image_id).annotated_frames == (1,)
+
+
 def test_an_annotation_can_be_submitted_as_it_is_kept(store, image_id, tmp_path):
     annotation = store.studies.annotation(image_id)
 
