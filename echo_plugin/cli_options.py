@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from echo_plugin.models.card_file import STARTERS
+
 
 class Trainable(StrEnum):
     """The models that a person can train and measure."""
@@ -20,8 +22,7 @@ class Trainable(StrEnum):
     VIEWS = "views"
 
 
-DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
-"""The starter weights of a checkout."""
+DEFAULT_MODELS = STARTERS
 
 Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
 Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]

@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from echo_plugin.acquisition.review import TrainFold
-from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import EchoError
 from echo_plugin.io.annotation_file import annotation_to_json
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
-from echo_plugin.models.card_file import load_card
+from echo_plugin.models.card_file import STARTERS, load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledFolder, open_judgeable_folder

@@ -63,12 +63,13 @@ def judge_labels(
     unseen, known = unseen_cines(card, labelled), store.judgements()
     rows = rows_judged_by(detector, known.values(), {c.image_id: c.annotation.revision for c in labelled.cines})
     look_at = partial(_look_at, labelled, LabelJudge(models, device=device), detector, should_stop)
-    judged: set[str] = set()
+    judged, calibration = set[str](), None
     for cines in _portions([c for c in unseen if not _is_judged(known.get(c.image_id), c, detector)]):
         looked = look_at(cines)
         rows = pooled([rows, *(one.judged for one in looked)])
-        judged |= _keep(store, looked, calibrate(score, rows))
-    known, calibration = store.judgements(), calibrate(score, rows)
+        calibration = calibrate(score, rows)
+        judged |= _keep(store, looked, calibration)
+    known, calibration = store.judgements(), calibration or calibrate(score, rows)
     for cines in _portions([c for c in unseen if _is_outdated(known.get(c.image_id), c, detector, calibration)]):
         judged |= _keep(store, look_at(cines), calibration)
     return JudgedLabels(len(judged), left_out)

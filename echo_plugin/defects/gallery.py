@@ -28,14 +28,13 @@ from echo_plugin.defects.nearest_search import large_index, ranked
 from echo_plugin.defects.verification import OperatingPoint
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.io.atomic_file import make_directory, write_atomically
+from echo_plugin.models.card_file import STARTERS
 
 logger = logging.getLogger(__name__)
 
 GALLERY_FILE = "defect_gallery.safetensors"
 SAME_PICTURE = 1.0 - 1e-6
 """From this similarity on two embeddings are of the same pixels."""
-STARTERS = Path(__file__).resolve().parents[2] / "apps" / "echo" / "model"
-"""The weights of a checkout, which are public: no gallery is written there."""
 
 
 @dataclass(frozen=True)

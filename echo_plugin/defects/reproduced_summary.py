@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from echo_plugin.defects.reproduced_rows import ARCFACE_AND_SOFTMAX, PAPER_SETTING
-from echo_plugin.defects.reproduced_table import tabulate
+from echo_plugin.defects.reproduced_table import in_words, tabulate
 
 COMPARED = {
     "balanced_accuracy": "balanced accuracy of patients",
@@ -50,7 +50,7 @@ def summarise_sweep(outcomes: Outcomes) -> dict[str, Any]:
     done = [row for row in rows if "validation_log_loss" in row]
     if not done:
         return {"rows": rows, "sentences": ["No row was run."]}
-    loss = [f"{row['row']}, {_range(row['validation_log_loss'])}" for row in done]
+    loss = [f"{row['row']}, {in_words(row['validation_log_loss'])}" for row in done]
     sentence = f"Chosen by the log loss of validation patients, mean over seeds: {loss[0]}"
     places = [number for number, row in enumerate(done) if row["row"] == PAPER_SETTING]
     if places == [0]:
@@ -72,7 +72,7 @@ def best_of(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     ranked = sorted(done, key=lambda row: -row["figures"][measure][0])
     best, low = ranked[0], ranked[0]["figures"][measure][1]
     sentence = (
-        f"Best {COMPARED[measure]}: {best['row']}, {_range(best['figures'][measure])}, of {len(done)} rows on the"
+        f"Best {COMPARED[measure]}: {best['row']}, {in_words(best['figures'][measure])}, of {len(done)} rows on the"
     )
     overlap = [row["row"] for row in ranked[1:] if row["figures"][measure][2] >= low]
     return f"{sentence} test patients themselves" + (f"; within its range: {'; '.join(overlap)}." if overlap else ".")
@@ -132,7 +132,3 @@ def _chosen_by_each_seed(outcomes: Outcomes) -> list[dict[str, Any]]:
         {**min((o for o in done if o["seed"] == seed), key=lambda o: o["validation_log_loss"]), "row": "chosen"}
         for seed in sorted({outcome["seed"] for outcome in done})
     ]
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"

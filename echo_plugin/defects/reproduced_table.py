@@ -132,8 +132,8 @@ def _cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         if "not_run" in row:
             body.append([row["row"], f"not run: {row['not_run']}", *("" for _ in range(len(MEASURES) + 2))])
             continue
-        figures = [_figure(row["figures"].get(measure)) for measure in MEASURES]
-        validation = _figure(row.get("validation_log_loss"))
+        figures = [in_words(row["figures"].get(measure)) for measure in MEASURES]
+        validation = in_words(row.get("validation_log_loss"))
         body.append([row["row"], row["network"], *figures, validation, f"{row['wall_time_s'] / 60:.1f}"])
     for name, values in report["paper"].items():
         cells = [f"{values[m]:.3f}" if m in values else "" for m in MEASURES]
@@ -141,7 +141,8 @@ def _cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def _figure(values: Sequence[float] | None) -> str:
+def in_words(values: Sequence[float] | None) -> str:
+    """Return a mean with its least and largest, such as ``0.910 (0.850 to 0.960)``; empty where there is none."""
     return "" if values is None else f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
 
 

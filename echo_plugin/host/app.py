@@ -20,7 +20,6 @@ from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.defects.comparison import Comparison, compare_cines
-from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.defects.patient_defect import PatientDefect
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
@@ -43,6 +42,7 @@ from echo_plugin.host.tasks.views import VIEW
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.models.card_file import STARTERS
 
 logger = logging.getLogger(__name__)
 

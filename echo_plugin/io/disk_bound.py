@@ -6,16 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from echo_plugin.io.file_stamp import file_stamp
+
 
 def drop_longest_unused(paths: Iterable[Path], most_bytes: int) -> None:
     """Delete the files that were not written or touched for longest, until the others take ``most_bytes`` or less."""
-    found = []
-    for path in paths:
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # another process renamed or dropped it meanwhile
-            continue
-        found.append((status.st_mtime_ns, status.st_size, path))
+    # another process may rename or drop one meanwhile: it has no stamp then
+    found = [(*stamp, path) for path in paths if (stamp := file_stamp(path)) is not None]
     excess = sum(size for _, size, _ in found) - most_bytes
     for _, size, path in sorted(found):
         if excess <= 0:

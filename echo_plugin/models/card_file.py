@@ -13,6 +13,8 @@ from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
 
 SCHEMA = "monailabel-echo/model-card/1"
+STARTERS = Path(__file__).resolve().parents[2] / "apps" / "echo" / "model"
+"""The starter weights of a checkout, which are public."""
 
 
 def card_to_json(card: ModelCard) -> str:

@@ -24,6 +24,7 @@ from echo_plugin.batch import find_cine_files
 from echo_plugin.cine import Cine
 from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
 from echo_plugin.preprocess import to_model_input
@@ -181,7 +182,7 @@ def decode_frames(
     TrainingDataError
         If no frame can be decoded.
     """
-    stamps = [[str(c.path), c.path.stat().st_mtime_ns, c.path.stat().st_size, list(c.frame_indices)] for c in cines]
+    stamps = [[str(c.path), *(file_stamp(c.path) or ()), list(c.frame_indices)] for c in cines]
     key = digest_of([PREPARATION, size_px, stamps])[:24]
     pixels_path, cine_path = (directory / f"{name}-frames-{key}.{part}.npy" for part in ("pixels", "cine"))
     if not cine_path.is_file():

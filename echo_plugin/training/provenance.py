@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
 from echo_plugin.model_card import Metric, ModelCard, TrainingData
-from echo_plugin.models.card_file import load_card
+from echo_plugin.models.card_file import STARTERS, load_card
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of

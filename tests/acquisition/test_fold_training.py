@@ -7,7 +7,7 @@ import pytest
 
 from echo_plugin.acquisition import fold_training
 from echo_plugin.acquisition.fold_training import train_folds
-from echo_plugin.defects.gallery import STARTERS
+from echo_plugin.models.card_file import STARTERS
 from echo_plugin.training import detector
 from echo_plugin.training.options import TrainOptions
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from echo_plugin.anatomy import Defect, View
 from echo_plugin.defects.gallery import (
     GALLERY_FILE,
-    STARTERS,
     Gallery,
     KeptGallery,
     PastCase,
@@ -20,6 +19,7 @@ from echo_plugin.defects.gallery import (
 )
 from echo_plugin.defects.verification import OperatingPoint
 from echo_plugin.errors import ModelMismatchError
+from echo_plugin.models.card_file import STARTERS
 
 
 def gallery_of(patients: list[str], embeddings: np.ndarray | None = None, sha256: str = "ab" * 32) -> Gallery:

@@ -8,10 +8,9 @@ import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.defects.gallery import STARTERS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import card_to_json, load_card
+from echo_plugin.models.card_file import STARTERS, card_to_json, load_card
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.from_card import build_embedder
