@@ -115,7 +115,7 @@ def explain(
     models: Models = DEFAULT_MODELS,
     device: Device = "auto",
 ) -> None:
-    """Draw what of a frame speaks for the predicted defect (Grad-CAM); needs the extra "explain".
+    """Draw what of a frame speaks for the predicted defect (Grad-CAM).
 
     Example: monailabel-echo explain cine.dcm --out why.png
     """

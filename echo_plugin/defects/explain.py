@@ -2,7 +2,7 @@
 """What of a crop speaks for the predicted defect: Grad-CAM (arXiv 1610.02391) by captum, drawn over the frame.
 
 The heat is that of the cosine to the class centre, on the last feature map of the network. It says where the network
-looked, not why; captum is the optional extra ``explain``.
+looked, not why.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Explanation:
         return said if self.defect.abstained is None else f"abstained: {self.defect.abstained}; it would be {said}"
 
     def to_png(self) -> bytes:
-        """Return the frame with the heat over it, the crop's outline and the answer, as PNG."""
+        """Return the frame with the heat over it, the crop's outline and the answer, as PNG.
+
+        The number of the frame is left to who shows it: people count from 1, files from 0.
+        """
         from matplotlib import colormaps
 
         colours = colormaps["inferno"](self.heat)[..., :3] * 255
@@ -71,7 +74,7 @@ class Explanation:
         picture = Image.fromarray(blend)
         draw = ImageDraw.Draw(picture)
         draw.rectangle(self.square, outline=SQUARE_COLOUR)
-        place = f", frame {self.frame_index}" + (", whole frame" if self.defect.is_whole_frame else "")
+        place = ", whole frame" if self.defect.is_whole_frame else ""
         draw.multiline_text((4, 4), fill(self.words + place, max(picture.width // LETTER_PX, 1)), fill=SQUARE_COLOUR)
         stream = io.BytesIO()
         picture.save(stream, format="PNG")
@@ -91,13 +94,12 @@ def explain_defect(pipeline: EchoPipeline, cine: Cine, frame_index: int | None =
     Raises
     ------
     EchoError
-        If captum is not installed, or no septum was found that can show the predicted defect.
+        If no septum was found that can show the predicted defect.
     IndexError
         If the frame is not in the cine.
     ModelNotFoundError, ModelMismatchError
         If detector or embedder are not published, or do not fit their cards.
     """
-    grad_cam = _import_grad_cam()
     if frame_index is not None:
         cine.read_frames([frame_index])  # says which frames there are
     embedded = pipeline.embed(cine)
@@ -117,19 +119,10 @@ def explain_defect(pipeline: EchoPipeline, cine: Cine, frame_index: int | None =
     with torch.no_grad():
         best = int(embedder.cosines(embedder(normalise(crops)))[:, target].argmax())
     chosen, square = places[best]
-    heat = _class_heat(grad_cam, embedder, normalise(crops[best : best + 1]), target)
+    heat = _class_heat(embedder, normalise(crops[best : best + 1]), target)
     in_frame = _in_frame(heat, square, cine.height, cine.width)
     grey = to_grey(pixels[chosen][None])[0]
     return Explanation(chosen, defect, square, _tissue_only(in_frame, region), _tissue_only(grey, region))
-
-
-def _import_grad_cam() -> Any:
-    try:
-        from captum.attr import LayerGradCam
-    except ImportError as exc:
-        msg = "Explanations need captum, which is not installed; `pip install 'monailabel-echo[explain]'` brings it."
-        raise EchoError(msg) from exc
-    return LayerGradCam
 
 
 def _squares(
@@ -151,11 +144,13 @@ def _squares(
     return {frame_index: found[min(found, key=lambda known: abs(known - frame_index))]}
 
 
-def _class_heat(grad_cam: Any, embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
+def _class_heat(embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
     """Return (S, S), 1 at its hottest: what speaks for a class, and against the others, in a (1, 1, S, S) crop."""
+    from captum.attr import LayerGradCam
+
     layer = _last_feature_map(embedder, crop)
     # probabilities, not cosines: a crop may turn away from every centre and from one the least
-    cam = grad_cam(lambda inputs: embedder.probabilities(embedder(inputs)).clamp_min(1e-9).log(), layer)
+    cam = LayerGradCam(lambda inputs: embedder.probabilities(embedder(inputs)).clamp_min(1e-9).log(), layer)
     coarse = cam.attribute(crop.detach().requires_grad_(True), target=target, relu_attributions=True).detach()
     heat = interpolate(coarse, crop.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     heat = heat - heat.min()

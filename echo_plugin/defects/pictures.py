@@ -125,7 +125,7 @@ def draw_retrieved(
         for axes, other in zip(row[1:], others, strict=False):
             colour = "#2ca02c" if class_ids[other] == class_ids[place] else "#d62728"
             similarity = float(embeddings[place] @ embeddings[other])
-            _show(axes, thumbnails[other], f"{classes[class_ids[other]]} {similarity:.2f}", colour)
+            _show(axes, thumbnails[other], f"{classes[class_ids[other]]} {similarity:z.2f}", colour)
         for axes in row[1 + len(others) :]:
             axes.set_axis_off()
     return figure

@@ -180,13 +180,14 @@ class EchoApp(MONAILabelApp):
         with self.gallery_keeper.aside():
             return self.pipeline.combine([self.pipeline.embed(self._read_cine(e.image_id)[0]) for e in same])
 
-    def explain(self, image: str, frame_index: int | None) -> bytes:
-        """Return a PNG of what of a cine speaks for the defect that is predicted of it."""
+    def explain(self, image: str, frame_index: int | None) -> tuple[bytes, int]:
+        """Return a PNG of what of a cine speaks for the defect that is predicted of it, and which frame it shows."""
         from echo_plugin.defects.explain import explain_defect
 
         cine, _ = self._read_cine(self.datastore().images.resolve(image))
         with self.gallery_keeper.aside():
-            return explain_defect(self.pipeline, cine, frame_index).to_png()
+            found = explain_defect(self.pipeline, cine, frame_index)
+        return found.to_png(), found.frame_index
 
     def infer(self, request: Mapping[str, Any], datastore: EchoDatastore | None = None) -> dict[str, Any]:
         """Predict one cine: ``request`` holds ``model``, ``image`` and the task's own parameters.

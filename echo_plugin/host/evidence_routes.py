@@ -35,6 +35,9 @@ async def patient(image: str) -> dict[str, Any]:
 
 @router.get("/explain", summary="What of a frame speaks for the defect", response_class=Response)
 async def explain(image: str, frame: int | None = None) -> Response:
-    """Return a PNG: the frame (0-based; none: the one that speaks loudest) with the heat of Grad-CAM in its crop."""
-    png = await run_heavy(lambda: echo_app().explain(image, frame))
-    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
+    """Return a PNG: the frame (0-based; none: the one that speaks loudest) with the heat of Grad-CAM in its crop.
+
+    The header ``X-Frame-Index`` says which frame it is.
+    """
+    png, shown = await run_heavy(lambda: echo_app().explain(image, frame))
+    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store", "X-Frame-Index": str(shown)})

@@ -107,6 +107,33 @@ def test_a_similar_past_case_has_a_picture_and_opens(served, reader_at_work):
     assert shown in {one["image_id"] for one in predicted["nearest"]} - {image_id}
 
 
+def test_where_the_network_looked_is_shown_and_hidden_again(served, reader_at_work, keep_picture):
+    reader, image_id = reader_at_work(), served.new[0]
+    reader.open(study_of(served, image_id), image_id)
+    reader.predict(image_id)
+
+    reader.part("explain").click()
+    picture = reader.part("explanation").locator("img")
+    picture.wait_for()
+    reader.page.wait_for_function("() => document.querySelector('[data-echo=explanation] img').naturalWidth > 0")
+    reader.part("explanation").scroll_into_view_if_needed()
+    keep_picture(reader.page, "explanation")
+
+    entry, status = served.ask(f"echo/cines/{image_id}"), served.ask(f"echo/predictions/{image_id}", "POST")
+    size = picture.evaluate("(one) => [one.naturalWidth, one.naturalHeight]")
+    assert size == [entry["width"], entry["height"]]
+    words = reader.part("explanation").inner_text()
+    assert f"speaks for {status['defect']['defect']}" in words
+    frame = int(words.split("Frame ")[1].split(":")[0]) - 1
+    assert frame in {crop["frame_index"] for crop in status["defect"]["crops"]}
+    assert reader.too_faint() == []
+    assert reader.overflowing() == []
+    picture.click()
+    reader.wait_for_frame(frame)
+    reader.part("explain").click()
+    reader.part("explanation").wait_for(state="detached")
+
+
 def test_all_cines_of_a_study_are_predicted_with_progress_until_it_is_cancelled(served, reader_at_work):
     reader = reader_at_work()
     first, second = served.several

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import builtins
 import dataclasses
 import io
 from pathlib import Path
@@ -36,7 +35,6 @@ def cine() -> Cine:
 
 @pytest.fixture(scope="module")
 def explanation(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     return explain_defect(pipeline, cine)
 
 
@@ -60,7 +58,6 @@ def test_heat_tells_places_of_the_crop_apart(explanation):
 
 
 def test_picture_shows_nothing_outside_the_tissue(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     pixels = cine.pixels.copy()
     pixels[:, : cine.height // 4] = 255  # where a name would be burnt in
     named = Cine(
@@ -98,7 +95,6 @@ def boxes(*septa):
 
 
 def test_only_a_wall_that_can_show_the_defect_is_drawn(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     walls = (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
 
     lefts = [
@@ -111,7 +107,6 @@ def test_only_a_wall_that_can_show_the_defect_is_drawn(pipeline, cine):
 
 
 def test_without_a_wall_that_can_show_the_defect_none_is_drawn(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     said = Saying(pipeline, cine, defect=Defect.VSD, crops=boxes(Septum.INTERATRIAL))
 
     with pytest.raises(EchoError, match="Cine four: no septum that can show VSD was found, so none can be drawn"):
@@ -131,7 +126,6 @@ def test_picture_and_words_say_that_no_answer_is_given(explanation):
 
 
 def test_another_network_than_answered_is_not_explained(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     said = Saying(pipeline, cine)
     card = dataclasses.replace(said.embedded.embedder, sha256="e" * 64)
     said.embedded = dataclasses.replace(said.embedded, embedder=card)
@@ -141,20 +135,5 @@ def test_another_network_than_answered_is_not_explained(pipeline, cine):
 
 
 def test_a_frame_that_is_not_there_is_named(pipeline, cine):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
     with pytest.raises(IndexError, match=r"four has no frame 9 \(0-based\); 0 to 3"):
         explain_defect(pipeline, cine, 9)
-
-
-def test_without_captum_it_is_said_how_to_get_it(pipeline, cine, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *rest):
-        if name.startswith("captum"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-
-    with pytest.raises(EchoError, match=r"need captum.*monailabel-echo\[explain\]"):
-        explain_defect(pipeline, cine)

@@ -102,8 +102,6 @@ def test_what_cannot_be_verified_is_refused_in_one_sentence(with_gallery, body, 
 
 
 def test_an_explanation_is_a_picture(with_gallery, labelled):
-    pytest.importorskip("captum", reason="the extra explain is not installed")
-
     status, png = with_gallery.ask("GET", f"/echo/explain?image={labelled[0]}&frame=2")
     refused, answer = with_gallery.ask("GET", f"/echo/explain?image={labelled[0]}&frame=99")
 

@@ -14,7 +14,7 @@ def show_similar_cases(prediction: CinePrediction) -> Shown:
         return Shown(caption="no septum found to compare")
     if not prediction.nearest:
         return Shown(caption="no past cases to compare with yet")
-    cases = [f"{near.case.defect.value} {near.similarity:.2f}" for near in prediction.nearest]
+    cases = [f"{near.case.defect.value} {near.similarity:z.2f}" for near in prediction.nearest]
     return Shown(caption=f"similar: {', '.join(cases)}")
 
 

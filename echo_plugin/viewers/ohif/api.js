@@ -11,23 +11,28 @@ export class ConflictError extends Error {
   }
 }
 
-async function ask(method, path, body, signal) {
-  const request = { method, signal, cache: 'no-store' };
-  if (body !== undefined) {
-    request.headers = { 'Content-Type': 'application/json' };
-    request.body = JSON.stringify(body);
-  }
+async function fetchOrRefuse(path, request) {
   let response;
   try {
-    response = await fetch(new URL(path, ROOT), request);
+    response = await fetch(new URL(path, ROOT), { cache: 'no-store', ...request });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new Error('The server does not answer; your changes stay in this browser. Is it still running?');
   }
+  if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
   if (response.status === 409 && answer.current) throw new ConflictError(answer.detail, answer.current);
-  if (!response.ok) throw new Error(answer.detail ?? `${path}: the server answered ${response.status}.`);
-  return answer;
+  throw new Error(answer.detail ?? `${path}: the server answered ${response.status}.`);
+}
+
+async function ask(method, path, body, signal) {
+  const request = { method, signal };
+  if (body !== undefined) {
+    request.headers = { 'Content-Type': 'application/json' };
+    request.body = JSON.stringify(body);
+  }
+  const response = await fetchOrRefuse(path, request);
+  return response.json().catch(() => ({}));
 }
 
 const id = encodeURIComponent;
@@ -40,6 +45,11 @@ export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
 /** Ask what all cines of the child of a cine say together; null: none of them was answered. */
 export const childDefect = async (imageId, signal) => (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
+/** Ask for the picture of what in a cine speaks for its defect: `{ url, frameIndex }`; the address is this page's to revoke. */
+export async function explanation(imageId) {
+  const response = await fetchOrRefuse(`echo/explain?image=${id(imageId)}`);
+  return { url: URL.createObjectURL(await response.blob()), frameIndex: Number(response.headers.get('X-Frame-Index')) };
+}
 export const nextCine = (strategy, holder) => ask('POST', 'echo/next', { strategy, client_id: holder });
 /** Take a cine that was chosen from a list, so that it is shown to nobody else; `is_yours` says whether it could be. */
 export const takeCine = (imageId, holder) => ask('PUT', `echo/lease?image=${id(imageId)}&client_id=${id(holder)}`);

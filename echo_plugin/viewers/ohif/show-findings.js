@@ -3,7 +3,7 @@
 
 import { cineUrl, pictureUrl } from './api.js';
 import { button, h } from './dom.js';
-import { frameList, percent } from './words.js';
+import { frameList, percent, rounded } from './words.js';
 
 const VIEWS_SHOWN = 3;
 const BETTER_THAN_CHANCE = 1.2;
@@ -50,19 +50,31 @@ export function isUndecided({ probability, probabilities }) {
   return probability < BETTER_THAN_CHANCE / Object.keys(probabilities).length;
 }
 
+/** Return a picture of a frame, which shows that frame when it is pressed. */
+const framePicture = (src, alt, frameIndex, goTo) =>
+  h('button', { type: 'button', class: 'picture', title: 'Show this frame', onclick: () => goTo(frameIndex) }, h('img', { src, alt }));
+
 function cropUsed(imageId, { crops = [] }, goTo) {
   if (!crops.length) return null;
   const { frame_index: frameIndex, x1, y1, x2, y2 } = crops[Math.floor(crops.length / 2)];
   return h(
     'figure',
     {},
-    h('button', { type: 'button', class: 'picture', title: 'Show this frame', onclick: () => goTo(frameIndex) },
-      h('img', { src: pictureUrl(imageId, frameIndex, [x1, y1, x2, y2]), alt: 'Crop that the defect was read from' })),
+    framePicture(pictureUrl(imageId, frameIndex, [x1, y1, x2, y2]), 'Crop that the defect was read from', frameIndex, goTo),
     h('figcaption', { title: `The crop it was read from, one of ${crops.length}` }, `frame ${frameIndex + 1}`),
   );
 }
 
-function defectPart(imageId, defect, goTo) {
+function whereItLooked({ defect }, { url, frameIndex }, goTo) {
+  return h(
+    'figure',
+    { class: 'wide', 'data-echo': 'explanation' },
+    framePicture(url, `What in the crop speaks for ${defect}`, frameIndex, goTo),
+    h('figcaption', {}, `Frame ${frameIndex + 1}: the brighter a place, the more it speaks for ${defect} (Grad-CAM). Where it looked, not why.`),
+  );
+}
+
+function defectPart({ imageId, defect, explanation, busy }, { goTo, explain }) {
   const warning = doubt(defect);
   const bars = Object.entries(defect.probabilities).map(([name, probability]) => {
     const angle = defect.angles_deg?.[name];
@@ -73,11 +85,18 @@ function defectPart(imageId, defect, goTo) {
     { 'data-echo': 'defect', title: `Degrees: angle to the centre of each class; from ${frameList(defect.frame_indices)}` },
     h('div', { class: 'beside' },
       h('div', {},
-        h('h3', {}, 'Defect ', h('b', {}, warning ? `${defect.defect}?` : defect.defect)),
+        h('h3', {}, 'Defect ', h('b', {}, warning ? `${defect.defect}?` : defect.defect),
+          button(explainWord(explanation, busy), explain, { class: 'link', title: 'Show what in the picture speaks for this defect', disabled: Boolean(busy), 'data-echo': 'explain' })),
         bars),
       cropUsed(imageId, defect, goTo)),
     warning ? h('p', { class: 'doubt', 'data-echo': 'doubt' }, warning) : null,
+    explanation ? whereItLooked(defect, explanation, goTo) : null,
   );
+}
+
+function explainWord(explanation, busy) {
+  if (busy === 'explain') return 'Looking';
+  return explanation ? 'Hide where it looked' : 'Where it looked';
 }
 
 function nearestCases(cases) {
@@ -88,17 +107,21 @@ function nearestCases(cases) {
     h('h3', {}, cases.some(({ similarity }) => similarity > 0) ? 'Most similar past cases' : 'Past cases: none is alike'),
     h('div', { class: 'cases' }, cases.map(({ image_id: imageId, study_instance_uid: study, defect, similarity }) => {
       const picture = study ? h('img', { src: pictureUrl(imageId), alt: `Past case with ${defect}` }) : h('span', { class: 'missing' }, 'not in this folder');
-      const caption = h('span', {}, `${defect} ${similarity.toFixed(2)}`);
+      const caption = h('span', {}, `${defect} ${rounded(similarity)}`);
       if (!study) return h('span', { class: 'case' }, picture, caption);
-      return h('a', { class: 'case', href: cineUrl(study, imageId), target: '_blank', rel: 'noopener', title: `Similarity ${similarity.toFixed(2)} (1: the same, 0 and less: nothing in common). Opens in a new tab` }, picture, caption);
+      return h('a', { class: 'case', href: cineUrl(study, imageId), target: '_blank', rel: 'noopener', title: `Similarity ${rounded(similarity)} (1: the same, 0 and less: nothing in common). Opens in a new tab` }, picture, caption);
     })),
   );
 }
 
-/** Return the card of a prediction; `goTo(frameIndex)` shows a frame, `fold(isFolded)` hides the evidence. */
-export function findings({ imageId, view, defect, nearest, isFolded }, goTo, fold) {
+/**
+ * Return the card of a prediction: `goTo(frameIndex)` shows a frame, `fold(isFolded)` hides the evidence, `explain()` asks
+ * where the network looked.
+ */
+export function findings(picked, { goTo, fold, explain }) {
+  const { view, defect, nearest, isFolded } = picked;
   if (!view && !defect) return null;
-  const evidence = [defect ? defectPart(imageId, defect, goTo) : null, nearestCases(nearest ?? [])];
+  const evidence = [defect ? defectPart(picked, { goTo, explain }) : null, nearestCases(nearest ?? [])];
   const toggle = button(isFolded ? 'more' : 'less', () => fold(!isFolded), { class: 'link fold', title: 'Show or hide the evidence', 'data-echo': 'fold' });
   const summary = isFolded && defect ? h('h3', {}, 'Defect ', h('b', {}, doubt(defect) ? `${defect.defect}?` : defect.defect), percent(defect.probability)) : null;
   return h('div', { class: 'card' }, view ? viewLine(view) : null, summary, isFolded ? null : evidence, toggle);

@@ -28,6 +28,7 @@ const CSS = `
 .echo-panel button.danger { background: #a5303b; color: #fff; }
 .echo-panel button.link, .echo-panel button.plain { flex: none; background: none; padding: 0 4px; color: #9fc1ff; }
 .echo-panel button.link { margin-left: auto; text-decoration: underline; }
+.echo-panel button.link:hover:not(:disabled) { color: #fff; }
 .echo-panel button.draw { border-left: 5px solid var(--septum); }
 .echo-panel button.draw[aria-pressed=true] { background: var(--septum); color: #08101f; font-weight: 600; }
 .echo-panel button[aria-pressed=true]:not(.draw) { box-shadow: inset 0 -2px #5acce6; }
@@ -47,6 +48,7 @@ const CSS = `
 .echo-panel .beside { display: grid; grid-template-columns: 1fr auto; gap: 10px; }
 .echo-panel figure { margin: 0; width: 68px; font-size: 10.5px; color: #b9c8ea; text-align: center; }
 .echo-panel figure img { width: 68px; height: 68px; object-fit: contain; background: #000; border-radius: 3px; display: block; }
+.echo-panel figure.wide { width: 100%; margin-top: 4px; } .echo-panel figure.wide :is(button, img) { width: 100%; height: auto; }
 .echo-panel button.picture { padding: 0; background: none; }
 .echo-panel .cases { display: grid; grid-template-columns: repeat(5, 1fr); gap: 5px; }
 .echo-panel .case { display: block; color: #cfe0ff; font-size: 10.5px; line-height: 1.2; text-align: center; }

@@ -11,13 +11,33 @@ let stopping = null;
 async function predictOne(session, imageId) {
   const answer = await api.predict(imageId, stopping.signal);
   const prediction = { ...answer, boxes: answer.boxes.map((box) => ({ ...box, uid: newUid() })) };
-  session.predictions.set(imageId, prediction);
-  if (imageId === session.state.imageId) {
-    session.set({ prediction });
-    session.draw();
-  }
+  forgetExplanation(session.predictions.get(imageId));
+  adoptPrediction(session, imageId, prediction);
   return prediction;
 }
+
+function adoptPrediction(session, imageId, prediction) {
+  session.predictions.set(imageId, prediction);
+  if (imageId !== session.state.imageId) return;
+  session.set({ prediction });
+  session.draw();
+}
+
+const forgetExplanation = (prediction) => prediction?.explanation && URL.revokeObjectURL(prediction.explanation.url);
+
+/** Show where the network looked for the defect of the open cine; asked once more, hide it. */
+export const explain = (session) =>
+  session.work('explain', async () => {
+    const { imageId, prediction } = session.state;
+    if (prediction.explanation) {
+      forgetExplanation(prediction);
+      adoptPrediction(session, imageId, { ...prediction, explanation: null });
+      return;
+    }
+    const explanation = await api.explanation(imageId);
+    if (session.predictions.get(imageId) === prediction) adoptPrediction(session, imageId, { ...prediction, explanation });
+    else URL.revokeObjectURL(explanation.url); // it was predicted anew
+  });
 
 function found({ boxes }) {
   const frames = new Set(boxes.map((box) => box.frame_index)).size;

@@ -18,6 +18,9 @@ export function boxLabel({ septum, by, score, author }) {
   return by === OTHER_READER ? `${short} ${author ?? 'other reader'}` : short;
 }
 
+/** Return a number with two decimals, never "-0.00". */
+export const rounded = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFixed(2);
+
 export const percent = (probability) => `${Math.round(100 * probability)}%`;
 
 /** Return "frames 3, 7-9, 12" of 0-based indices, counted from 1 as the viewer counts. */
