@@ -184,11 +184,11 @@ def _run(what: str, train_it: Callable[..., Any], learned_from: object, models: 
 
 def starter_folder(models: Path, what: Trainable, start: str) -> Path | None:
     """Return where the starting weights lie: among those shipped, unless ``models`` has some or others are wanted."""
-    from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
+    from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, VIEW_CLASSIFIER
     from echo_plugin.runtime import TRAIN_COMMANDS
 
     own = next(name for name, word in TRAIN_COMMANDS.items() if word == what)
-    name = {"starter": own, "views": VIEW_CLASSIFIER}.get(start)
+    name = {"starter": own, "views": VIEW_CLASSIFIER, "mae": MASKED_AUTOENCODER}.get(start)
     return None if name is None or (models / f"{name}.json").is_file() else DEFAULT_MODELS
 
 

@@ -131,3 +131,6 @@ def test_a_training_into_a_new_folder_goes_on_from_the_shipped_weights(tmp_path:
     (tmp_path / "septal_detector.json").write_text("{}")
     assert starter_folder(tmp_path, Trainable.DETECTOR, "starter") is None
     assert starter_folder(tmp_path, Trainable.DEFECTS, "views") == DEFAULT_MODELS
+    assert starter_folder(tmp_path, Trainable.VIEWS, "mae") == DEFAULT_MODELS
+    (tmp_path / "masked_autoencoder.json").touch()
+    assert starter_folder(tmp_path, Trainable.VIEWS, "mae") is None

@@ -109,13 +109,15 @@ def with_network_of_start(options: TrainOptions, name: str, models: Path) -> Tra
     """Return the options with what they leave open about the network as the model that they go on from has it.
 
     Where none is published, or they begin otherwise, they stay as they are. A given size stays too: weights of
-    convolutions go on at another.
+    convolutions go on at another. Views that begin with a masked autoencoder take its encoder and its size.
 
     Raises
     ------
     ModelMismatchError
         If they ask for another network than the published one: it would be thrown away.
     """
+    if options.start == "mae" and name == VIEW_CLASSIFIER:
+        return _with_encoder_of_autoencoder(options, models)
     if options.start not in ("starter", OWN.get(name)) or _recipe_names_network(options, name):
         return options
     folder = options.starter or models
@@ -133,6 +135,19 @@ def with_network_of_start(options: TrainOptions, name: str, models: Path) -> Tra
             )
             raise ModelMismatchError(msg)
     return dataclasses.replace(options, image_size=options.image_size or card.input_size_px, **taught)
+
+
+def _with_encoder_of_autoencoder(options: TrainOptions, models: Path) -> TrainOptions:
+    """Return the options with encoder and size of the published masked autoencoder, where they leave them open."""
+    try:
+        card = load_card(options.starter or models, MASKED_AUTOENCODER)
+    except ModelNotFoundError:
+        return options  # loading its weights will say so
+    return dataclasses.replace(
+        options,
+        backbone=options.backbone or str(card.config["backbone"]),
+        image_size=options.image_size or card.input_size_px,
+    )
 
 
 def _recipe_names_network(options: TrainOptions, name: str) -> bool:

@@ -130,6 +130,15 @@ def test_the_encoder_begins_as_the_autoencoders(pretrained):
     assert all(torch.equal(value, state[f"encoder.{key}"]) for key, value in model.backbone.state_dict().items())
 
 
+def test_views_that_name_no_network_take_the_autoencoders_encoder_and_size(easy_studies, pretrained, tmp_path):
+    options = TrainOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
+
+    card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
+
+    assert (card.config["backbone"], card.input_size_px) == (NAME, 32)
+    assert "going on from masked_autoencoder 1" in card.training_data.provenance
+
+
 def test_a_resnet_cannot_begin_as_a_transformer(pretrained):
     with pytest.raises(ModelMismatchError, match="train with the --backbone vit_"):
         load_start(ViewClassifier(ViewConfig(5)), "view_classifier", pretrained, TrainOptions(start="mae"))
