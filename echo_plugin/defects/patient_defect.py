@@ -16,6 +16,7 @@ import numpy as np
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.defects.septal_crops import can_show
+from echo_plugin.errors import ModelMismatchError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.prediction import CineEmbedding
 
@@ -68,7 +69,15 @@ def combine_cines(cines: Sequence[CineEmbedding]) -> PatientDefect | None:
     """Return the defect of one patient from the answers to its cines; None: no cine was answered.
 
     What the walls of all cines say is added up (``DefectEmbedder.evidence``).
+
+    Raises
+    ------
+    ModelMismatchError
+        If a training published another network between two of the cines: their evidence cannot be added.
     """
+    if len({cine.embedder.sha256 for cine in cines}) > 1:
+        msg = f"The models were replaced while {len(cines)} cines of a patient were read; ask for them again."
+        raise ModelMismatchError(msg)
     kept = [cine for cine in cines if cine.defect.abstained is None]
     if not kept:
         return None

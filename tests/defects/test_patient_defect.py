@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox
 from echo_plugin.defects.patient_defect import combine_cines
+from echo_plugin.errors import ModelMismatchError
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.prediction import CineEmbedding
 
@@ -75,3 +78,11 @@ def test_an_answer_in_words_and_json_says_how_many_views_agree() -> None:
     assert answer.describe() == "ASD 0.96 from 2 of 2 cines; 50% of those that can show it say so."
     assert answer.to_json()["agreement"] == 0.5
     assert set(answer.to_json()["probabilities"]) == {"Normal", "ASD", "VSD"}
+
+
+def test_evidence_of_two_networks_is_not_added() -> None:
+    before, after = said(Defect.ASD, HOLE), said(Defect.NORMAL, NOTHING)
+    after = dataclasses.replace(after, embedder=dataclasses.replace(after.embedder, sha256="e" * 64))
+
+    with pytest.raises(ModelMismatchError, match="replaced while 2 cines of a patient were read"):
+        combine_cines([before, after])

@@ -99,8 +99,8 @@ function explainWord(explanation, busy) {
   return explanation ? 'Hide where it looked' : 'Where it looked';
 }
 
-function nearestCases(cases) {
-  if (!cases.length) return null;
+function nearestCases(cases, isSeptumFound) {
+  if (!cases.length) return isSeptumFound ? h('p', { class: 'hint', 'data-echo': 'nearest' }, 'No past cases to compare with yet.') : null;
   return h(
     'div',
     { 'data-echo': 'nearest' },
@@ -121,7 +121,7 @@ function nearestCases(cases) {
 export function findings(picked, { goTo, fold, explain }) {
   const { view, defect, nearest, isFolded } = picked;
   if (!view && !defect) return null;
-  const evidence = [defect ? defectPart(picked, { goTo, explain }) : null, nearestCases(nearest ?? [])];
+  const evidence = [defect ? defectPart(picked, { goTo, explain }) : null, nearestCases(nearest ?? [], Boolean(defect && !defect.is_whole_frame))];
   const toggle = button(isFolded ? 'more' : 'less', () => fold(!isFolded), { class: 'link fold', title: 'Show or hide the evidence', 'data-echo': 'fold' });
   const summary = isFolded && defect ? h('h3', {}, 'Defect ', h('b', {}, doubt(defect) ? `${defect.defect}?` : defect.defect), percent(defect.probability)) : null;
   return h('div', { class: 'card' }, view ? viewLine(view) : null, summary, isFolded ? null : evidence, toggle);
