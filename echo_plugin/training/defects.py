@@ -38,11 +38,12 @@ from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe, opt
 from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
+from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.start_classes import known_classes
 from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import state_path
+from echo_plugin.training.trained_card import build_card, publish_learned
 
 PLAIN = 0.1
 """Part of the training crops whose look is left as it is."""
@@ -81,31 +82,17 @@ def _train(
     progress: Progress | None,
 ) -> ModelCard:
     torch.manual_seed(options.seed)
-    recipe = chosen_recipe(options)
+    recipe, known = chosen_recipe(options), known_classes(models, options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
-    known = known_classes(models, options)
     classes = defect_classes(cines, known)
     config = dataclasses.replace(recipe.network, classes=len(classes), normal_id=classes.index(Defect.NORMAL))
     model = DefectEmbedder(config)
     start = load_beginning(model, models, options, [defect.value for defect in classes])
-    split = split_for(cines, labelled, start, models, options.seed)
-    parts = {part: cines_in(part, split, cines, "a defect and boxes") for part in ("train", "validation", "test")}
-    with first_goes_ahead():
-        crops = prepare_defect_crops(
-            labelled,
-            cines,
-            size_px=config.input_size_px,
-            cropping=cropping,
-            frames_per_cine=recipe.frames_per_cine,
-            cache_dir=options.cache_dir,
-            progress=progress,
-            known=known,
-        )
-    parts = crops.frames.readable(parts)
-    require_shown(crops, parts, cropping)
+    origin = origin_of(cines, labelled, start, models, options.seed)
+    crops, parts = _prepared(origin, recipe, known, options, progress)
     place(model, choose_device(options.device))
-    kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, split, options, (config, classes))
+    kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, origin.split, options, (config, classes))
     learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
     learned = with_new_head(model, crops, parts, learned, recipe, options, known)
     embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
@@ -114,6 +101,10 @@ def _train(
     majority = majority_class(crops, parts["train"])
     metrics = measure_on_test(model, embedded["test"], crops, majority, words_for_test(labelled), options.seed)
     card = build_card(
+        origin,
+        learned,
+        options,
+        models,
         name=DEFECT_EMBEDDER,
         task="classification",
         architecture=f"{config.backbone}, {config.embedding_size}-d embedding, {config.head}",
@@ -126,16 +117,30 @@ def _train(
             "validation_measure": learned.best_metric,
             "epochs": learned.epochs,
         },
-        labelled=labelled,
-        cines=cines,
-        split=split,
-        learned=learned,
         metrics=metrics,
-        options=options,
-        start=start,
-        models=models,
     )
     return publish_learned(models, learned, card)
+
+
+def _prepared(
+    origin: Origin, recipe: DefectRecipe, known: Sequence[str], options: TrainOptions, progress: Progress | None
+) -> tuple[DefectCrops, dict[str, list[LabelledCine]]]:
+    """Return the crops that the recipe cuts, and the readable cines of each part; ``known`` : as `defect_classes`."""
+    parts = origin.parts("a defect and boxes")
+    with first_goes_ahead():
+        crops = prepare_defect_crops(
+            origin.labelled,
+            origin.cines,
+            size_px=recipe.network.input_size_px,
+            cropping=recipe.network.cropping,
+            frames_per_cine=recipe.frames_per_cine,
+            cache_dir=options.cache_dir,
+            progress=progress,
+            known=known,
+        )
+    parts = crops.frames.readable(parts)
+    require_shown(crops, parts, recipe.network.cropping)
+    return crops, parts
 
 
 def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:

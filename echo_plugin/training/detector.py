@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
 from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import move_boxes, random_affines, spoil, visible_boxes, warp
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import LabelledFolder, detection_frames, open_labelled_folder
 from echo_plugin.training.detector_figures import (
     measure_on_test,
     measure_on_validation,
@@ -43,9 +43,10 @@ from echo_plugin.training.loop import Learned, lower_precision, place, run_epoch
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
+from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
 from echo_plugin.training.start_weights import begun_training, load_start
 from echo_plugin.training.state import state_path
+from echo_plugin.training.trained_card import build_card, publish_learned
 
 BATCH_SIZE, LEARNING_RATE, FRAMES_PER_CINE = 16, 1e-3, 8
 SURE_OF_NOTHING = -30.0
@@ -85,73 +86,70 @@ def _train(
 ) -> ModelCard:
     torch.manual_seed(options.seed)
     recipe = detector_recipe(options.recipe)
-    most = options.frames_per_cine or FRAMES_PER_CINE
-    cines = [cine for cine in labelled.cines if detection_frames(cine, most)]
-    config = DetectorConfig(
-        backbone=options.backbone or DetectorConfig.backbone,
-        input_size_px=options.image_size or DetectorConfig.input_size_px,
-        is_standardised=True,
-    )
-    model = SeptalDetector(config)
+    model = SeptalDetector(_network(options))
     start = load_start(model, SEPTAL_DETECTOR, models, options)
-    split = split_for(cines, labelled, start, models, options.seed, may_be_unmeasured=True)
-    parts = {part: cines_in(part, split, cines, "boxes") for part in ("train", "validation", "test")}
-    frames = _prepared(labelled, cines, model.config, options, progress)
-    items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
-    items["train"] = training_items(frames, items["train"], recipe, options.seed)
-    items["validation"] = validation_items(frames, items["validation"], recipe, options.seed)
+    cines = [cine for cine in labelled.cines if detection_frames(cine, 1)]
+    origin = origin_of(cines, labelled, start, models, options.seed, may_be_unmeasured=True)
+    frames, items = _prepared(origin, model.config.input_size_px, recipe, options, progress)
     model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
     place(model, choose_device(options.device))
-    kept = state_path(models, SEPTAL_DETECTOR), data_key(cines, split, options, model.config)
+    kept = state_path(models, SEPTAL_DETECTOR), data_key(cines, origin.split, options, model.config)
     rate = LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)
     learned = _learn(model, frames, items, recipe, options, rate=rate, on_epoch=on_epoch, kept=kept)
     medians = constant_boxes(true_boxes(frames, items["train"]))
     metrics = measure_on_test(model, frames, items["test"], medians, words_for_test(labelled), options.seed)
     card = build_card(
+        origin,
+        learned,
+        options,
+        models,
         name=SEPTAL_DETECTOR,
         task="detection",
-        architecture=f"RetinaNet, {config.backbone} FPN",
+        architecture=f"RetinaNet, {model.config.backbone} FPN",
         classes=tuple(septum.value for septum in DETECTED_SEPTA),
         config=dataclasses.asdict(model.config)
         | {
             "anchor_shapes": list(model.config.anchor_shapes),
             "recipe": options.recipe,
-            "constant_boxes": [float(x) for x in np.nan_to_num(medians / config.input_size_px, nan=-1).ravel()],
+            "constant_boxes": [float(x) for x in np.nan_to_num(medians / model.config.input_size_px, nan=-1).ravel()],
             "operating_score": operating_score(model, frames, items["validation"]),
             "validation_AP": learned.best_metric,
             "epochs": learned.epochs,
             "training_frames": len(items["train"]),
         },
-        labelled=labelled,
-        cines=cines,
-        split=split,
-        learned=learned,
         metrics=metrics,
-        options=options,
-        start=start,
-        models=models,
     )
     return publish_learned(models, learned, card)
 
 
+def _network(options: TrainOptions) -> DetectorConfig:
+    """Return the network that the options ask for."""
+    return DetectorConfig(
+        backbone=options.backbone or DetectorConfig.backbone,
+        input_size_px=options.image_size or DetectorConfig.input_size_px,
+        is_standardised=True,
+    )
+
+
 def _prepared(
-    labelled: LabelledFolder,
-    cines: Sequence[LabelledCine],
-    config: DetectorConfig,
-    options: TrainOptions,
-    progress: Progress | None,
-) -> PreparedFrames:
-    """Return the annotated frames of the cines as the detector sees them."""
+    origin: Origin, size_px: int, recipe: DetectorRecipe, options: TrainOptions, progress: Progress | None
+) -> tuple[PreparedFrames, dict[str, Tensor]]:
+    """Return the annotated frames as the detector sees them, and which of them the recipe takes of each part."""
+    parts = origin.parts("boxes")
     most = options.frames_per_cine or FRAMES_PER_CINE
     with first_goes_ahead():
-        return prepare_frames(
-            labelled,
-            [(cine, detection_frames(cine, most)) for cine in cines],
-            prepare_detection(config.input_size_px),
-            name=f"detector-{config.input_size_px}",
+        frames = prepare_frames(
+            origin.labelled,
+            [(cine, detection_frames(cine, most)) for cine in origin.cines],
+            prepare_detection(size_px),
+            name=f"detector-{size_px}",
             cache_dir=options.cache_dir,
             progress=progress,
         )
+    items = {part: frames.of(members) for part, members in frames.readable(parts).items()}
+    items["train"] = training_items(frames, items["train"], recipe, options.seed)
+    items["validation"] = validation_items(frames, items["validation"], recipe, options.seed)
+    return frames, items
 
 
 def _learn(

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
 from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
 from echo_plugin.preprocess import normalise
@@ -35,11 +37,12 @@ from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import write_reconstructions
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead, is_first
-from echo_plugin.training.provenance import fingerprints, known_parts, next_version, publish_learned
+from echo_plugin.training.provenance import fingerprints, known_parts
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.splits import Split, split_by_patient
 from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import FOLDER, state_path
+from echo_plugin.training.trained_card import next_version, publish_learned, training_data
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
 FRAMES_PER_CINE = 16
@@ -71,14 +74,14 @@ def train_mae(
         If the autoencoder of that folder is being trained already.
     """
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
-    origin = provenance_of(cines, images)
+    provenance = provenance_of(cines, images)
     with begun_training(options, MASKED_AUTOENCODER, models) as options:
-        return _train(cines, origin, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
+        return _train(cines, provenance, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
 
 
 def _train(
     cines: Sequence[UnlabelledCine],
-    origin: str,
+    provenance: str,
     models: Path,
     options: TrainOptions,
     task: MaeOptions,
@@ -91,26 +94,21 @@ def _train(
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
     split = _split(cines, start, models, options.seed)
-    kept = options.cache_dir or models / FOLDER
-    with first_goes_ahead():
-        frames = decode_frames(cines, config.input_size_px, kept, MASKED_AUTOENCODER, progress)
-    parts = {part: frames.of(members) for part, members in parts_of(cines, split).items()}
-    if not len(parts["train"]):
-        msg = f"None of the {len(cines)} cines is there to learn from; the others' patients are kept for measuring."
-        raise TrainingDataError(msg)
+    frames, parts = _prepared(cines, split, config.input_size_px, options.cache_dir or models / FOLDER, progress)
     model.to(choose_device(options.device))
+    key = digest_of([cines_key(cines), split.digest, options.batch_size, repr(config)])
     learned = learn_mae(
         model,
         frames,
         parts,
         options,
-        state_key=digest_of([cines_key(cines), split.digest, options.batch_size, repr(config)]),
+        state_key=key,
         models=models,
         pictures_every=task.pictures_every,
         on_epoch=on_epoch,
     )
     patients = [cines[cine].patient_id or "" for cine in frames.cine[parts["test"]].tolist()]
-    words = f"test patients ({origin})"
+    words = f"test patients ({provenance})"
     metrics = measure_on_test(model, frames, parts["test"], patients, words=words, seed=options.seed)
     del frames  # its file is deleted with the state: Windows keeps a file that is mapped
     card = ModelCard(
@@ -120,18 +118,8 @@ def _train(
         architecture=f"masked autoencoder, {config.backbone}",
         classes=("pixels",),
         input_size_px=config.input_size_px,
-        config=dataclasses.asdict(model.config)
-        | {"epochs": learned.epochs, "split_digest": split.digest}
-        | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
-        | ({"validation_error": -learned.best_metric} if len(parts["validation"]) else {})
-        | fingerprints(split, start, cines_key(cines)),
-        training_data=TrainingData(
-            origin + start.words,
-            sum(split.sizes.values()),
-            len(cines),
-            cines_key(cines),
-            split.sizes,
-        ),
+        config=_card_config(model, learned, cines, split, start),
+        training_data=training_data(provenance, len(cines), cines_key(cines), split, start),
         metrics=metrics,
         command=options.command,
         wall_time_s=round(learned.wall_time_s, 1),
@@ -140,6 +128,39 @@ def _train(
         limits=LIMITS,
     )
     return publish_learned(models, learned, card)
+
+
+def _prepared(
+    cines: Sequence[UnlabelledCine], split: Split, size_px: int, directory: Path, progress: Progress | None
+) -> tuple[UnlabelledFrames, dict[str, Tensor]]:
+    """Return the frames of all cines, and which of them are in each part.
+
+    Raises
+    ------
+    TrainingDataError
+        If none is there to learn from.
+    """
+    with first_goes_ahead():
+        frames = decode_frames(cines, size_px, directory, MASKED_AUTOENCODER, progress)
+    parts = {part: frames.of(members) for part, members in parts_of(cines, split).items()}
+    if not len(parts["train"]):
+        msg = f"None of the {len(cines)} cines is there to learn from; the others' patients are kept for measuring."
+        raise TrainingDataError(msg)
+    return frames, parts
+
+
+def _card_config(
+    model: MaskedAutoencoder, learned: Learned, cines: Sequence[UnlabelledCine], split: Split, start: Start
+) -> dict[str, Any]:
+    """Return what the card says of the network, how long it learned and who is in which part."""
+    has_validation = not math.isnan(learned.best_metric)
+    return (
+        dataclasses.asdict(model.config)
+        | {"epochs": learned.epochs, "split_digest": split.digest}
+        | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
+        | ({"validation_error": -learned.best_metric} if has_validation else {})
+        | fingerprints(split, start, cines_key(cines))
+    )
 
 
 def learn_mae(
@@ -175,15 +196,7 @@ def learn_mae(
 
     return run_epochs(
         model,
-        Recipe(
-            epochs=options.epochs or EPOCHS,
-            learning_rate=options.learning_rate or LEARNING_RATE,
-            weight_decay=0.05,
-            warm_up=0.1,
-            clip_norm=1.0,
-            max_minutes=options.max_minutes,
-            patience=options.patience or None,
-        ),
+        _optimisation(options),
         batches=lambda g: shuffled_batches(parts["train"], options.batch_size or BATCH_SIZE, g),
         loss=lambda m, items, g: _loss(m, frames, items, g),
         validate=validate if len(chosen) else None,
@@ -193,6 +206,19 @@ def learn_mae(
         state_path=state_path(models, MASKED_AUTOENCODER),
         state_key=state_key,
         log_dir=options.log_dir and options.log_dir / MASKED_AUTOENCODER,
+    )
+
+
+def _optimisation(options: TrainOptions) -> Recipe:
+    """Return the numbers of the optimisation, with what the options choose."""
+    return Recipe(
+        epochs=options.epochs or EPOCHS,
+        learning_rate=options.learning_rate or LEARNING_RATE,
+        weight_decay=0.05,
+        warm_up=0.1,
+        clip_norm=1.0,
+        max_minutes=options.max_minutes,
+        patience=options.patience or None,
     )
 
 

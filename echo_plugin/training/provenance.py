@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the card of a training says: who is in which part, the figures, the commands.
+"""Where a model comes from: who is learned from, who chooses the checkpoint, who is measured.
 
 A card lists the patients of its parts as fingerprints. A training that goes on from a model, or stands beside others in
 one folder, leaves every patient in the part where those cards have it; so nobody is measured who was learned from.
@@ -9,40 +9,55 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
-from echo_plugin.model_card import Metric, ModelCard, TrainingData
-from echo_plugin.models.card_file import STARTERS, load_card
-from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.card_file import load_card
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
-from echo_plugin.training.loop import Learned
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.phantom_folder import phantom_command
-from echo_plugin.training.processes import agreed, is_first
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
 from echo_plugin.training.start_weights import Start
-from echo_plugin.training.state import forget_states
 
 logger = logging.getLogger(__name__)
 
-PHANTOM_LIMITS = (
-    "Trained on phantoms only: synthetic children imaged by a convolution model."
-    " Figures are figures on phantoms and say nothing about patients."
-)
-UNMEASURED_LIMITS = " Its metrics are missing: no annotated patient was left to measure with."
-GREY_LIMITS = " Frames are made grey before the network sees them: of colour Doppler it sees the brightness alone."
-FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
+
+@dataclass(frozen=True)
+class Origin:
+    """The labelled cines that one training is about, the split of their patients, and the weights it begins with."""
+
+    labelled: LabelledFolder
+    cines: Sequence[LabelledCine]
+    split: Split
+    start: Start
+
+    def parts(self, what: str) -> dict[str, list[LabelledCine]]:
+        """Return the cines of each part; none of one to measure with that has no patients.
+
+        ``what`` : what they are labelled with, for the message.
+
+        Raises
+        ------
+        TrainingDataError
+            If a part has none otherwise.
+        """
+        return {part: self._cines_in(part, what) for part in PARTS}
+
+    def _cines_in(self, part: str, what: str) -> list[LabelledCine]:
+        wanted = frozenset(getattr(self.split, part))
+        chosen = [cine for cine in self.cines if cine.patient_id in wanted]
+        if not chosen and (wanted or part == "train"):
+            msg = f"No cine of the {part} patients has {what}; annotate more patients ({self.split.sizes} are split)."
+            raise TrainingDataError(msg)
+        return chosen
 
 
-def split_for(
+def origin_of(
     cines: Sequence[LabelledCine],
     labelled: LabelledFolder,
     start: Start,
@@ -50,21 +65,22 @@ def split_for(
     seed: int,
     *,
     may_be_unmeasured: bool = False,
-) -> Split:
-    """Return the split of the patients of ``cines``; those that the start or models beside it know keep their part.
+) -> Origin:
+    """Return where a model of ``cines`` comes from; patients that its start or models beside it know keep their part.
 
     The others keep the part that the folder's patients.csv gives them, where a data set comes with a split.
     """
     patients, defects = {cine.patient_id for cine in cines}, labelled.defects
     fixed = read_parts(labelled.folder.root / PATIENTS_FILE)
     known = known_parts(sorted(patients), fixed, start, models)
-    return split_by_patient(
+    split = split_by_patient(
         {p: defects.get(p) for p in patients},
         seed=seed,
         fixed=fixed,
         known=known,
         may_be_unmeasured=may_be_unmeasured,
     )
+    return Origin(labelled, cines, split, start)
 
 
 def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start, models: Path) -> dict[str, str]:
@@ -115,67 +131,6 @@ def seen_patients(card: ModelCard, patients: Iterable[str]) -> frozenset[str]:
     return frozenset(p for p, part in known_patients(card, sorted(set(patients))).items() if part != "test")
 
 
-def cines_in(part: str, split: Split, cines: Sequence[LabelledCine], what: str) -> list[LabelledCine]:
-    """Return the cines of one part; none of one to measure with that has no patients.
-
-    Raises
-    ------
-    TrainingDataError
-        If there is none otherwise.
-    """
-    wanted = frozenset(getattr(split, part))
-    chosen = [cine for cine in cines if cine.patient_id in wanted]
-    if not chosen and (wanted or part == "train"):
-        msg = f"No cine of the {part} patients has {what}; annotate more patients ({split.sizes} are split)."
-        raise TrainingDataError(msg)
-    return chosen
-
-
-def build_card(
-    *,
-    name: str,
-    task: str,
-    architecture: str,
-    classes: tuple[str, ...],
-    config: Mapping[str, float | int | str | bool | list[float] | list[int]],
-    labelled: LabelledFolder,
-    cines: Sequence[LabelledCine],
-    split: Split,
-    learned: Learned,
-    metrics: Mapping[str, Metric],
-    options: TrainOptions,
-    start: Start,
-    models: Path,
-) -> ModelCard:
-    """Return the card of a training to be published to ``models``; ``config`` holds ``input_size_px``."""
-    data = TrainingData(
-        labelled.provenance + start.words, sum(split.sizes.values()), len(cines), cines_digest(cines), split.sizes
-    )
-    size = config["input_size_px"]
-    return ModelCard(
-        name=name,
-        version=next_version(start, name, models),
-        task=task,
-        architecture=architecture,
-        classes=classes,
-        input_size_px=int(size) if isinstance(size, int | float) else 0,
-        config={
-            **{k: v for k, v in config.items() if v == v},
-            **fingerprints(split, start, data.digest),
-            "split_digest": split.digest,
-        },
-        training_data=data,
-        metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
-        command=_commands(name, labelled, options, learned),
-        wall_time_s=round(learned.wall_time_s, 1),
-        seed=options.seed,
-        licence=start.licence,
-        limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS)
-        + GREY_LIMITS
-        + ("" if metrics else UNMEASURED_LIMITS),
-    )
-
-
 def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
     """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen."""
     before = start.card.config if start.card else {}
@@ -191,30 +146,6 @@ def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | lis
     return lists
 
 
-def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learned: Learned) -> str:
-    """Return the commands that repeat a training: that of the phantoms, if it had them alone, and its own."""
-    train = options.command
-    if not train:
-        train = f"monailabel-echo train {TRAIN_COMMANDS[name]} --studies DIR --models DIR"
-        train += f" --epochs {learned.epochs} --seed {options.seed}"
-    made = phantom_command(labelled.folder.root) if labelled.is_phantom else None
-    return f"{made} && {train}" if made else train
-
-
-def next_version(start: Start, name: str, models: Path) -> str:
-    """Return the version of a model that went on from ``start`` and is published to ``models``.
-
-    It is above that of ``start``, of what is published there, and of the starter weights: a training from other
-    weights would otherwise publish, under the same name, a number that there has been.
-    """
-    cards = [start.card] if start.card is not None and start.card.name == name else []
-    for folder in (models, STARTERS):
-        with suppress(ModelNotFoundError, ModelMismatchError):
-            cards.append(load_card(folder, name))
-    named = [card.version for card in cards if not card.version.isdecimal()]
-    return f"{named[0]}+1" if named else str(max((int(card.version) for card in cards), default=0) + 1)
-
-
 def words_for_test(labelled: LabelledFolder) -> str:
     """Return how a figure on the test patients is to be called."""
     return "test patients (phantoms)" if labelled.is_phantom else "test patients"
@@ -224,11 +155,3 @@ def data_key(cines: Sequence[LabelledCine], split: Split, options: TrainOptions,
     """Return what tells trainings on other data, or of another network, apart."""
     chosen = (options.recipe, options.batch_size, options.frames_per_cine)
     return digest_of([cines_digest(cines), split.digest, repr(chosen), repr(config)])
-
-
-def publish_learned(models: Path, learned: Learned, card: ModelCard) -> ModelCard:
-    """Publish what was learned, from the first process; there is nothing left to go on with then."""
-    if is_first():
-        card = publish(models, learned.state, card, storage_dtype=torch.float16)
-        forget_states(models, card.name)
-    return agreed(card)

@@ -25,9 +25,10 @@ from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import build_card, cines_in, data_key, publish_learned, split_for, words_for_test
+from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
 from echo_plugin.training.start_weights import begun_training, load_start
 from echo_plugin.training.state import state_path
+from echo_plugin.training.trained_card import build_card, publish_learned
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
 from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
@@ -71,29 +72,15 @@ def _train(
     vocabulary: tuple[View, ...] | None,
 ) -> ModelCard:
     torch.manual_seed(options.seed)
-    is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
-    vocabulary = vocabulary or VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
-    cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
+    vocabulary = vocabulary or _vocabulary(options)
     config = view_config(options, len(vocabulary))
     model = ViewClassifier(config)
     start = load_start(model, VIEW_CLASSIFIER, models, options)
-    split = split_for(cines, labelled, start, models, options.seed)
-    parts = {part: cines_in(part, split, cines, "a view") for part in ("train", "validation", "test")}
-    clips = options.frames_per_cine or CLIPS_PER_CINE
-    with first_goes_ahead():
-        frames = prepare_frames(
-            labelled,
-            [(cine, tuple(sample_clips(config, cine.frame_count, clips).ravel().tolist())) for cine in cines],
-            prepare_whole(config.input_size_px),
-            name=f"views-{config.input_size_px}",
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
-    parts = frames.readable(parts)
+    cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
+    origin = origin_of(cines, labelled, start, models, options.seed)
+    table, parts = _clips(origin, vocabulary, config, options, progress)
     place(model, choose_device(options.device))
-    labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in cines if cine.annotation.view])
-    table = ClipTable.of(frames, config.frames_per_clip, labels, parts)
-    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, split, options, (config, options.mirror))
+    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, origin.split, options, (config, options.mirror))
     words, is_going_on = words_for_test(labelled), start.rate_for(VIEW_CLASSIFIER) < 1
     probed = {}
     if start.words and not is_going_on:  # an encoder that has not been taught views
@@ -102,6 +89,10 @@ def _train(
     classes = tuple(view.value for view in vocabulary)
     metrics = _measure(model, table, cines, classes, words, options.seed) | probed
     card = build_card(
+        origin,
+        learned,
+        options,
+        models,
         name=VIEW_CLASSIFIER,
         task="view",
         architecture=f"{config.backbone}, {config.temporal} of {config.frames_per_clip} {config.sampling} frames",
@@ -116,16 +107,35 @@ def _train(
         }
         | _learned_times(labelled, parts["train"])
         | rule_to_config(open_set_rule(model, table, classes)),
-        labelled=labelled,
-        cines=cines,
-        split=split,
-        learned=learned,
         metrics=metrics,
-        options=options,
-        start=start,
-        models=models,
     )
     return publish_learned(models, learned, card)
+
+
+def _vocabulary(options: TrainOptions) -> tuple[View, ...]:
+    """Return the views that the options name; the fetal paper's recipe has its own."""
+    is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
+    return VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
+
+
+def _clips(
+    origin: Origin, vocabulary: tuple[View, ...], config: ViewConfig, options: TrainOptions, progress: Progress | None
+) -> tuple[ClipTable, dict[str, list[LabelledCine]]]:
+    """Return the clips of all cines, which the table counts as the origin does, and the readable cines of each part."""
+    parts = origin.parts("a view")
+    clips = options.frames_per_cine or CLIPS_PER_CINE
+    with first_goes_ahead():
+        frames = prepare_frames(
+            origin.labelled,
+            [(cine, tuple(sample_clips(config, cine.frame_count, clips).ravel().tolist())) for cine in origin.cines],
+            prepare_whole(config.input_size_px),
+            name=f"views-{config.input_size_px}",
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
+    parts = frames.readable(parts)
+    labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in origin.cines if cine.annotation.view])
+    return ClipTable.of(frames, config.frames_per_clip, labels, parts), parts
 
 
 def view_config(options: TrainOptions, classes: int) -> ViewConfig:

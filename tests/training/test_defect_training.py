@@ -21,8 +21,8 @@ from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares
 from echo_plugin.training.defect_head import backbone_features, renew_head
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import next_version
 from echo_plugin.training.start_weights import Start
+from echo_plugin.training.trained_card import next_version
 
 torch.set_num_threads(1)
 ATRIAL, VENTRICULAR = DETECTED_SEPTA

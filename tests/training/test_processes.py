@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
+from echo_plugin.training.loop import Learned
 from echo_plugin.training.processes import agreed, first_goes_ahead, gathered, is_first, joined_processes, own_share
-from echo_plugin.training.provenance import Learned, publish_learned
+from echo_plugin.training.trained_card import publish_learned
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
@@ -142,7 +143,7 @@ def test_a_training_alone_is_the_first_and_asks_nobody():
 
 
 def test_a_process_that_is_not_the_first_publishes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("echo_plugin.training.provenance.is_first", lambda: False)
+    monkeypatch.setattr("echo_plugin.training.trained_card.is_first", lambda: False)
 
     publish_learned(tmp_path, Learned({"weight": torch.zeros(1)}, 0.0, 1, 1.0), ModelCard.__new__(ModelCard))
 
