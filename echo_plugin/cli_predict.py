@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, write_json
+from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
 
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
@@ -52,7 +53,8 @@ def predict(
     if raw_boxes and "boxes" not in chosen:
         msg = "--raw-boxes are boxes; --tasks boxes asks for them."
         raise typer.BadParameter(msg)
-    _require_views(chosen, paths, table, sort, is_copy=copy)
+    _require_views(chosen, table, sort, is_copy=copy)
+    _require_places(paths, None if json_target in (None, "-") else Path(str(json_target)), table, sort)
     files = find_cine_files(paths)
     journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
     found = tuple(RAW_BOXES if raw_boxes and task == "boxes" else task for task in chosen)
@@ -73,23 +75,61 @@ def predict(
         raise typer.Exit(1)
 
 
-def _require_views(
-    tasks: Sequence[str], paths: Sequence[Path], table: Path | None, sort: Path | None, *, is_copy: bool
-) -> None:
-    """Refuse, before anything is predicted, what could not be done with the views afterwards."""
+def _require_views(tasks: Sequence[str], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:
+    """Refuse to keep views that nobody asks for."""
     if (table or sort) and "view" not in tasks:
         msg = "--csv and --sort are of the views; --tasks view asks for them."
         raise typer.BadParameter(msg)
     if is_copy and sort is None:
         msg = "--copy copies what --sort sorts; name a folder with --sort."
         raise typer.BadParameter(msg)
-    if table is not None and not table.absolute().parent.is_dir():
-        msg = f"Folder {table.parent} of the table does not exist; one that does is accepted."
-        raise FileNotFoundError(msg)
-    if sort is not None:
-        from echo_plugin.views.sorted_files import require_sortable
 
+
+def _require_places(paths: Sequence[Path], json_file: Path | None, table: Path | None, sort: Path | None) -> None:
+    """Refuse, before anything is predicted, a place that could not be written to afterwards, or holds another's file.
+
+    Raises
+    ------
+    EchoError
+        If a file cannot be written there, or is there and is none of ours.
+    """
+    from echo_plugin.views.sorted_files import require_sortable
+    from echo_plugin.views.table import COLUMNS
+
+    if sort is not None:
         require_sortable(sort, paths)
+    if json_file and table and json_file.resolve() == table.resolve():
+        msg = f"--json and --csv both name {table}; a file for each is accepted."
+        raise EchoError(msg)
+    begins = {"--json": (json_file, b"["), "--csv": (table, ",".join(COLUMNS).encode())}
+    for option, (file, first_bytes) in begins.items():
+        if file is None:
+            continue
+        _require_place(file, option, first_bytes)
+        if sort is not None and file.resolve().is_relative_to(sort.resolve()):
+            msg = f"{option} {file} lies in the folder of --sort, which is made anew; another place is accepted."
+            raise EchoError(msg)
+
+
+def _require_place(file: Path, option: str, first_bytes: bytes) -> None:
+    """Refuse a file that cannot be written, or one that is there and does not begin as what would be written."""
+    from echo_plugin.io.atomic_file import require_writable
+
+    directory = file.absolute().parent
+    if not directory.is_dir():
+        msg = f"Folder {file.parent} of {option} does not exist; one that does is accepted."
+        raise EchoError(msg)
+    require_writable(directory)
+    if not file.exists():
+        return
+    if not file.is_file():
+        msg = f"{option} {file} is no file; the name of a new one, or of one from an earlier run, is accepted."
+        raise EchoError(msg)
+    with file.open("rb") as there:
+        found = there.read(len(first_bytes))
+    if found not in (b"", first_bytes):
+        msg = f"{option} {file} is there and was not written by an earlier run; the name of a new file is accepted."
+        raise EchoError(msg)
 
 
 def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:

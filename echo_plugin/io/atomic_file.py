@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
+
+from echo_plugin.errors import EchoError
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -31,6 +34,16 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
+
+
+def require_writable(directory: Path) -> None:
+    """Raise EchoError unless a file can be made in the existing ``directory``; one is, and is gone again."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        msg = f"Folder {directory} cannot be written to ({exc.strerror or exc}); one that can be is needed."
+        raise EchoError(msg) from exc
 
 
 def make_directory(path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from echo_plugin.anatomy import View
 from echo_plugin.errors import EchoError
-from echo_plugin.io.atomic_file import fsync_directory, make_directory
+from echo_plugin.io.atomic_file import fsync_directory, make_directory, require_writable
 from echo_plugin.io.cine_file import escape_path, read_cine
 from echo_plugin.io.image_id import is_uid
 
@@ -28,11 +28,14 @@ NO_STANDARD_VIEW = "NO-STANDARD-VIEW"
 
 
 def require_sortable(out: Path, sources: Sequence[Path]) -> None:
-    """Raise EchoError unless ``out`` is new or empty, and neither lies in a source nor holds one."""
+    """Raise EchoError unless ``out`` is new or empty, can be replaced, and neither lies in a source nor holds one."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         msg = f"Folder {out} to sort into is not empty; a new or empty one is accepted."
         raise EchoError(msg)
     target = out.resolve()
+    if target == Path.cwd() or os.path.ismount(target):
+        msg = f"Folder {out} to sort into cannot be replaced by the sorted one; a new folder is accepted."
+        raise EchoError(msg)
     for source in sources:
         folder = (source if source.is_dir() else source.parent).resolve()
         if target.is_relative_to(folder) and source.is_dir():
@@ -41,6 +44,7 @@ def require_sortable(out: Path, sources: Sequence[Path]) -> None:
         if folder.is_relative_to(target):
             msg = f"Folder {out} to sort into holds {source}, which is sorted; another one is accepted."
             raise EchoError(msg)
+    require_writable(next(directory for directory in target.parents if directory.is_dir()))
 
 
 def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bool) -> Counter[str]:
@@ -53,6 +57,7 @@ def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bo
     EchoError
         If a link, a copy or the tree cannot be made; nothing is left of it then.
     """
+    out = out.resolve()
     make_directory(out.parent)
     partial = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
     try:

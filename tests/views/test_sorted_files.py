@@ -3,6 +3,7 @@
 
 import csv
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -202,12 +203,88 @@ def test_what_could_not_be_sorted_is_bad_usage(call: Any, src: Path, arguments: 
     assert words in " ".join(answer.stderr.replace("│", " ").split())
 
 
-def test_a_dangerous_place_is_refused_before_anything_is_predicted(call: Any, src: Path, monkeypatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was predicted, or looked for to be."""
     asked: list[Path] = []
     monkeypatch.setattr(FakePredictor, "predict", lambda self, path: asked.append(path))
-    monkeypatch.setattr(batch, "find_cine_files", lambda paths: asked.append(src))
+    monkeypatch.setattr(batch, "find_cine_files", asked.extend)
+    return asked
 
+
+def test_a_dangerous_place_is_refused_before_anything_is_predicted(call: Any, src: Path, asked: list[Path]) -> None:
     answer = call(src, "--tasks", "view", "--sort", src / "sorted")
 
     assert isinstance(answer.exception, EchoError)
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--csv", "a"), r"--csv a is no file; the name of a new one"),
+        (("--json", "a"), r"--json a is no file; the name of a new one"),
+        (("--csv", "nowhere/v.csv"), r"Folder nowhere of --csv does not exist; one that does is accepted"),
+        (("--json", "nowhere/v.json"), r"Folder nowhere of --json does not exist; one that does is accepted"),
+        (("--csv", "same", "--json", "./same"), r"--json and --csv both name same; a file for each"),
+        (("--sort", "../out", "--csv", "../out/v.csv"), r"--csv ../out/v.csv lies in the folder of --sort"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_predicted(
+    call: Any, src: Path, asked: list[Path], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    (src.parent / "out").mkdir()
+    monkeypatch.chdir(src)
+
+    answer = call(src, "--tasks", "view", *arguments)
+
+    assert isinstance(answer.exception, EchoError)
+    assert re.search(words, str(answer.exception))
+    assert asked == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="only Linux has a folder that nobody can write to")
+@pytest.mark.parametrize("arguments", [("--csv", "/proc/v.csv"), ("--json", "/proc/v.json"), ("--sort", "/proc/out")])
+def test_a_folder_that_nobody_can_write_to_is_refused_before_anything_is_predicted(
+    call: Any, src: Path, asked: list[Path], arguments: tuple[str, ...]
+) -> None:
+    answer = call(src, "--tasks", "view", *arguments)
+
+    assert isinstance(answer.exception, EchoError)
+    assert "Folder /proc cannot be written to" in str(answer.exception)
+    assert asked == []
+
+
+@pytest.mark.parametrize("place", [".", "../empty", "missing/.."])
+def test_the_folder_that_one_stands_in_is_not_replaced(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+    with pytest.raises(EchoError, match="cannot be replaced by the sorted one; a new folder is accepted"):
+        require_sortable(Path(place), [src])
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_a_file_of_another_kind_is_not_overwritten(call: Any, src: Path, asked: list[Path], option: str) -> None:
+    patients = src / "patients.csv"
+    patients.write_text("image_id,patient_id\nx.png,p1\n")
+
+    answer = call(src, "--tasks", "view", option, patients)
+
+    assert isinstance(answer.exception, EchoError)
+    assert re.search(f"{option} .*patients.csv is there and was not written by an earlier run", str(answer.exception))
+    assert patients.read_text() == "image_id,patient_id\nx.png,p1\n"
+    assert asked == []
+
+
+def test_the_files_of_an_earlier_run_are_written_anew(call: Any, src: Path, tmp_path: Path) -> None:
+    arguments = ("--tasks", "view", "--csv", tmp_path / "v.csv", "--json", tmp_path / "v.json")
+    call(src / "Doe^Jane", *arguments)
+
+    answer = call(src / "a", *arguments)
+
+    assert answer.exit_code == 0
+    assert "two.dcm" in (tmp_path / "v.csv").read_text()
+    assert "x.png" not in (tmp_path / "v.csv").read_text() + (tmp_path / "v.json").read_text()
