@@ -43,9 +43,15 @@ class MaeConfig:
     """Whether every frame is first brought to the same contrast, as the view classifier does it."""
 
     def __post_init__(self) -> None:
-        require_vit(self.backbone, self.input_size_px)
+        patches = (self.input_size_px // require_vit(self.backbone, self.input_size_px).patch_px) ** 2
         if not 0 < self.mask_ratio < 1:
             msg = f"Masked autoencoder has mask_ratio {self.mask_ratio}; a number between 0 and 1 is accepted."
+            raise ValueError(msg)
+        if not 0 < count_kept(patches, self.mask_ratio) < patches:
+            msg = (
+                f"Masked autoencoder has mask_ratio {self.mask_ratio} of {patches} patches; one that leaves at least"
+                " one patch seen and one hidden is accepted."
+            )
             raise ValueError(msg)
         if self.channels not in (1, 3):
             msg = f"Masked autoencoder has {self.channels} channels; 1 (grey) or 3 (RGB) are accepted."
@@ -153,17 +159,22 @@ class MaskedAutoencoder(nn.Module):
         return (drawn.patches - self.targets(frames)).square().mean(dim=2) * drawn.mask
 
 
+def count_kept(patches: int, mask_ratio: float) -> int:
+    """Return how many of so many patches are seen: int(L * (1 - mask_ratio)), as the authors count them."""
+    return int(patches * (1 - mask_ratio))
+
+
 def choose_patches(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return which patches are kept, and how to undo the shuffling, by noise (N, L).
 
     Returns
     -------
-    kept : (N, M) indices of patches, least noise first, M = int(L * (1 - mask_ratio)).
+    kept : (N, M) indices of patches, least noise first, M of ``count_kept``.
     places : (N, L) place of each patch in the shuffled order.
     mask : (N, L) float32, 1 hidden, 0 kept.
     """
     L = noise.shape[1]
-    kept_count = int(L * (1 - mask_ratio))
+    kept_count = count_kept(L, mask_ratio)
     order = noise.argsort(dim=1)
     places = order.argsort(dim=1)
     return order[:, :kept_count], places, (places >= kept_count).float()

@@ -188,10 +188,21 @@ def test_it_learns_to_draw():
     assert loss.item() < 0.4 * first
 
 
+@pytest.mark.parametrize("mask_ratio", [0.9375, 0.0625, 0.001])
+def test_one_patch_seen_and_one_hidden_are_enough(mask_ratio):
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(MaeConfig(**{**vars(TINY), "mask_ratio": mask_ratio}))
+    frames = torch.rand(2, 1, 32, 32)
+
+    assert torch.isfinite(model.loss(frames, model(frames, torch.rand(2, 16))))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"mask_ratio": 1.0}, "between 0 and 1 is accepted"),
+        ({"mask_ratio": 0.94}, "mask_ratio 0.94 of 16 patches; one that leaves at least one patch seen"),
+        ({"mask_ratio": 1e-18}, "of 16 patches; one that leaves at least one patch seen and one hidden"),
         ({"channels": 2}, "1 \\(grey\\) or 3 \\(RGB\\)"),
         ({"decoder_width": 36, "decoder_heads": 8}, "a multiple of 4 times the heads"),
         ({"backbone": "vit_huge"}, "vit_base_patch16, .* are accepted"),
