@@ -187,7 +187,7 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions,
         try:
             return _start_from(folder / MASKED_AUTOENCODER, model, name)
         except ModelNotFoundError as exc:
-            msg = f"{exc} Make it: monailabel-echo train mae --images DIR --models {folder}"
+            msg = f"{exc} Make it: monailabel-echo train mae --images DIR --models {models}"
             raise ModelNotFoundError(msg) from exc
     if options.start not in ("starter", "views", "mae"):
         return _start_from_file(Path(options.start), model, name, classes)

@@ -151,6 +151,14 @@ def test_where_no_autoencoder_is_published_the_command_that_makes_one_is_named(t
         load_start(model, "view_classifier", tmp_path / "mine", TrainOptions(start="mae"))
 
 
+def test_nobody_is_told_to_publish_into_the_starters(tmp_path):
+    model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32))
+    options = TrainOptions(start="mae", starter=tmp_path / "starters")
+
+    with pytest.raises(ModelNotFoundError, match=r"not published in .*/starters; .* train mae .* --models .*/mine$"):
+        load_start(model, "view_classifier", tmp_path / "mine", options)
+
+
 @pytest.mark.parametrize("is_wrapped", [True, False])
 def test_a_published_checkpoint_is_a_beginning_whose_licence_is_said(tmp_path, caplog, is_wrapped):
     torch.manual_seed(1)
