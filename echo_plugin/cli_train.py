@@ -13,6 +13,7 @@ import typer
 
 from echo_plugin.cli_mae import Images, MaskRatio, PatchNorm, mae_trainer
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models, Seed, Trainable
+from echo_plugin.models.view_choices import Sampling, TemporalHead
 from echo_plugin.progress import Progress
 from echo_plugin.progress_bar import progress_bar
 from echo_plugin.training.options import TrainOptions
@@ -51,12 +52,10 @@ Margin = Annotated[float | None, typer.Option(help=f"{DEFECTS_ONLY}: m of ArcFac
 
 VIEWS_ONLY = "Of the views"
 Pooling = Annotated[
-    Literal["weave", "gru", "attention", "mean", "image"] | None,
+    Literal[TemporalHead, "image"] | None,
     typer.Option(help=f"{VIEWS_ONLY}: what is made of a clip's frames; image: one frame."),
 ]
-Sampling = Annotated[
-    Literal["consecutive", "spaced"] | None, typer.Option(help=f"{VIEWS_ONLY}: which frames make a clip.")
-]
+ClipSampling = Annotated[Sampling | None, typer.Option(help=f"{VIEWS_ONLY}: which frames make a clip.")]
 ClipFrames = Annotated[
     int | None, typer.Option(help=f"{VIEWS_ONLY}: frames of a clip, T; 4 by default.", min=1, max=64)
 ]
@@ -86,7 +85,7 @@ def train(
     scale: Scale = None,
     margin: Margin = None,
     pooling: Pooling = None,
-    sampling: Sampling = None,
+    sampling: ClipSampling = None,
     clip_frames: ClipFrames = None,
     chunks: Chunks = None,
     mirror: Mirror = False,

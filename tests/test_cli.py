@@ -37,6 +37,8 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
         (("train", "views", "--studies", "x", "--from", "nowhere"), "nowhere"),
         (("phantom", "out", "--patients", "1", "--fetal", "--views", "A4C"), "--fetal"),
         (("train", "mae"), "--images"),
+        (("train", "views", "--studies", "x", "--sampling", "random"), "consecutive"),
+        (("train", "views", "--studies", "x", "--pooling", "lstm"), "attention"),
         (("train", "views", "--images", "x"), "--images"),
         (("train", "views", "--studies", "x", "--mask-ratio", "0.5"), "--mask-ratio"),
         (("train", "mae", "--images", "x", "--recipe", "usf-mae"), "usf-mae"),

@@ -17,12 +17,11 @@ from torch.nn.functional import interpolate
 
 from echo_plugin.models.lean_torchvision import resnet18, resnet50
 from echo_plugin.models.standardise import standardise
+from echo_plugin.models.view_choices import SAMPLINGS, TEMPORAL_HEADS
 from echo_plugin.models.vit import VITS, build_vit, require_vit
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
-TEMPORAL_HEADS = ("weave", "gru", "mean", "attention")
 ATTENTION_HEADS = 4
-SAMPLINGS = ("consecutive", "spaced")
 
 
 def clip_starts(frame_count: int, clips: int, length: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
@@ -194,6 +193,10 @@ class ViewClassifier(nn.Module):
             self.backbone, D = _grey_resnet(config)
         if config.temporal in ("weave", "attention") and D % config.chunks:
             msg = f"Embeddings of {D} values cannot be cut in {config.chunks} chunks; a divisor of {D} is accepted."
+            raise ValueError(msg)
+        if config.temporal == "attention" and D // config.chunks % ATTENTION_HEADS:
+            widest = D // ATTENTION_HEADS
+            msg = f"{config.chunks} chunks of {D} values are too narrow for attention; a divisor of {widest} works."
             raise ValueError(msg)
         self.frame_head = nn.Linear(D, config.classes)
         if config.temporal == "attention":

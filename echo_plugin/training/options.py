@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES
+from echo_plugin.models.view_choices import SAMPLINGS, TEMPORAL_HEADS
 
 STARTS = ("starter", "views", "scratch", "imagenet", "face", "mae")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
 RECIPES = ("ours", "paper", "usf-mae")
-POOLINGS = ("weave", "gru", "attention", "mean", "image")
-SAMPLINGS = ("consecutive", "spaced")
+POOLINGS = (*TEMPORAL_HEADS, "image")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TrainOptions:
     temporal: str | None = None
     """What the view classifier makes of a clip's frames: one of POOLINGS."""
     sampling: str | None = None
-    """Which frames make a clip for it: one of SAMPLINGS."""
+    """Which frames make a clip for it: one of ``view_choices.SAMPLINGS``."""
     frames_per_clip: int | None = None
     """T of the view classifier: so many frames make a clip."""
     chunks: int | None = None

@@ -71,7 +71,7 @@ def resized_crops(count: int, side_px: int, generator: torch.Generator) -> Tenso
     return torch.cat([torch.diag_embed(scale), (-corner * scale)[:, :, None]], dim=2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
     """The numbers of one way to train views; ``clip_rate`` : learning rate of the second stage, as a part."""
 
@@ -89,8 +89,27 @@ class ViewRecipe:
 
 
 RECIPES = {
-    "ours": ViewRecipe(40, 32, 1e-3, 0.05, 0.05, 5.0, 0.05, vary_as_ours),  # smoothing: neighbouring views shade over
-    "usf-mae": ViewRecipe(120, 64, 5e-4, 0.01, 0.1, 1.0, 0.0, vary_as_usf_mae, border=0.05),
+    "ours": ViewRecipe(
+        epochs=40,
+        batch_size=32,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warm_up=0.05,
+        clip_norm=5.0,
+        smoothing=0.05,  # neighbouring views shade over
+        vary=vary_as_ours,
+    ),
+    "usf-mae": ViewRecipe(
+        epochs=120,
+        batch_size=64,
+        learning_rate=5e-4,
+        weight_decay=0.01,
+        warm_up=0.1,
+        clip_norm=1.0,
+        smoothing=0.0,
+        vary=vary_as_usf_mae,
+        border=0.05,
+    ),
 }
 """The fetal paper's (arXiv 2512.24492) warm-up and clipping are from its authors' code; how wide the border is, it
 does not say. Our own pictures are cut at the ultrasound region before, so no text is left for it to cut."""

@@ -120,6 +120,15 @@ def test_embeddings_that_cannot_be_cut_are_refused(temporal: str) -> None:
         ViewClassifier(ViewConfig(classes=3, temporal=temporal, chunks=3))
 
 
+def test_chunks_too_narrow_for_the_heads_of_attention_are_refused_in_a_sentence() -> None:
+    with pytest.raises(
+        ValueError, match=r"256 chunks of 512 values are too narrow for attention; a divisor of 128 works"
+    ):
+        ViewClassifier(ViewConfig(classes=3, temporal="attention", chunks=256))
+
+    assert ViewClassifier(ViewConfig(classes=3, temporal="attention", chunks=128)).attention.width == 4
+
+
 @pytest.mark.parametrize("temporal", ["weave", "gru", "mean", "attention"])
 def test_clip_batch_equals_single_clips(temporal: str) -> None:
     torch.manual_seed(0)
