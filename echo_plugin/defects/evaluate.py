@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.defects import pictures, verification
-from echo_plugin.defects.held_out_answers import Answers, ask, join_patients, measured_of_several_defects
+from echo_plugin.defects.held_out_answers import (
+    Answers,
+    PatientAnswers,
+    ask,
+    join_patients,
+    measured_of_several_defects,
+)
 from echo_plugin.defects.held_out_pairs import agreement_table, compare_held_out, shown_patient_metrics
 from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, reliability
 from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
@@ -57,23 +63,13 @@ def evaluate_defects(
     """
     classes = load_card(models, DEFECT_EMBEDDER).classes
     pipeline = EchoPipeline(models, device=device)
-    is_view_asked = pipeline.is_view_needed(("defect",))  # it withholds answers, and drops walls
-    chosen = choose_held_out(
-        studies,
-        models,
-        [DEFECT_EMBEDDER, SEPTAL_DETECTOR, *([VIEW_CLASSIFIER] if is_view_asked else [])],
-        patients=patients,
-        wants=lambda cine: getattr(cine.annotation.defect, "value", None) in classes and bool(crop_frames(cine, 1)),
-    )
+    chosen = _choose(studies, models, classes, pipeline, patients)
     answers = ask(chosen, pipeline, progress)
-    owners = [cine.patient_id for cine in chosen.cines]
-    cohort = chosen.cohort(owners, seed)
-    majority = chosen.commonest_class
     children = join_patients(chosen, answers, pipeline)
-    of_patients = chosen.cohort(children.names, seed)
-    each = _classified(of_patients, answers, children.truth, children.probabilities, majority)
-    each |= shown_patient_metrics(of_patients, children, answers.normal_id)
-    metrics = {f"{name} (patients)": metric for name, metric in each.items()} | _by_cine(cohort, answers, majority)
+    owners = [cine.patient_id for cine in chosen.cines]
+    cohort, of_patients = chosen.cohort(owners, seed), chosen.cohort(children.names, seed)
+    majority = chosen.commonest_class
+    metrics = _by_patient(of_patients, answers, children, majority) | _by_cine(cohort, answers, majority)
     pairs, found, compared = compare_held_out(answers, children, owners, chosen.split, seed)
     metrics |= found
     dropout, found = dropout_table(cohort, answers.cines, answers.said, Defect.NORMAL.value)
@@ -87,10 +83,7 @@ def evaluate_defects(
         dropout,
         *tables_of_groups(cohort, answers.cines, answers.right, constant),
     ]
-    confusions = {
-        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
-        "patients": confusion_matrix(children.truth, children.said, len(answers.classes)),
-    }
+    confusions = _confusions(answers, children)
     extra = {
         "classes": list(answers.classes),
         "patients_of_several_defects": several,
@@ -105,6 +98,20 @@ def evaluate_defects(
     return write_report(out, chosen.report("defects", cohort, metrics, extra), figures, title="Septal defects")
 
 
+def _choose(
+    studies: Path, models: Path, classes: Sequence[str], pipeline: EchoPipeline, patients: Sequence[str] | None
+) -> HeldOut:
+    """Return the cines to measure on: boxed, of a defect that is told, of whom no model that answers has learned."""
+    is_view_asked = pipeline.is_view_needed(("defect",))  # it withholds answers, and drops walls
+    return choose_held_out(
+        studies,
+        models,
+        [DEFECT_EMBEDDER, SEPTAL_DETECTOR, *([VIEW_CLASSIFIER] if is_view_asked else [])],
+        patients=patients,
+        wants=lambda cine: getattr(cine.annotation.defect, "value", None) in classes and bool(crop_frames(cine, 1)),
+    )
+
+
 def _classified(
     cohort: Cohort, answers: Answers, truth: NDArray[np.int_], probabilities: FloatArray, majority: int | None
 ) -> dict[str, Metric]:
@@ -113,6 +120,12 @@ def _classified(
         cohort, truth, probabilities.argmax(axis=1), normal_id=answers.normal_id, majority_id=majority
     )
     return metrics | {"expected calibration error": calibration_metric(cohort, truth, probabilities)}
+
+
+def _by_patient(cohort: Cohort, answers: Answers, children: PatientAnswers, majority: int | None) -> dict[str, Metric]:
+    metrics = _classified(cohort, answers, children.truth, children.probabilities, majority)
+    metrics |= shown_patient_metrics(cohort, children, answers.normal_id)
+    return {f"{name} (patients)": metric for name, metric in metrics.items()}
 
 
 def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str, Metric]:
@@ -128,6 +141,14 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
             cohort.of(shows), answers.truth[shows], answers.probabilities[shows]
         )
     return metrics
+
+
+def _confusions(answers: Answers, children: PatientAnswers) -> dict[str, FloatArray]:
+    """Return the confusion matrices of cines and of patients."""
+    return {
+        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
+        "patients": confusion_matrix(children.truth, children.said, len(answers.classes)),
+    }
 
 
 def _coverage(answers: Answers) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from echo_plugin.predict import EchoPipeline
 from echo_plugin.progress import Progress
 from echo_plugin.report import draw_pictures, write_report
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
-from echo_plugin.training.options import EpochStatus, TrainOptions
+from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.views.cross_validation import cross_validate
 from echo_plugin.views.folds import FoldAnswers, patient_folds
 from echo_plugin.views.report import open_set_metrics, view_facts, view_figures, view_metrics
@@ -102,17 +102,9 @@ def cross_validate_views(
     labelled = open_labelled_folder(studies)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
     splits = patient_folds([cine.patient_id for cine in cines], folds, options.seed)
-
-    def told(fold: int) -> Callable[[EpochStatus], None] | None:
-        if progress is None:
-            return None
-        return lambda status: progress(
-            fold * status.total_epochs + status.epoch, folds * status.total_epochs, f"fold {fold + 1}"
-        )
-
     answers = cross_validate(
         labelled, cines, config, vocabulary, splits=splits, options=options, kept=out / "folds", progress=progress,
-        on_epoch=told,
+        on_epoch=lambda fold: _progress_of_fold(progress, fold, folds),
     )  # fmt: skip
     truth = np.concatenate([fold.truth for fold in answers])
     probabilities = np.concatenate([fold.probabilities for fold in answers])
@@ -137,6 +129,15 @@ def cross_validate_views(
         **view_facts(cohort, truth, probabilities, card.classes, metrics | strange),
     }
     return write_report(out, report, view_figures(truth, probabilities, card.classes), title=f"Views, {folds} folds")
+
+
+def _progress_of_fold(progress: Progress | None, fold: int, folds: int) -> OnEpoch | None:
+    """Return what says, after an epoch of one fold, how far all of them are; None: nobody asks."""
+    if progress is None:
+        return None
+    return lambda status: progress(
+        fold * status.total_epochs + status.epoch, folds * status.total_epochs, f"fold {fold + 1}"
+    )
 
 
 def _answers(chosen: HeldOut, models: Path, device: str, progress: Progress | None) -> list[ViewPrediction]:
