@@ -70,6 +70,22 @@ class Acquisition:
         depth, angle = np.hypot(image[:, 0], image[:, 1]), np.arctan2(image[:, 1], image[:, 0])
         return self.grid.blur(self.grid.accumulate(depth, angle, amplitude))
 
+    def boxes_on(self, frame_index: int, phase: float, pose: Pose, view: View) -> list[SeptalBox]:
+        """Return the boxes of the walls that a frame shows; of those that the view ordinarily lacks, more must show."""
+        found = [
+            septa.box_of(
+                wall,
+                self.heart,
+                pose,
+                self.probe,
+                phase=phase,
+                frame_index=frame_index,
+                least_extent=septa.least_extent(wall.septum, view),
+            )
+            for wall in self.walls
+        ]
+        return [box for box in found if box is not None]
+
     def _leaflet_amplitude(self, points: FloatArray, normals: FloatArray, pose: Pose) -> FloatArray:
         """Return the echo of leaflet points: mirrors across the beam, faint along it."""
         beams = points - pose.apex.astype(np.float32)
@@ -167,19 +183,7 @@ def record(acquisition: Acquisition, view: View, kind: str, rng: np.random.Gener
         envelope = np.abs(acquisition.disturbances.frame(echoes, haze, rng))
         last = envelope if last is None else (1 - probe.persistence) * envelope + probe.persistence * last
         pictures.append(converter.picture(to_grey(smooth(last, probe), probe)))
-        found = [
-            septa.box_of(
-                wall,
-                heart,
-                pose,
-                probe,
-                phase=phase,
-                frame_index=frame_index,
-                least_extent=septa.least_extent(wall.septum, view),
-            )
-            for wall in acquisition.walls
-        ]
-        boxes.extend(box for box in found if box is not None)
+        boxes += acquisition.boxes_on(frame_index, phase, pose, view)
         if frame_index % 4 == 0:
             for wall in acquisition.walls:
                 if wall.septum is Septum.INTERATRIAL:
