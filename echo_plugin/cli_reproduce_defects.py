@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from echo_plugin.cli_options import DEFAULT_MODELS, Device, Models
 from echo_plugin.progress_bar import progress_bar
+
+if TYPE_CHECKING:
+    from echo_plugin.defects.reproduced_rows import Row
 
 PHANTOM_SEED = 8400
 """Of the cohorts: sets of their own, which no starter model has learned from."""
@@ -55,7 +58,6 @@ def reproduce_defects_command(
     Example: monailabel-echo reproduce defects runs/defects --small
     """
     from echo_plugin.defects.reproduce import reproduce_defects
-    from echo_plugin.defects.reproduced_rows import more_rows, own_rows, paper_rows, sweep_rows
     from echo_plugin.defects.reproduced_summary import summarise_sweep, summarise_table
     from echo_plugin.defects.reproduced_table import describe
     from echo_plugin.training.options import TrainOptions
@@ -67,20 +69,9 @@ def reproduce_defects_command(
         starter=models,
         device=device,
     )
-    if sweep:
-        rows = sweep_rows()
-    elif small:
-        rows = [*paper_rows("resnet18", SMALL_SIDE_PX), *own_rows()]
-    else:
-        rows = [*paper_rows(), *own_rows(), *more_rows()]
-    cohorts = (
-        [studies]
-        if studies
-        else [
-            _phantoms(out, count, small, jobs)
-            for count in patients or ([PAPER_PATIENTS] if small or sweep else [PAPER_PATIENTS, LARGE_PATIENTS])
-        ]
-    )
+    rows = _rows(small, sweep)
+    counts = patients or ([PAPER_PATIENTS] if small or sweep else [PAPER_PATIENTS, LARGE_PATIENTS])
+    cohorts = [studies] if studies else [_phantoms(out, count, small, jobs) for count in counts]
     for cohort in cohorts:
         title = f"{'sweep' if sweep else 'table'}-{cohort.name}"
         with progress_bar(f"Reproducing {title}") as bar:
@@ -95,6 +86,16 @@ def reproduce_defects_command(
                 progress=bar,
             )
         sys.stdout.write(describe(title, report))
+
+
+def _rows(small: bool, sweep: bool) -> list[Row]:
+    from echo_plugin.defects.reproduced_rows import more_rows, own_rows, paper_rows, sweep_rows
+
+    if sweep:
+        return sweep_rows()
+    if small:
+        return [*paper_rows("resnet18", SMALL_SIDE_PX), *own_rows()]
+    return [*paper_rows(), *own_rows(), *more_rows()]
 
 
 def _phantoms(out: Path, patients: int, small: bool, jobs: int) -> Path:
