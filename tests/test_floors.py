@@ -26,7 +26,8 @@ SHARED_BY_TRAINERS = {
     "defect_crops", "defect_calibration", "defect_recipes", "defect_figures", "defect_head",
     "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
     "start_weights", "view_recipes", "mae_frames", "mae_pictures", "mae_options", "linear_probe", "one_at_a_time",
-    "detector_figures", "kept_frames", "mae_figures", "kept_outcome", "start_classes", "trained_card",
+    "detector_figures", "kept_frames", "mae_figures", "kept_outcome", "start_classes", "start_network", "trained_card",
+    "nameless_files",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

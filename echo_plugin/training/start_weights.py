@@ -13,15 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from echo_plugin.anatomy import VIEW_VOCABULARIES
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.body_weights import load_body, read_weights
-from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import (
-    DEFECT_EMBEDDER,
     MASKED_AUTOENCODER,
-    SEPTAL_DETECTOR,
     VIEW_CLASSIFIER,
     load_published,
     load_state,
@@ -34,28 +30,11 @@ from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.pretrained import body_of, imagenet_weights, load_encoder
 from echo_plugin.training.start_classes import with_centres_of
+from echo_plugin.training.start_network import EARLIEST, recipe_names_network, with_network_of_start
 
 logger = logging.getLogger(__name__)
 
 GREY = (GREY_MEAN, GREY_STD)
-
-OWN = {VIEW_CLASSIFIER: "views", MASKED_AUTOENCODER: "mae"}
-"""Words beside "starter" by which a training may ask for the model of its own name."""
-
-EARLIEST = {"head": "arcface", "cropping": "union"}
-"""What the card of a defect embedder means that says nothing of these."""
-
-ASKED_BY = {
-    "backbone": "--backbone",
-    "head": "--head",
-    "cropping": "--crops",
-    "temporal": "--pooling",
-    "sampling": "--sampling",
-    "frames_per_clip": "--clip-frames",
-    "chunks": "--chunks",
-    "vocabulary": "--vocabulary",
-}
-"""The options that make a network another one; its card says what it is."""
 
 
 @dataclass(frozen=True)
@@ -105,66 +84,6 @@ def begun_training(options: TrainOptions, name: str, models: Path) -> Iterator[T
         yield with_network_of_start(options, name, models)
 
 
-def with_network_of_start(options: TrainOptions, name: str, models: Path) -> TrainOptions:
-    """Return the options with what they leave open about the network as the model that they go on from has it.
-
-    Where none is published, or they begin otherwise, they stay as they are. A given size stays too: weights of
-    convolutions go on at another. Views that begin with a masked autoencoder take its encoder and its size.
-
-    Raises
-    ------
-    ModelMismatchError
-        If they ask for another network than the published one: it would be thrown away.
-    """
-    if options.start == "mae" and name == VIEW_CLASSIFIER:
-        return _with_encoder_of_autoencoder(options, models)
-    if options.start not in ("starter", OWN.get(name)) or _recipe_names_network(options, name):
-        return options
-    folder = options.starter or models
-    try:
-        card = load_card(folder, name)
-    except ModelNotFoundError:
-        return options
-    taught = _network_of(card)
-    for key, found in taught.items():
-        asked = getattr(options, key)
-        if asked is not None and asked != found:
-            msg = (
-                f"Model {name} {card.version} in {folder} has {key} {found!r}, not {asked!r}; leave {ASKED_BY[key]} out"
-                " to go on with it, or begin another with --from scratch."
-            )
-            raise ModelMismatchError(msg)
-    return dataclasses.replace(options, image_size=options.image_size or card.input_size_px, **taught)
-
-
-def _with_encoder_of_autoencoder(options: TrainOptions, models: Path) -> TrainOptions:
-    """Return the options with encoder and size of the published masked autoencoder, where they leave them open."""
-    try:
-        card = load_card(options.starter or models, MASKED_AUTOENCODER)
-    except ModelNotFoundError:
-        return options  # loading its weights will say so
-    return dataclasses.replace(
-        options,
-        backbone=options.backbone or str(card.config["backbone"]),
-        image_size=options.image_size or card.input_size_px,
-    )
-
-
-def _recipe_names_network(options: TrainOptions, name: str) -> bool:
-    """Whether the recipe that was asked for is of a network of its own, as a paper has it."""
-    return options.recipe != "ours" and name != SEPTAL_DETECTOR
-
-
-def _network_of(card: ModelCard) -> dict[str, Any]:
-    """Return the network of a card in the words of the options."""
-    config = (EARLIEST if card.name == DEFECT_EMBEDDER else {}) | dict(card.config)
-    taught = {key: config[key] for key in ASKED_BY if key in config}
-    if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
-        taught["temporal"] = "image"
-    names = [word for word, views in VIEW_VOCABULARIES.items() if tuple(view.value for view in views) == card.classes]
-    return taught | ({"vocabulary": names[0]} if names else {})
-
-
 def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:
     """Load the starting weights into ``model``, where the options want some.
 
@@ -172,7 +91,8 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions,
     its own that the published one does not fit. Other weights that do not fit, or that were asked for by name and are
     absent, are an error: publishing would throw away what a model has learned.
 
-    ``classes`` : of a defect embedder, whose centres are found by name.
+    ``classes`` : of a defect embedder, whose centres are found by name, or of a view classifier, which must be those of
+    its weights; (): whatever they are.
     """
     if options.start == "scratch":
         return Start()
@@ -196,7 +116,7 @@ def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions,
     except ModelNotFoundError:
         logger.info("No %s in %s to go on from: training starts from random weights", name, folder)
     except ModelMismatchError as exc:
-        if not _recipe_names_network(options, name):
+        if not recipe_names_network(options, name):
             raise
         logger.warning("Training starts from random weights, not from the published ones: %s", exc)
     return Start()
@@ -211,6 +131,7 @@ def _start_from(published: Path, model: nn.Module, name: str, classes: Sequence[
     elif card.name == VIEW_CLASSIFIER and name != VIEW_CLASSIFIER:
         load_encoder(model, state, card)
     else:
+        _require_same_views(classes, card)
         fitting = with_centres_of(model, classes, state, card) if isinstance(model, DefectEmbedder) else state
         load_state(model, fitting, card)
         _see_as(model, card)
@@ -224,10 +145,12 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     Raises
     ------
     ModelMismatchError
-        If they were taught on other crops or with another head: that would be another network.
+        If they were taught on other crops or clips, or with another head: that would be another network, even where
+        its weights have the same shapes.
     """
-    for key, earliest in EARLIEST.items():
-        taught, wanted = card.config.get(key, earliest), getattr(model.config, key, None)
+    for key in ("head", "cropping", "temporal", "sampling", "frames_per_clip", "chunks"):
+        wanted = getattr(model.config, key, None)
+        taught = card.config.get(key, EARLIEST.get(key, wanted))
         if wanted is not None and taught != wanted:
             msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
             raise ModelMismatchError(msg)
@@ -238,6 +161,19 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     model.config = dataclasses.replace(model.config, **seen)  # type: ignore[type-var]
     if isinstance(model, SeptalDetector):
         model.backbone.is_standardised = contrast
+
+
+def _require_same_views(classes: Sequence[str], card: ModelCard) -> None:
+    """Raise unless the views that a published classifier tells apart are ``classes``, in that order; (): any are.
+
+    Of another vocabulary with as many views the weights would fit, and every view be called by another's name.
+    """
+    if card.name == VIEW_CLASSIFIER and tuple(classes) not in ((), card.classes):
+        msg = (
+            f"Model {card.name} {card.version} tells apart {', '.join(card.classes)}, not {', '.join(classes)}; name"
+            " its --vocabulary to go on with it, or begin another with --from scratch."
+        )
+        raise ModelMismatchError(msg)
 
 
 def _start_from_file(path: Path, model: nn.Module, name: str, classes: Sequence[str]) -> Start:

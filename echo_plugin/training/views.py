@@ -75,7 +75,8 @@ def _train(
     vocabulary = vocabulary or _vocabulary(options)
     config = view_config(options, len(vocabulary))
     model = ViewClassifier(config)
-    start = load_start(model, VIEW_CLASSIFIER, models, options)
+    classes = tuple(view.value for view in vocabulary)
+    start = load_start(model, VIEW_CLASSIFIER, models, options, classes)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
     origin = origin_of(cines, labelled, start, models, options.seed)
     table, parts = _clips(origin, vocabulary, config, options, progress)
@@ -86,7 +87,6 @@ def _train(
     if start.words and not is_going_on:  # an encoder that has not been taught views
         probed = probe_of_clips(model, table, [cine.patient_id for cine in cines], words=words, seed=options.seed)
     learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
-    classes = tuple(view.value for view in vocabulary)
     metrics = _measure(model, table, cines, classes, words, options.seed) | probed
     card = build_card(
         origin,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from echo_plugin.anatomy import NED_12, Defect
+from echo_plugin.anatomy import NED_12, VIEW_VOCABULARIES, Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import ModelCard, TrainingData
@@ -19,7 +19,8 @@ from echo_plugin.training.defect_recipes import SUB_CENTRES, chosen_recipe
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.start_weights import Start, load_start, with_network_of_start
+from echo_plugin.training.start_network import with_network_of_start
+from echo_plugin.training.start_weights import Start, load_start
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
@@ -169,6 +170,53 @@ def test_another_network_than_the_published_one_is_refused_unless_it_begins_anew
         train(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu", **asked))
 
     assert {path: path.read_bytes() for path in before} == before
+
+
+CONFIG_16 = ViewConfig(classes=16, input_size_px=32, temporal="gru", sampling="spaced")
+
+
+@pytest.fixture
+def paediatric(tmp_path):
+    """The file of a view classifier of the 16 paediatric views, by GRU over spaced frames."""
+    names = tuple(view.value for view in VIEW_VOCABULARIES["paediatric"])
+    _published(tmp_path / "published", "view_classifier", ViewClassifier(CONFIG_16), names)
+    return tmp_path / "published" / "view_classifier.safetensors"
+
+
+def test_a_named_file_of_the_own_model_says_the_network_and_the_views(paediatric, tmp_path):
+    options = with_network_of_start(TrainOptions(start=str(paediatric)), "view_classifier", tmp_path / "mine")
+
+    assert (options.vocabulary, options.temporal, options.sampling) == ("paediatric", "gru", "spaced")
+    assert (options.backbone, options.image_size) == ("resnet18", 32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"vocabulary": "ned-16"}, "vocabulary 'paediatric', not 'ned-16'; leave --vocabulary out"),
+        ({"temporal": "weave"}, "temporal 'gru', not 'weave'; leave --pooling out"),
+    ],
+)
+def test_a_named_file_is_not_gone_on_with_as_another_network(easy_studies, paediatric, tmp_path, asked, words):
+    options = TrainOptions(start=str(paediatric), device="cpu", **asked)
+
+    with pytest.raises(ModelMismatchError, match=words):
+        train_views(easy_studies, tmp_path / "mine", options)
+
+
+def test_a_view_does_not_become_another_because_the_weights_fit(paediatric, tmp_path):
+    """Nor does another way to join frames, even where a recipe names the network."""
+    options, folder = TrainOptions(recipe="usf-mae"), paediatric.parent
+    ned = [view.value for view in VIEW_VOCABULARIES["ned-16"]]
+    named = dataclasses.replace(options, start=str(paediatric))
+
+    with pytest.raises(
+        ModelMismatchError, match=r"7 tells apart A4C, A5C, .* OTHER, not A5C, .*; name its --vocabulary"
+    ):
+        load_start(ViewClassifier(CONFIG_16), "view_classifier", tmp_path, named, ned)
+    with pytest.raises(ModelMismatchError, match="its temporal is 'gru', not 'weave'"):
+        load_start(ViewClassifier(dataclasses.replace(CONFIG_16, temporal="weave")), "view_classifier", tmp_path, named)
+    assert load_start(ViewClassifier(CONFIG_16), "view_classifier", folder, options, ned) == Start()
 
 
 def test_a_new_beginning_is_published_above_what_was_there(easy_studies, tmp_path):
