@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
+from echo_plugin.models.state_keys import require_fitting
+from echo_plugin.models.view_classifier import ViewClassifier
 
 
 def imagenet_weights(backbone: str) -> tuple[dict[str, Tensor], str]:
@@ -71,3 +73,16 @@ def load_encoder(model: nn.Module, state: Mapping[str, Tensor], card: ModelCard)
         msg = f"Model {card.name}: its encoder fits no part of this network; use its backbone."
         raise ModelMismatchError(msg)
     model.load_state_dict({key: value for key, value in encoder.items() if value is not None}, strict=False)
+
+
+def load_view_encoder(model: ViewClassifier, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Load all of a view classifier's frame encoder into another view classifier; its heads stay as they are.
+
+    Raises
+    ------
+    ModelMismatchError
+        If the encoders are of different architectures; the message names the first parameter that does not fit.
+    """
+    parts = [{k: v for k, v in each.items() if k.startswith("backbone.")} for each in (state, model.state_dict())]
+    require_fitting(*parts, source=f"Model {card.name}", network="the encoder", hint="; use its backbone")
+    model.load_state_dict(parts[0], strict=False)

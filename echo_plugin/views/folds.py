@@ -31,7 +31,7 @@ from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
-from echo_plugin.training.pretrained import load_encoder
+from echo_plugin.training.pretrained import load_view_encoder
 from echo_plugin.training.splits import Split
 from echo_plugin.training.view_stages import learn_stage, stages_of
 
@@ -163,7 +163,7 @@ def learn_frame_stage(
     torch.manual_seed(options.seed)
     model = ViewClassifier(dataclasses.replace(config, temporal="mean"))
     if start is not None:
-        load_encoder(model, start[1], start[0])
+        load_view_encoder(model, start[1], start[0])
     place(model, choose_device(options.device))
     stage = stages_of(options, config.temporal, is_going_on=False)[0]
     learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)

@@ -22,9 +22,9 @@ from echo_plugin.models.checkpoint import config_from_card, load_published
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import open_labelled_folder
+from echo_plugin.training.datasets import LabelledFolder, open_labelled_folder
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import seen_patients
+from echo_plugin.training.provenance import names_its_patients, seen_patients
 from echo_plugin.views.folds import Published, patient_folds
 from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
 from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
@@ -54,7 +54,8 @@ def reproduce_views(
     Raises
     ------
     TrainingDataError
-        If there are too few patients with a view of the vocabulary whom the starting weights' training has not seen.
+        If there are too few patients with a view of the vocabulary whom the starting weights' training has not seen, or
+        their card does not list whom it has seen.
     ModelNotFoundError, ModelMismatchError
         If ``start`` is no published view classifier, or one of another backbone or size than the options ask for.
     """
@@ -62,7 +63,7 @@ def reproduce_views(
     options = _as_begun(options, begun)
     labelled = open_labelled_folder(studies)
     cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
-    strangers = _strangers([cine.patient_id for cine in cines], begun)
+    strangers = _strangers([cine.patient_id for cine in cines], begun, labelled)
     cines = [cine for cine in cines if cine.patient_id in strangers]
     units = list(_units([cine.patient_id for cine in cines], seeds, folds))
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -113,10 +114,18 @@ def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
     return dataclasses.replace(options, backbone=taught.backbone, image_size=taught.input_size_px)
 
 
-def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
+def _strangers(patients: Sequence[str], begun: Published | None, labelled: LabelledFolder) -> frozenset[str]:
     """Return the patients from whom the starting weights have not learned and who did not choose among them."""
+    if begun is not None and not names_its_patients(begun[0]):
+        msg = (
+            f"Model {begun[0].name} {begun[0].version}, to begin with, does not list the patients it learned from, so"
+            " nobody can be called unseen; begin with one that `monailabel-echo train` published."
+        )
+        raise TrainingDataError(msg)
     everyone = frozenset(patients)
-    strangers = everyone if begun is None else everyone - seen_patients(begun[0], everyone)
+    strangers = everyone
+    if begun is not None:
+        strangers -= seen_patients(begun[0], everyone, labelled.folder.entries())
     if everyone and not strangers:
         msg = (
             f"The weights to begin with learned from all {len(everyone)} patients or were chosen by them; other"

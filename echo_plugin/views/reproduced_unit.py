@@ -15,6 +15,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from echo_plugin.anatomy import View
+from echo_plugin.models.checkpoint import config_from_card
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.training.clips import ClipTable
@@ -35,6 +36,9 @@ from echo_plugin.views.folds import (
 )
 from echo_plugin.views.reproduced_table import ROWS, Row
 from echo_plugin.views.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
+
+LEARNING = 2
+"""Raised when rows begin or learn otherwise from the same numbers, so that outcomes of before are not read."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class Material:
         """What tells other files, labels, views, sizes and first weights apart."""
         begun = ["" if self.begun is None else self.begun[0].sha256, self.is_still]
         views = [view.value for view in self.vocabulary]
-        return digest_of([*facts_of_cines(self.labelled, self.cines), views, self.options.image_size, begun])
+        facts = facts_of_cines(self.labelled, self.cines)
+        return digest_of([LEARNING, *facts, views, self.options.image_size, begun])
 
     @cached_property
     def embedded(self) -> EmbeddedFrames:
@@ -88,9 +93,13 @@ class Material:
         return embed_frames(self.labelled, self.cines, configs, self.begun, self.options, kept)
 
     def config(self, row: Row) -> ViewConfig:
-        """Return the network of a row."""
+        """Return the network of a row; frames are seen as the encoder to begin with was taught to see them."""
         chosen = dataclasses.replace(self.options, temporal=row.pooling, sampling=row.sampling)
-        return view_config(chosen, len(self.vocabulary))
+        config = view_config(chosen, len(self.vocabulary))
+        if self.begun is None:
+            return config
+        taught = config_from_card(self.begun[0], ViewConfig)
+        return dataclasses.replace(config, is_standardised=taught.is_standardised, border=taught.border)
 
     def table(self, config: ViewConfig, split: Split) -> ClipTable:
         """Return the clips that a network learns from and is measured on."""

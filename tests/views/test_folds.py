@@ -69,7 +69,8 @@ def test_what_is_measured_is_one_clip_from_the_middle(easy_studies):
 
 def publish_image_classifier(folder, **config):
     """Publish an image classifier of 32 px that has learned nothing."""
-    network = ViewConfig(classes=2, input_size_px=32, temporal="mean", frames_per_clip=1)
+    fields = {field.name for field in dataclasses.fields(ViewConfig)} & config.keys()
+    network = ViewConfig(2, input_size_px=32, temporal="mean", frames_per_clip=1, **{f: config[f] for f in fields})
     data = TrainingData("", 0, 0, "")
     numbers = dataclasses.asdict(network) | config
     card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), 32, numbers, data)
@@ -239,7 +240,7 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     assert split["validation"] > 0 < split["test"]
     assert report["patients"] == 6 + split["test"]
     assert report["begun_with"] == f"the encoder of view_classifier {taught.version}"
-    monkeypatch.setattr(reproduce, "seen_patients", lambda card, patients: frozenset(patients))
+    monkeypatch.setattr(reproduce, "seen_patients", lambda card, patients, files: frozenset(patients))
     with pytest.raises(TrainingDataError, match="learned from all 6 patients or were chosen by them"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
 
@@ -258,10 +259,45 @@ def test_the_rows_are_of_the_backbone_and_size_of_the_encoder_that_they_begin_wi
             reproduce_views(easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_still=True)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_micro_patch8"])
+def test_rows_begin_with_the_whole_encoder_and_see_what_it_was_taught_to_see(tmp_path, stages, backbone):
+    start = publish_image_classifier(tmp_path, backbone=backbone, is_standardised=False, border=0.05)
+    begun = load_published(start.parent, "view_classifier")
+    options = reproduce._as_begun(TrainOptions(**TINY | {"image_size": None}), begun)
+    material = module.Material(SimpleNamespace(), (), TWO, options, tmp_path, begun, is_still=False)
+    config = material.config(ROWS[-1])
+
+    state, _ = folds.learn_frame_stage(None, config, options, start=begun)
+
+    assert (config.backbone, config.is_standardised, config.border) == (backbone, False, 0.05)
+    encoder = {key: value for key, value in begun[1].items() if key.startswith("backbone.")}
+    assert any("fc" in key or "norm" in key for key in encoder)
+    for key, value in encoder.items():
+        torch.testing.assert_close(state[key], value)
+
+
+def test_an_encoder_of_another_backbone_begins_no_row(tmp_path):
+    begun = load_published(publish_image_classifier(tmp_path).parent, "view_classifier")
+    other = ViewConfig(classes=2, input_size_px=32, backbone="resnet50")
+
+    with pytest.raises(ModelMismatchError, match=r"view_classifier .*'backbone\.\S+'.*; use its backbone\."):
+        folds.learn_frame_stage(None, other, TrainOptions(**TINY), start=begun)
+
+
+def test_a_start_that_does_not_list_its_patients_is_refused(easy_studies, tmp_path):
+    start, options = publish_image_classifier(tmp_path), TrainOptions(**TINY)
+
+    with pytest.raises(TrainingDataError, match="view_classifier 1, to begin with, does not list the patients"):
+        reproduce_views(easy_studies, tmp_path, seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
     taught = TrainOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
     train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)
-    monkeypatch.setattr(reproduce, "seen_patients", lambda card, patients: frozenset())  # they would all be left out
+    monkeypatch.setattr(
+        reproduce, "seen_patients", lambda card, patients, files: frozenset()
+    )  # they would all be left out
     start, embedded = tmp_path / "models" / "view_classifier.safetensors", []
     real = still_encoder._embed
     monkeypatch.setattr(still_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
