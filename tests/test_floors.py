@@ -27,7 +27,7 @@ SHARED_BY_TRAINERS = {
     "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
     "start_weights", "view_recipes", "mae_frames", "mae_pictures", "mae_options", "linear_probe", "one_at_a_time",
     "detector_figures", "kept_frames", "mae_figures", "kept_outcome", "start_classes", "start_network", "trained_card",
-    "nameless_files",
+    "nameless_files", "view_cines",
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
 

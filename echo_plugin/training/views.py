@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES, View
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
@@ -26,9 +27,10 @@ from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
-from echo_plugin.training.start_weights import begun_training, load_start
+from echo_plugin.training.start_weights import Start, begun_training, load_start
 from echo_plugin.training.state import state_path
 from echo_plugin.training.trained_card import build_card, publish_learned
+from echo_plugin.training.view_cines import cines_of_views, words_for_other_views
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
 from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
@@ -44,6 +46,7 @@ def train_views(
     options: TrainOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
+    *,
     vocabulary: tuple[View, ...] | None = None,
 ) -> ModelCard:
     """Train the view classifier on the cines of ``studies`` whose view is labelled and in the vocabulary; publish it.
@@ -77,17 +80,17 @@ def _train(
     model = ViewClassifier(config)
     classes = tuple(view.value for view in vocabulary)
     start = load_start(model, VIEW_CLASSIFIER, models, options, classes)
-    cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
-    origin = origin_of(cines, labelled, start, models, options.seed)
+    origin = _origin(labelled, vocabulary, start, models, options.seed)
+    cines, patients = origin.cines, [cine.patient_id for cine in origin.cines]
     table, parts = _clips(origin, vocabulary, config, options, progress)
     place(model, choose_device(options.device))
     kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, origin.split, options, (config, options.mirror))
     words, is_going_on = words_for_test(labelled), start.rate_for(VIEW_CLASSIFIER) < 1
     probed = {}
     if start.words and not is_going_on:  # an encoder that has not been taught views
-        probed = probe_of_clips(model, table, [cine.patient_id for cine in cines], words=words, seed=options.seed)
+        probed = probe_of_clips(model, table, patients, words=words, seed=options.seed)
     learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
-    metrics = _measure(model, table, cines, classes, words, options.seed) | probed
+    metrics = _measure(model, table, classes, patients, words=words, seed=options.seed) | probed
     card = build_card(
         origin,
         learned,
@@ -104,12 +107,26 @@ def _train(
             "epochs": learned.epochs,
             "answers_stills": True,
             "recipe": options.recipe,
+            "mirror": options.mirror,
         }
         | _learned_times(labelled, parts["train"])
-        | rule_to_config(open_set_rule(model, table, classes)),
+        | rule_to_config(open_set_rule(model, table, classes, cines)),
         metrics=metrics,
     )
     return publish_learned(models, learned, card)
+
+
+def _origin(labelled: LabelledFolder, vocabulary: Sequence[View], start: Start, models: Path, seed: int) -> Origin:
+    """Return the origin of a model of ``vocabulary``; too few patients are told with the cines that it leaves out."""
+    cines = cines_of_views(labelled, vocabulary)
+    try:
+        return origin_of(cines, labelled, start, models, seed)
+    except TrainingDataError as exc:
+        others = words_for_other_views(labelled, vocabulary)
+        if not others:
+            raise
+        msg = f"{exc} {others}"
+        raise TrainingDataError(msg) from exc
 
 
 def _vocabulary(options: TrainOptions) -> tuple[View, ...]:
@@ -157,9 +174,19 @@ def view_config(options: TrainOptions, classes: int) -> ViewConfig:
     )
 
 
-def open_set_rule(model: ViewClassifier, table: ClipTable, classes: Sequence[str]) -> OpenSetRule | None:
-    """Return what tells, by the validation patients, that a cine shows no standard view."""
-    logits, truth, _ = cine_logits(model, table, "validation", "clips")
+def open_set_rule(
+    model: ViewClassifier, table: ClipTable, classes: Sequence[str], cines: Sequence[LabelledCine]
+) -> OpenSetRule | None:
+    """Return what tells, by the validation patients, that a cine shows no standard view; None: nothing can.
+
+    ``cines`` : those that ``table.cine`` counts. Stills set no limit, for none is asked of them (``answer_view``).
+    """
+    chosen = table.parts["validation"]
+    is_moving = torch.tensor([cines[i].frame_count > 1 for i in table.cine[chosen].tolist()], dtype=torch.bool)
+    if not is_moving.any():
+        return None
+    moving = replace(table, parts={"validation": chosen[is_moving]})
+    logits, truth, _ = cine_logits(model, moving, "validation", "clips")
     answers = np.array([clips.mean(axis=0).argmax() for clips in logits])
     is_other = np.array([classes[view] == View.OTHER.value for view in truth])
     return choose_rule([cine_scores(clips, classes) for clips in logits], answers == truth, is_other)
@@ -177,15 +204,16 @@ def _learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> d
 def _measure(
     model: ViewClassifier,
     table: ClipTable,
-    cines: Sequence[LabelledCine],
     classes: Sequence[str],
+    patients: Sequence[str],
+    *,
     words: str,
     seed: int,
 ) -> dict[str, Metric]:
-    """Return the figures on test patients; ``cines`` are those that ``table.cine`` counts."""
+    """Return the figures on test patients; ``patients`` are of the cines that ``table.cine`` counts."""
     probabilities, truth, members = cine_probabilities(model, table, "test", "clips")
     majority = _majority(table, len(classes))
-    cohort = Cohort(tuple(cines[i].patient_id for i in members), words, seed)
+    cohort = Cohort(tuple(patients[i] for i in members), words, seed)
     return classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=majority)
 
 

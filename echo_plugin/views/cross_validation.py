@@ -54,7 +54,7 @@ def cross_validate(
         if outcome is None:
             frames = frames or prepare_clips(labelled, cines, config, options, progress)
             table = clip_table(frames, config, vocabulary, split)
-            outcome = _learn_fold(table, config, vocabulary, options, on_epoch(fold)).to_json()
+            outcome = _learn_fold(table, cines, config, vocabulary, options=options, on_epoch=on_epoch(fold)).to_json()
             keep_outcome(path, key, outcome)
         answers.append(FoldAnswers.from_json(outcome))
     return answers
@@ -62,8 +62,10 @@ def cross_validate(
 
 def _learn_fold(
     table: ClipTable,
+    cines: Sequence[LabelledCine],
     config: ViewConfig,
     vocabulary: Sequence[View],
+    *,
     options: TrainOptions,
     on_epoch: OnEpoch | None,
 ) -> FoldAnswers:
@@ -73,7 +75,7 @@ def _learn_fold(
     else:
         model, measure = learn_clip_stage(table, config, state, options, on_epoch)
     answers, classes = answers_of(model, table, measure), [view.value for view in vocabulary]
-    rule = open_set_rule(model, table, classes)
+    rule = open_set_rule(model, table, classes, cines)
     if rule is None:
         return answers
     is_view = np.array([vocabulary[i] is not View.OTHER for i in answers.logits.argmax(axis=1)])

@@ -5,17 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.anatomy import View
+from echo_plugin.anatomy import VIEW_VOCABULARIES, View
+from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.from_card import build_view_classifier
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training import view_stages, views
+from echo_plugin.training import clips, view_stages, views
 from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
+from echo_plugin.training.view_cines import cines_of_views, words_for_other_views
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.views import _learned_times, train_views, view_config
-from echo_plugin.views.open_set import rule_of
+from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_of
 
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
@@ -33,6 +36,7 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
     options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
     timed = []
     monkeypatch.setattr(views, "_learned_times", lambda labelled, cines: timed.extend(cines) or {"frame_step_ms": 7.0})
+    monkeypatch.setattr(views, "open_set_rule", lambda *_: OpenSetRule("energy", -1.5))
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
 
@@ -48,7 +52,48 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
     measured_by = {cine.patient_id for cine in timed}
     assert set(known_patients(card, sorted(measured_by)).values()) == {"train"}
     assert len(measured_by) == card.training_data.split["train"]
-    assert rule_of(card) is None or rule_of(card).score in ("entropy", "energy", "other")
+    assert rule_of(card) == OpenSetRule("energy", -1.5)
+    assert card.config["mirror"] is False
+
+
+def labelled_cines(*frame_counts):
+    return [SimpleNamespace(frame_count=count) for count in frame_counts]
+
+
+def test_the_open_set_limit_is_that_of_the_validation_cines_that_move(monkeypatch):
+    """Of the logits that the network gives, those of a still, which would move the limit, do not count."""
+    known = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.2, 0.0], [90.0, 0.0]])
+    views_of, members = torch.tensor([0, 0, 1, 1, 0]), torch.arange(5)
+    table = ClipTable(torch.zeros(5), members[:, None], views_of, members, {"validation": members})
+    monkeypatch.setattr(clips, "clip_logits", lambda model, table, chosen, stage: known[chosen.numpy()])
+    names = [view.value for view in TWO]
+
+    rule = views.open_set_rule(None, table, names, labelled_cines(12, 12, 12, 12, 1))
+
+    scores = [cine_scores(row[None], names) for row in known[:4]]
+    assert rule == choose_rule(scores, np.array([True, True, True, False]), np.zeros(4, bool))
+    assert rule != views.open_set_rule(None, table, names, labelled_cines(12, 12, 12, 12, 12))
+    assert views.open_set_rule(None, table, names, labelled_cines(1, 1, 1, 1, 1)) is None
+
+
+def test_cines_of_views_outside_the_vocabulary_are_counted_and_named(easy_studies, tmp_path, caplog):
+    options = TrainOptions(**TINY)
+
+    with pytest.raises(
+        TrainingDataError, match=r"at least 3 patients .*; 0 are annotated\. 36 cines are left out"
+    ) as told:
+        train_views(easy_studies, tmp_path, options, vocabulary=VIEW_VOCABULARIES["fetal-5"])
+
+    assert "the vocabulary fetal-5 lacks (A4C 24, PSAX-AV 12)" in str(told.value)
+    assert str(told.value).endswith("; --vocabulary ned-12 or ned-16 or paediatric has some of them.")
+    assert "(A4C 24, PSAX-AV 12)" in caplog.text
+
+
+def test_nothing_is_said_of_other_views_where_there_are_none(easy_studies, caplog):
+    labelled = open_labelled_folder(easy_studies)
+
+    assert len(cines_of_views(labelled, TWO)) == 36
+    assert words_for_other_views(labelled, TWO) == caplog.text == ""
 
 
 def test_the_intervals_that_clips_keep_are_those_of_the_training_cines():

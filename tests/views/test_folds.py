@@ -96,7 +96,7 @@ def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path,
 
     (out / "folds" / "fold1.json").unlink()
     real, learned = cross_validation._learn_fold, []
-    monkeypatch.setattr(cross_validation, "_learn_fold", lambda *a: learned.append(1) or real(*a))
+    monkeypatch.setattr(cross_validation, "_learn_fold", lambda *a, **k: learned.append(1) or real(*a, **k))
     assert cross_validate_views(easy_studies, tmp_path, out, folds=2, options=options) == report
     assert len(learned) == 1
 
