@@ -53,7 +53,8 @@ class CineEntry:
     """One image file of a study folder.
 
     ``frames, height, width`` : None where the file cannot be read. ``patient_id``, the UIDs, ``frame_time_ms`` : None
-    where not known. ``error`` : why the file is not used, one sentence; None: it is.
+    where not known. ``error`` : why the file is not used, one sentence; None: it is. ``header_patient_id`` : who the
+    file itself says, whatever patients.csv does; None: it does not.
     """
 
     image_id: str
@@ -66,6 +67,7 @@ class CineEntry:
     width: int | None = None
     frame_time_ms: float | None = None
     error: str | None = None
+    header_patient_id: str | None = field(default=None, repr=False)
 
 
 def cine_entry(root: Path, file: IndexedFile, first: IndexedFile, patient_id: str | None) -> CineEntry:
@@ -85,6 +87,7 @@ def cine_entry(root: Path, file: IndexedFile, first: IndexedFile, patient_id: st
         width=file.width,
         frame_time_ms=file.frame_time_ms,
         error=error,
+        header_patient_id=file.patient_id,
     )
 
 

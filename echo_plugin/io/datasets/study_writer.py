@@ -1,41 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study folder made of a data set: files linked or copied, patients.csv, annotations, and what was left out.
 
-An import that was stopped, or whose source has grown, is run again into the same folder: what is there stays, and an
-annotation that is there is never touched.
+An import that was stopped, or whose source has grown, is run again into the same folder. What is there stays: files
+that an earlier import put there, what a person wrote into patients.csv, and every annotation, those that a person took
+back too.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import AnnotationError, DataSetError, UnreadableCineError
+from echo_plugin.errors import AnnotationConflictError, AnnotationError, DataSetError, UnreadableCineError
 from echo_plugin.io.atomic_file import write_atomically
+from echo_plugin.io.datasets.header_patients import contradictions, one_patient_each
 from echo_plugin.io.datasets.import_report import IMPORT_FILE, ClassCount, ImportReport
-from echo_plugin.io.datasets.packed_frames import pack_pictures, pack_transposed
-from echo_plugin.io.datasets.source_cine import DataSet, LeftOut, NotTakenError, SourceCine, WeakBoxes
-from echo_plugin.io.patients_file import PATIENTS_FILE, write_patients
+from echo_plugin.io.datasets.patients_merge import Said, merge_patients
+from echo_plugin.io.datasets.placed_files import PlacedCine, links_in, place_all
+from echo_plugin.io.datasets.source_cine import DataSet, LeftOut
+from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 from echo_plugin.progress import Progress
 
-logger = logging.getLogger(__name__)
 
-
-@dataclass
+@dataclass(frozen=True)
 class _Taken:
-    """A cine on its way into the study folder."""
+    """A cine in the study folder that can be used; ``patient_id, part`` : as the folder has them now."""
 
-    cine: SourceCine
-    place: PurePosixPath
-    weak: WeakBoxes = field(default_factory=WeakBoxes)
-    entry: CineEntry | None = None
+    placed: PlacedCine
+    entry: CineEntry
+    patient_id: str | None = field(default=None, repr=False)
+    part: str = ""
 
 
 def make_study_folder(
@@ -43,44 +42,50 @@ def make_study_folder(
 ) -> ImportReport:
     """Make the study folder ``out`` of a data set and return what was taken and what was left out.
 
-    ``is_copy`` : copy the files; else they are linked, so that ``src`` must stay where it is.
+    ``is_copy`` : copy the files, those too that an earlier import linked; else they are linked, so that ``src`` must
+    stay where it is.
 
     Raises
     ------
     DataSetError
         If ``out`` holds something else, lies in ``src``, cannot be written to, or nothing can be taken.
+    AnnotationError
+        If ``patients.csv`` of an earlier import is malformed; nothing is changed then.
     """
     _require_place(name, src, out)
-    left_out: list[LeftOut] = []
-    taken = _place_all(data_set, out, left_out, is_copy=is_copy, progress=progress)
+    read_patients(out / PATIENTS_FILE)
+    items = list(data_set.items)  # before anything is written: a table of the data set may be refused
+    _make_place(name, out)
+    placed, left_out = place_all(items, out, is_copy=is_copy, progress=progress)
     folder = StudyFolder(out)
-    taken = _usable(taken, folder, left_out, is_header_first=data_set.is_header_first)
-    notes = [*data_set.notes]
-    parts = _parts_by_patient(taken, notes)
-    rows = [(t.entry.image_id, patient, parts.get(patient)) for t in taken if t.entry and (patient := _patient(t))]
-    write_patients(out / PATIENTS_FILE, rows)
+    usable = _usable(placed, folder, left_out, is_header_first=data_set.is_header_first)
+    taken, notes = _with_patients(usable, out)
     folder.refresh()
     boxes = [_annotate(folder, t, name, left_out) for t in taken]
+    links = links_in(out) if is_copy else 0
+    if links:
+        notes.append(f"{links} files of the study folder are no part of this import and still links.")
     report = ImportReport(
         data_set=name,
         source=src.name,
-        is_copy=is_copy,
+        is_copy=is_copy and not links,
         cines=len(taken),
-        patients=len({_patient(t) for t in taken} - {None}),
-        views=_counts((t.cine.view.value if t.cine.view else "", _patient(t)) for t in taken),
-        defects=_counts((t.cine.defect.value if t.cine.defect else "", _patient(t)) for t in taken),
-        parts=_counts((parts.get(_patient(t) or "", ""), _patient(t)) for t in taken),
+        patients=len({t.patient_id for t in taken} - {None}),
+        views=_counts((t.placed.cine.view.value if t.placed.cine.view else "", t.patient_id) for t in taken),
+        defects=_counts((t.placed.cine.defect.value if t.placed.cine.defect else "", t.patient_id) for t in taken),
+        parts=_counts((t.part, t.patient_id) for t in taken),
         boxes=sum(boxes),
         boxed_cines=sum(count > 0 for count in boxes),
-        without_patient=sum(_patient(t) is None for t in taken),
+        without_patient=sum(t.patient_id is None for t in taken),
         left_out=left_out,
-        notes=notes,
+        notes=[*data_set.notes, *notes],
     )
     write_atomically(out / IMPORT_FILE, (json.dumps(report.to_json(), indent=1) + "\n").encode())
     return report
 
 
 def _require_place(name: str, src: Path, out: Path) -> None:
+    """Refuse a folder that is no place for this import; nothing is written."""
     if not src.is_dir():
         msg = f"Data set {src} is no directory; the folder that was unpacked is accepted."
         raise DataSetError(msg)
@@ -95,6 +100,9 @@ def _require_place(name: str, src: Path, out: Path) -> None:
         if earlier != name:
             msg = f"Study folder {out} is not empty; an empty or new one, or an earlier import of {name}, is accepted."
             raise DataSetError(msg)
+
+
+def _make_place(name: str, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         marker = out / IMPORT_FILE
@@ -105,133 +113,91 @@ def _require_place(name: str, src: Path, out: Path) -> None:
         raise DataSetError(msg) from exc
 
 
-def _place_all(
-    data_set: DataSet, out: Path, left_out: list[LeftOut], *, is_copy: bool, progress: Progress | None
-) -> list[_Taken]:
-    items, taken, places = list(data_set.items), [], set()
-    for number, item in enumerate(items):
-        if progress is not None:
-            progress(number, len(items), "placing files")
-        if isinstance(item, LeftOut):
-            left_out.append(item)
-            continue
-        weak = item.weak_boxes() if item.weak_boxes else WeakBoxes()
-        place = item.place
-        if weak.is_transposed:
-            place = place.with_name(place.name.removesuffix(".gz").removesuffix(".nii") + ".nrrd")
-        try:
-            if place in places or place.parts[0] in ("annotations", PATIENTS_FILE, IMPORT_FILE):
-                msg = "its place in the study folder is taken"
-                raise NotTakenError(msg)
-            _put(item, out.joinpath(*place.parts), is_transposed=weak.is_transposed, is_copy=is_copy)
-        except NotTakenError as exc:
-            left_out.append(LeftOut(str(item.place), str(exc)))
-            continue
-        places.add(place)
-        taken.append(_Taken(item, place, weak))
-    return taken
-
-
-def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink() or target.exists():
-            is_same = not target.is_symlink() or target.readlink() == cine.source.absolute()
-            if not is_same:
-                msg = f"Study folder has {target.name!r} from another place; import into an empty folder."
-                raise DataSetError(msg)
-        elif cine.frames:
-            pack_pictures(cine.frames, target)
-        elif is_transposed:
-            pack_transposed(cine.source, target)
-        elif is_copy:
-            partial = target.with_name(f".{target.name}.tmp")
-            shutil.copyfile(cine.source, partial)
-            partial.replace(target)
-        else:
-            target.symlink_to(cine.source.absolute())
-    except OSError as exc:
-        msg = (
-            f"File {target.name!r} cannot be put into the study folder ({exc.strerror or exc});"
-            " where links are not allowed, --copy copies."
-        )
-        raise DataSetError(msg) from exc
-
-
 def _usable(
-    taken: list[_Taken], folder: StudyFolder, left_out: list[LeftOut], *, is_header_first: bool
+    placed: Sequence[PlacedCine], folder: StudyFolder, left_out: list[LeftOut], *, is_header_first: bool
 ) -> list[_Taken]:
-    """Return the cines that can be read and whose header does not contradict the data set; the others are taken out."""
+    """Return the cines that can be used; of the others, the files that this import put there are taken out again."""
     entries = {os.path.normpath(entry.path): entry for entry in folder.entries()}
-    for t in taken:
-        t.entry = entries.get(os.path.normpath(folder.root.joinpath(*t.place.parts)))
-    refused: dict[int, str] = {}
-    for t in taken:
-        if t.entry is None:
-            refused[id(t)] = "it is no image file by its name"
-        elif t.entry.error:
-            refused[id(t)] = t.entry.error
+    found = [(p, entries.get(os.path.normpath(folder.root.joinpath(*p.place.parts)))) for p in placed]
+    reasons = {p.place: reason for p, entry in found if (reason := _fault(p, entry, folder.root))}
+    usable = [_Taken(p, entry) for p, entry in found if entry and p.place not in reasons]
     if not is_header_first:
-        readable = [t for t in taken if id(t) not in refused]
-        refused |= {id(t): "its header names another patient than the data set" for t in _contradicting(readable)}
-    for t in taken:
-        if id(t) in refused:
-            left_out.append(LeftOut(str(t.cine.place), refused[id(t)]))
-            folder.root.joinpath(*t.place.parts).unlink(missing_ok=True)
-    if len(refused) == len(taken):
-        reasons = "; ".join(sorted({item.reason for item in left_out})[:3])
-        msg = f"Nothing of the data set can be taken; {len(left_out)} things were left out ({reasons})."
+        sources = [(t.entry.header_patient_id, t.placed.cine.patient_id) for t in usable]
+        against = {usable[k].placed.place for k in contradictions(sources)}
+        reasons |= dict.fromkeys(against, "its header names another patient than the data set")
+    for p in placed:
+        if p.place not in reasons:
+            continue
+        if p.is_new:
+            folder.root.joinpath(*p.place.parts).unlink(missing_ok=True)
+            left_out.append(LeftOut(str(p.cine.place), reasons[p.place]))
+        else:
+            left_out.append(LeftOut(str(p.cine.place), f"{reasons[p.place]}; the file of an earlier import stays"))
+    if len(reasons) == len(placed):
+        told = "; ".join(sorted({item.reason for item in left_out})[:3])
+        msg = f"Nothing of the data set can be taken; {len(left_out)} things were left out ({told})."
         raise DataSetError(msg)
-    return [t for t in taken if id(t) not in refused]
+    return [t for t in usable if t.placed.place not in reasons]
 
 
-def _contradicting(taken: list[_Taken]) -> list[_Taken]:
-    """Return the cines whose header's patients and the data set's do not stand one to one."""
-    pairs = [(t, t.entry.patient_id, t.cine.patient_id) for t in taken if t.entry and t.entry.patient_id]
-    of_header: dict[str, set[str]] = {}
-    of_table: dict[str, set[str]] = {}
-    for _, header, table in pairs:
-        if header and table:
-            of_header.setdefault(header, set()).add(table)
-            of_table.setdefault(table, set()).add(header)
-    return [t for t, h, p in pairs if h and p and (len(of_header[h]) > 1 or len(of_table[p]) > 1)]
+def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | None:
+    if entry is None:
+        return "it is no image file by its name"
+    if placed.is_new and (root / ".removed" / entry.image_id).is_dir():
+        return "it was taken out of the study folder"
+    return entry.error
 
 
-def _patient(t: _Taken) -> str | None:
-    return (t.entry.patient_id if t.entry else None) or t.cine.patient_id
-
-
-def _parts_by_patient(taken: Iterable[_Taken], notes: list[str]) -> dict[str, str]:
-    """Return the part of each patient; a patient whose cines are in several has none, and a note says how many."""
-    parts: dict[str, set[str]] = {}
-    for t in taken:
-        patient = _patient(t)
-        if patient and t.cine.part:
-            parts.setdefault(patient, set()).add(t.cine.part)
-    torn = [patient for patient, found in parts.items() if len(found) > 1]
-    if torn:
-        notes.append(f"The data set's split tears {len(torn)} patients apart; it is not kept for them.")
-    return {patient: next(iter(found)) for patient, found in parts.items() if len(found) == 1}
+def _with_patients(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[str]]:
+    """Return the cines with patients and parts as patients.csv and the headers now have them, and notes."""
+    sources = [(t.entry.header_patient_id, t.placed.cine.patient_id) for t in usable]
+    patients, joined = one_patient_each(sources)
+    merged = merge_patients(
+        out,
+        {
+            t.entry.image_id: Said(patient, t.placed.cine.part or "", t.entry.header_patient_id is not None)
+            for t, patient in zip(usable, patients, strict=True)
+        },
+    )
+    owners = [t.entry.header_patient_id or merged.patients.get(t.entry.image_id) for t in usable]
+    taken = [
+        _Taken(t.placed, t.entry, patient, merged.parts.get(patient or "", ""))
+        for t, patient in zip(usable, owners, strict=True)
+    ]
+    return taken, [*joined, *merged.notes]
 
 
 def _annotate(folder: StudyFolder, t: _Taken, name: str, left_out: list[LeftOut]) -> int:
-    """Save what the data set says of a cine, where nobody has said anything yet; return the number of boxes."""
-    assert t.entry is not None
-    image_id, boxes = t.entry.image_id, t.weak.boxes
-    if t.weak.problem:
-        left_out.append(LeftOut(f"{t.cine.place} (boxes)", t.weak.problem))
-    if (t.cine.view is None and t.cine.defect is None and not boxes) or folder.annotation(image_id) is not None:
+    """Save what the data set says of a cine, where nobody has said anything yet; return the number of its boxes."""
+    image_id, cine, weak, author = t.entry.image_id, t.placed.cine, t.placed.weak, f"import {name}"
+    if weak.problem:
+        left_out.append(LeftOut(f"{cine.place} (boxes)", weak.problem))
+    if cine.view is None and cine.defect is None and not weak.boxes:
         return 0
-    frames = tuple(sorted({box.frame_index for box in boxes}))
     try:
-        folder.save_annotation(Annotation(image_id, boxes, frames, t.cine.view, t.cine.defect), author=f"import {name}")
-    except (AnnotationError, UnreadableCineError) as exc:
-        if not boxes:
-            raise
-        left_out.append(LeftOut(f"{t.cine.place} (boxes)", str(exc)))
-        folder.save_annotation(Annotation(image_id, view=t.cine.view, defect=t.cine.defect), author=f"import {name}")
+        revisions, current = folder.history(image_id), folder.annotation(image_id)
+    except AnnotationError as exc:
+        left_out.append(LeftOut(f"{cine.place} (labels)", str(exc)))
         return 0
-    return len(boxes)
+    if current is not None:
+        return len(current.boxes) if current.author == author else 0
+    if revisions:
+        left_out.append(LeftOut(f"{cine.place} (labels)", "a person took back what was said of it"))
+        return 0
+    frames = tuple(sorted({box.frame_index for box in weak.boxes}))
+    full = Annotation(image_id, weak.boxes, frames, cine.view, cine.defect)
+    try:
+        folder.save_annotation(full, author=author, based_on_revision=0)
+    except AnnotationConflictError:  # a person was faster
+        return 0
+    except (AnnotationError, UnreadableCineError) as exc:
+        if not weak.boxes:
+            raise
+        left_out.append(LeftOut(f"{cine.place} (boxes)", str(exc)))
+        plain = Annotation(image_id, view=cine.view, defect=cine.defect)
+        folder.save_annotation(plain, author=author, based_on_revision=0)
+        return 0
+    return len(weak.boxes)
 
 
 def _counts(pairs: Iterable[tuple[str, str | None]]) -> Mapping[str, ClassCount]:
