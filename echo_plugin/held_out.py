@@ -88,7 +88,8 @@ def choose_held_out(
             raise TrainingDataError(msg)
     labelled = open_labelled_folder(studies)
     everyone = {cine.patient_id for cine in labelled.cines}
-    seen = frozenset[str]().union(*(seen_patients(card, everyone) for card in cards))
+    files = labelled.folder.entries()
+    seen = frozenset[str]().union(*(seen_patients(card, everyone, files) for card in cards))
     clash = seen & set(patients or ())
     if clash:
         msg = (

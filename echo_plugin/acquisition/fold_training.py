@@ -57,7 +57,8 @@ def _is_stranger(models: Path, labelled: LabelledFolder) -> bool:
         card = load_card(models, SEPTAL_DETECTOR)
     except EchoError:
         return False
-    return names_its_patients(card) and not known_patients(card, sorted({c.patient_id for c in labelled.cines}))
+    patients = sorted({cine.patient_id for cine in labelled.cines})
+    return names_its_patients(card) and not known_patients(card, patients, labelled.folder.entries())
 
 
 def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) -> None:

@@ -114,7 +114,8 @@ def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainO
     for start in {str((row.options or {}).get("start", "")) for row in rows} & set(names):
         if options.starter is not None:
             with suppress(ModelNotFoundError, ModelMismatchError):
-                known |= seen_patients(load_card(options.starter, names[start]), patients)
+                card = load_card(options.starter, names[start])
+                known |= seen_patients(card, patients, labelled.folder.entries())
     if known:
         logger.warning("%d patients are left out: the weights that rows begin with have seen them", len(known))
     return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))

@@ -35,6 +35,7 @@ from echo_plugin.training.mae_frames import (
 )
 from echo_plugin.training.mae_options import MaeOptions, mae_config
 from echo_plugin.training.mae_pictures import write_reconstructions
+from echo_plugin.training.nameless_files import FILES_KEY, NAMELESS_LIMITS
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import fingerprints, known_parts
@@ -94,6 +95,7 @@ def _train(
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
     split = _split(cines, start, models, options.seed)
+    seen = fingerprints(split, start, cines_key(cines), cines)  # before it takes hours: files may be gone then
     frames, parts = _prepared(cines, split, config.input_size_px, options.cache_dir or models / FOLDER, progress)
     model.to(choose_device(options.device))
     key = digest_of([cines_key(cines), split.digest, options.batch_size, repr(config)])
@@ -118,14 +120,14 @@ def _train(
         architecture=f"masked autoencoder, {config.backbone}",
         classes=("pixels",),
         input_size_px=config.input_size_px,
-        config=_card_config(model, learned, cines, split, start),
+        config=_card_config(model, learned, cines, split) | seen,
         training_data=training_data(provenance, len(cines), cines_key(cines), split, start),
         metrics=metrics,
         command=options.command,
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
         licence=start.licence,
-        limits=LIMITS,
+        limits=LIMITS + (NAMELESS_LIMITS if FILES_KEY in seen else ""),
     )
     return publish_learned(models, learned, card)
 
@@ -150,16 +152,15 @@ def _prepared(
 
 
 def _card_config(
-    model: MaskedAutoencoder, learned: Learned, cines: Sequence[UnlabelledCine], split: Split, start: Start
+    model: MaskedAutoencoder, learned: Learned, cines: Sequence[UnlabelledCine], split: Split
 ) -> dict[str, Any]:
-    """Return what the card says of the network, how long it learned and who is in which part."""
+    """Return what the card says of the network, and of what and how long it learned."""
     has_validation = not math.isnan(learned.best_metric)
     return (
         dataclasses.asdict(model.config)
         | {"epochs": learned.epochs, "split_digest": split.digest}
         | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
         | ({"validation_error": -learned.best_metric} if has_validation else {})
-        | fingerprints(split, start, cines_key(cines))
     )
 
 
@@ -240,5 +241,5 @@ def _split(cines: Sequence[UnlabelledCine], start: Start, models: Path, seed: in
     if not patients:
         return Split((), (), (), seed)
     fixed = parts_given(cines)
-    known = known_parts(patients, fixed, start, models)
+    known = known_parts(patients, fixed, start, models, cines)
     return split_by_patient(dict.fromkeys(patients), seed=seed, fixed=fixed, known=known, may_be_unmeasured=True)

@@ -2,7 +2,8 @@
 """Frames without labels: whatever can be read below some folders, decoded once into a memory-mapped file.
 
 Patients are split as in every training, so that those who will measure a later model are not learned from here either.
-A file that names no patient is learned from, every twentieth excepted, which validates; nobody can measure on it later.
+A file that names no patient is learned from, every twentieth excepted, which validates; whoever is said to be on it
+later counts as learned from (``nameless_files``).
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
         msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
         raise TrainingDataError(msg)
     if count := sum(cine.patient_id is None for cine in cines.values()):
-        logger.warning("%d of %d files name no patient; nobody on them can measure a model later.", count, len(cines))
+        logger.warning(
+            "%d of %d files name no patient; nobody on them can measure what begins with it.", count, len(cines)
+        )
     return tuple(cines[path] for path in sorted(cines))
 
 

@@ -20,6 +20,14 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
+from echo_plugin.training.nameless_files import (
+    FILES_KEY,
+    ImageFile,
+    file_numbers,
+    pack_numbers,
+    patients_on_nameless,
+    unpack_numbers,
+)
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
 from echo_plugin.training.start_weights import Start
@@ -72,7 +80,7 @@ def origin_of(
     """
     patients, defects = {cine.patient_id for cine in cines}, labelled.defects
     fixed = read_parts(labelled.folder.root / PATIENTS_FILE)
-    known = known_parts(sorted(patients), fixed, start, models)
+    known = known_parts(sorted(patients), fixed, start, models, labelled.folder.entries())
     split = split_by_patient(
         {p: defects.get(p) for p in patients},
         seed=seed,
@@ -83,10 +91,13 @@ def origin_of(
     return Origin(labelled, cines, split, start)
 
 
-def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start, models: Path) -> dict[str, str]:
+def known_parts(
+    patients: Sequence[str], fixed: Mapping[str, str], start: Start, models: Path, files: Sequence[ImageFile]
+) -> dict[str, str]:
     """Return, by patient, the part in which the start has it, or else a model beside it; strangers are left out.
 
     ``fixed`` : a data set's own split; a warning says of how many patients models have seen more than it allows.
+    ``files`` : those that are of these patients, as far as is known.
     """
     cards = [start.card] if start.card else []
     for name in (*TRAIN_COMMANDS, MASKED_AUTOENCODER):
@@ -98,7 +109,7 @@ def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start,
             cards.append(card)
     known: dict[str, str] = {}
     for card in reversed(cards):
-        known |= known_patients(card, patients)
+        known |= known_patients(card, patients, files)
     nearer = [p for p in known if p in fixed and PARTS.index(known[p]) < PARTS.index(fixed[p])]
     if nearer:
         logger.warning(
@@ -115,24 +126,37 @@ def names_its_patients(card: ModelCard) -> bool:
     return isinstance(card.config.get("patient_salt"), str) and all(f"patients_{part}" in card.config for part in PARTS)
 
 
-def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
-    """Return, by patient, the part in which a card has it."""
+def known_patients(card: ModelCard, patients: Sequence[str], files: Iterable[ImageFile] = ()) -> dict[str, str]:
+    """Return, by patient, the part in which a card has it; whom a nameless file of its own shows was learned from.
+
+    ``files`` : those that may show the patients.
+    """
     lists = {part: card.config.get(f"patients_{part}", []) for part in PARTS}
     numbers = {part: [int(n) for n in entry] for part, entry in lists.items() if isinstance(entry, list)}
     salt = card.config.get("patient_salt")
-    return recognised_patients(patients, numbers, salt=salt) if isinstance(salt, str) else {}
+    if not isinstance(salt, str):
+        return {}
+    shown = patients_on_nameless(card, files) & set(patients)
+    return recognised_patients(patients, numbers, salt=salt) | dict.fromkeys(sorted(shown), "train")
 
 
-def seen_patients(card: ModelCard, patients: Iterable[str]) -> frozenset[str]:
+def seen_patients(card: ModelCard, patients: Iterable[str], files: Iterable[ImageFile] = ()) -> frozenset[str]:
     """Return those of the patients from whom a model learned or by whom it was chosen: it may not be measured on them.
 
-    A card that does not list its patients can be held against nobody (``names_its_patients``).
+    ``files`` : those that may show the patients. A card that does not list its patients can be held against nobody
+    (``names_its_patients``).
     """
-    return frozenset(p for p, part in known_patients(card, sorted(set(patients))).items() if part != "test")
+    known = known_patients(card, sorted(set(patients)), files)
+    return frozenset(patient for patient, part in known.items() if part != "test")
 
 
-def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
-    """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen."""
+def fingerprints(
+    split: Split, start: Start, digest: str, files: Iterable[ImageFile] = ()
+) -> dict[str, str | list[int]]:
+    """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen.
+
+    ``files`` : those to learn from, some of which may name nobody.
+    """
     before = start.card.config if start.card else {}
     salt = before.get("patient_salt")
     if not isinstance(salt, str):
@@ -143,6 +167,9 @@ def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | lis
         numbers = set(patient_fingerprints(getattr(split, part), salt=salt))
         numbers |= {int(n) for n in earlier} if isinstance(earlier, list) else set()
         lists[f"patients_{part}"] = sorted(numbers)
+    nameless = file_numbers((file for file in files if file.patient_id is None), salt)
+    if nameless := nameless | unpack_numbers(before.get(FILES_KEY)):
+        lists[FILES_KEY] = pack_numbers(nameless)
     return lists
 
 

@@ -17,6 +17,7 @@ from echo_plugin.models.checkpoint import publish
 from echo_plugin.runtime import TRAIN_COMMANDS
 from echo_plugin.training.datasets import LabelledFolder, cines_digest
 from echo_plugin.training.loop import Learned
+from echo_plugin.training.nameless_files import FILES_KEY, NAMELESS_LIMITS
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.phantom_folder import phantom_command
 from echo_plugin.training.processes import agreed, is_first
@@ -50,7 +51,7 @@ def build_card(
     """Return the card of a model of labelled cines to be published to ``models``; ``config`` has ``input_size_px``."""
     labelled, split, start = origin.labelled, origin.split, origin.start
     data = training_data(labelled.provenance, len(origin.cines), cines_digest(origin.cines), split, start)
-    size = config["input_size_px"]
+    size, seen = config["input_size_px"], fingerprints(split, start, data.digest)
     return ModelCard(
         name=name,
         version=next_version(start, name, models),
@@ -60,7 +61,7 @@ def build_card(
         input_size_px=int(size) if isinstance(size, int | float) else 0,
         config={
             **{k: v for k, v in config.items() if v == v},
-            **fingerprints(split, start, data.digest),
+            **seen,
             "split_digest": split.digest,
         },
         training_data=data,
@@ -71,7 +72,8 @@ def build_card(
         licence=start.licence,
         limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS)
         + GREY_LIMITS
-        + ("" if metrics else UNMEASURED_LIMITS),
+        + ("" if metrics else UNMEASURED_LIMITS)
+        + (NAMELESS_LIMITS if FILES_KEY in seen else ""),
     )
 
 
