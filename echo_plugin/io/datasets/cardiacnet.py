@@ -57,7 +57,7 @@ def read_cardiacnet(src: Path) -> DataSet:
 
 def _cines(root: Path, groups: list[str]) -> Iterator[SourceCine | LeftOut]:
     for group in groups:
-        taken = set()
+        taken, masks = set(), set()
         for path in sorted((root / group).iterdir()):
             name = _without_suffix(path.name)
             if name is None or not name.endswith("_image"):
@@ -69,8 +69,12 @@ def _cines(root: Path, groups: list[str]) -> Iterator[SourceCine | LeftOut]:
                 yield LeftOut(f"{group}/{path.name}", "the folder holds no *_image.nii")
             for image in images:
                 taken.add(image.name)
+                masks.add(labels := _labels(root / group, path, image))
                 place = PurePosixPath(group, *image.relative_to(root / group).parts)
-                yield _cine(image, place, _labels(root / group, path, image), GROUPS[group])
+                yield _cine(image, place, labels, GROUPS[group])
+        for mask in sorted((root / group).rglob("*_label.nii*")):
+            if mask.is_file() and mask not in masks:
+                yield LeftOut(f"{group}/{mask.relative_to(root / group).as_posix()}", "the mask has no image")
         if not taken:
             yield LeftOut(group, "the folder holds no cine")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.anatomy import Defect, View
@@ -52,7 +53,8 @@ def read_class_folders(src: Path) -> DataSet:
         accepted = ", ".join([*(view.value for view in View), *(defect.value for defect in Defect)])
         msg = f"Folder {src.name!r} has no folder of a class (found: {found}); {accepted} are accepted."
         raise DataSetError(msg)
-    return DataSet(_cines(src, classes, patients), is_header_first=True)
+    loose = _loose(src, [root for root, _ in roots])
+    return DataSet(chain(_cines(src, classes, patients), loose), is_header_first=True)
 
 
 def class_of(name: str) -> View | Defect | None:
@@ -85,6 +87,13 @@ def _cines(
             view = label if isinstance(label, View) else None
             defect = label if isinstance(label, Defect) else None
             yield SourceCine(place, path, patient, view, defect, part)
+
+
+def _loose(src: Path, roots: list[Path]) -> Iterator[LeftOut]:
+    for root in roots:
+        for path in sorted(root.iterdir()):
+            if path.is_file() and path.suffix and is_image_name(path.name):
+                yield LeftOut(path.relative_to(src).as_posix(), "it is in no folder of a class")
 
 
 def _folders(root: Path) -> list[Path]:

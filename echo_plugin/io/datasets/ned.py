@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.anatomy import View
@@ -42,6 +43,8 @@ CLASSES = {
 """The authors' names of the views."""
 
 LAYOUT = "<case>/labels.csv with <case>/*.mp4, or <case>/<CLASS>/<video>/img_00001.jpg"
+_PROCESSED_PLACES = ("", "neo-echoset")
+_PROCESSED_PICTURES = "*/*/*/img_*.jp*g"
 _PICTURE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
 
 
@@ -51,13 +54,13 @@ def read_ned(src: Path) -> DataSet:
     Raises
     ------
     DataSetError
-        If the folder is laid out otherwise, or a table lacks a column.
+        If the folder is laid out otherwise.
     """
     for place in ("", "echos_video", "neo-echoset-raw/echos_video"):
         if next((src / place).glob("*/labels.csv"), None) is not None:
-            return DataSet(_raw(src / place))
-    for place in ("", "neo-echoset"):
-        if next((src / place).glob("*/*/*/img_*.jp*g"), None) is not None:
+            return DataSet(chain(_raw(src / place), _passed_over(src)))
+    for place in _PROCESSED_PLACES:
+        if next((src / place).glob(_PROCESSED_PICTURES), None) is not None:
             return DataSet(
                 _processed(src / place), ("Frames are packed into one file each; frame times are not known.",)
             )
@@ -82,11 +85,18 @@ def view_of_class(name: str) -> View:
 
 def _raw(root: Path) -> Iterator[SourceCine | LeftOut]:
     for case in sorted(path for path in root.iterdir() if path.is_dir()):
+        videos = sorted(path for path in case.iterdir() if path.suffix.lower() == ".mp4")
         if not (case / "labels.csv").is_file():
-            yield LeftOut(case.name, "the case has no labels.csv", len(list(case.glob("*.mp4"))))
+            if videos or not _is_processed(case):
+                yield LeftOut(case.name, "the case has no labels.csv", max(len(videos), 1))
+            continue
+        try:
+            rows = read_table(case / "labels.csv", ("Filename", "Classification"), label=f"{case.name}/labels.csv")
+        except DataSetError as exc:  # the other cases are no worse for it
+            yield LeftOut(case.name, str(exc), max(len(videos), 1))
             continue
         named = set()
-        for row in read_table(case / "labels.csv", ("Filename", "Classification")):
+        for row in rows:
             name = row["Filename"] if row["Filename"].lower().endswith(".mp4") else f"{row['Filename']}.mp4"
             try:
                 if name in named:
@@ -98,9 +108,22 @@ def _raw(root: Path) -> Iterator[SourceCine | LeftOut]:
                 yield LeftOut(f"{case.name}/{name}", str(exc))
                 continue
             yield SourceCine(PurePosixPath(case.name, name), source, case.name, view)
-        for path in sorted(case.glob("*.mp4")):
+        for path in videos:
             if path.name not in named:
                 yield LeftOut(f"{case.name}/{path.name}", "labels.csv does not name it")
+
+
+def _passed_over(src: Path) -> Iterator[LeftOut]:
+    """Yield the processed form of a set whose raw form is taken."""
+    for place in _PROCESSED_PLACES:
+        videos = {path.parent for path in (src / place).glob(_PROCESSED_PICTURES)}
+        if videos:
+            yield LeftOut(place or src.name, "the processed form beside the raw one, which is taken", len(videos))
+
+
+def _is_processed(folder: Path) -> bool:
+    """Whether it is a case of the processed form, or the folder of all its cases."""
+    return any(next(folder.glob(f"{way}/img_*.jp*g"), None) is not None for way in ("*/*", "*/*/*"))
 
 
 def _processed(root: Path) -> Iterator[SourceCine | LeftOut]:

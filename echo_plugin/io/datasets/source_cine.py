@@ -78,26 +78,33 @@ class NotTakenError(ValueError):
     """Raised for one file that cannot be taken; its text is the reason."""
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+class AbsentFileError(NotTakenError):
+    """Raised for a file that a table names and that is not there."""
+
+
+def read_table(path: Path, columns: Sequence[str], *, label: str | None = None) -> list[dict[str, str]]:
     """Return the rows of a comma-separated table; every value is stripped, an absent one is "".
+
+    ``label`` : what messages call it; None: by its name.
 
     Raises
     ------
     DataSetError
         If the table is missing, cannot be read, or lacks one of ``columns``.
     """
+    name = label or path.name
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            found = [name.strip() for name in rows.fieldnames or ()]
+            found = [column.strip() for column in rows.fieldnames or ()]
             missing = [column for column in columns if column not in found]
             if missing:
-                msg = f"Table {path.name} lacks the column {missing[0]!r}; its first line has {found}."
+                msg = f"Table {name} lacks the column {missing[0]!r}; its first line has {found}."
                 raise DataSetError(msg)
             rows.fieldnames = found
             return [{key: (value or "").strip() for key, value in row.items() if key in found} for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        msg = f"Table {path.name} cannot be read ({type(exc).__name__}); a comma-separated UTF-8 file is accepted."
+        msg = f"Table {name} cannot be read ({type(exc).__name__}); a comma-separated UTF-8 file is accepted."
         raise DataSetError(msg) from exc
 
 
@@ -107,7 +114,9 @@ def named_file(root: Path, name: str) -> Path:
     Raises
     ------
     NotTakenError
-        If the name is absolute, climbs, or no file is there.
+        If the name is absolute, climbs or is hidden.
+    AbsentFileError
+        If no file is there.
     """
     relative = PurePosixPath(name)
     is_plain = name.isprintable() and not set(name) & {"\\", ":"}
@@ -120,7 +129,7 @@ def named_file(root: Path, name: str) -> Path:
     path = root.joinpath(*relative.parts)
     if not path.is_file():
         msg = "the table names it, but the file is not there"
-        raise NotTakenError(msg)
+        raise AbsentFileError(msg)
     return path
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -103,6 +104,13 @@ def _stills(
             match = _PATIENT.match(source.name)
             patient = match[1] if match else None
             yield SourceCine(PurePosixPath(name), source, patient, VIEWS[view], part=parts.get(name))
+    unnamed = Counter(
+        path.parent.relative_to(src).as_posix()
+        for path in sorted(src.rglob("*"))
+        if path.suffix.lower() == ".png" and path.relative_to(src).as_posix() not in seen
+    )
+    for folder, count in unnamed.items():
+        yield LeftOut(folder, "no table names these pictures", count)
 
 
 def _has_columns(path: Path) -> bool:

@@ -13,7 +13,14 @@ from echo_plugin.io.datasets.class_folders import read_class_folders
 from echo_plugin.io.datasets.echonet import read_echonet_dynamic, read_echonet_pediatric
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
 from echo_plugin.io.datasets.ned import CLASSES, read_ned
-from echo_plugin.io.datasets.source_cine import DataSet, LeftOut, SourceCine
+from echo_plugin.io.datasets.source_cine import (
+    AbsentFileError,
+    DataSet,
+    LeftOut,
+    NotTakenError,
+    SourceCine,
+    named_file,
+)
 from echo_plugin.io.datasets.tmed2 import read_tmed2
 
 
@@ -58,6 +65,36 @@ def test_ned_videos_of_unknown_class_or_of_a_case_without_table_are_left_out(src
     assert cines == {}
     assert left["case1/v1.mp4"].startswith("class 'VALVE_CLOSEUP' is none of NED's")
     assert left["case2"] == "the case has no labels.csv"
+
+
+def test_one_wrong_table_of_ned_leaves_out_its_case_alone(src) -> None:
+    for case, columns in (("case1", "Filename,Classification"), ("case2", "File,Class")):
+        src.text(f"{case}/v1.mp4", "")
+        src.text(f"{case}/v2.mp4", "")
+        src.table(f"{case}/labels.csv", columns, ["v1,PSAX_MV", "v2,PSAX_MV"])
+
+    items = list(read_ned(src.root).items)
+
+    assert [str(item.place) for item in items if isinstance(item, SourceCine)] == ["case1/v1.mp4", "case1/v2.mp4"]
+    (left,) = [item for item in items if isinstance(item, LeftOut)]
+    assert (left.what, left.count) == ("case2", 2)
+    assert left.reason.startswith("Table case2/labels.csv lacks the column 'Filename'; its first line has ['File'")
+
+
+@pytest.mark.parametrize("raw", ["", "neo-echoset-raw/echos_video/"])
+@pytest.mark.parametrize("processed", ["", "neo-echoset/"])
+def test_the_processed_form_of_ned_beside_the_raw_one_is_told_as_left_out(src, raw: str, processed: str) -> None:
+    src.text(f"{raw}case1/v1.mp4", "")
+    src.table(f"{raw}case1/labels.csv", "Filename,Classification", ["v1,PSAX_MV"])
+    for video in ("v1", "v2"):
+        for number in (1, 2):
+            src.text(f"{processed}case1/PSAX_MV/{video}/img_{number:05d}.jpg", "")
+
+    items = list(read_ned(src.root).items)
+
+    left = [item for item in items if isinstance(item, LeftOut)]
+    what = processed.strip("/") or src.root.name
+    assert left == [LeftOut(what, "the processed form beside the raw one, which is taken", 2)]
 
 
 def test_processed_ned_is_read_as_ordered_frames(src) -> None:
@@ -215,6 +252,20 @@ def test_cardiacnet_is_read_by_its_groups(src, masks, place: str) -> None:
     assert left == {"CardiacNet-ASD/Non-ASD/readme.txt": "it is neither NNN_image nor NNN_label"}
 
 
+def test_masks_of_cardiacnet_without_their_image_are_told_as_left_out(src, masks) -> None:
+    src.text("CardiacNet-ASD/ASD/001_image.nii.gz", "")
+    src.text("CardiacNet-ASD/ASD/001_label.nii.gz", "")
+    src.text("CardiacNet-ASD/ASD/002_label.nii.gz", "")
+    src.text("CardiacNet-ASD/ASD/003_label.nii/patient-9_label.nii", "")
+
+    _, left = sorted_out(read_cardiacnet(src.root))
+
+    assert left == {
+        "CardiacNet-ASD/ASD/002_label.nii.gz": "the mask has no image",
+        "CardiacNet-ASD/ASD/003_label.nii/patient-9_label.nii": "the mask has no image",
+    }
+
+
 # TMED-2
 
 
@@ -258,6 +309,18 @@ def test_of_the_folds_of_tmed2_one_split_is_kept_and_the_others_are_named(src) -
     assert left == {"labeled/2s1_0.png in rest.csv": "an earlier line calls it A4C, this one A2C"}
 
 
+def test_pictures_that_no_table_of_tmed2_names_are_counted_by_their_folder(src) -> None:
+    columns = "query_key,SourceFolder,view_label,view_classifier_split"
+    src.table("DEV.csv", columns, ["1s1_0.png,labeled,PLAX,train"])
+    for name in ("labeled/1s1_0.png", "labeled/2s1_0.png", "labeled/3s1_0.png", "unlabeled/4s1_0.png"):
+        src.picture(name)
+
+    items = list(read_tmed2(src.root).items)
+
+    reason = "no table names these pictures"
+    assert items[1:] == [LeftOut("labeled", reason, 2), LeftOut("unlabeled", reason, 1)]
+
+
 # MIMIC-IV-ECHO
 
 
@@ -272,6 +335,27 @@ def test_mimic_patients_are_those_of_the_table_and_not_of_the_path(src) -> None:
     (cine,) = cines.values()
     assert (str(cine.place), cine.patient_id, cine.view) == ("90/90_0001.dcm", "10000002", None)
     assert left == {"echo-record-list.csv": "the table names them, but the files are not there"}
+
+
+def test_files_of_mimic_that_the_table_lacks_are_counted(src) -> None:
+    for number in (1, 2, 3):
+        src.text(f"files/p10/p1/s90/90_{number:04d}.dcm", "")
+    src.text("files/p10/index.html", "")
+    row = "1,90,files/p10/p1/s90/90_0001.dcm"
+    src.table("echo-record-list.csv", "subject_id,study_id,dicom_filepath", [row])
+
+    items = list(read_mimic_echo(src.root).items)
+
+    assert items[1:] == [LeftOut("files", "echo-record-list.csv does not name them", 2)]
+
+
+def test_a_file_that_is_absent_is_told_from_one_that_is_refused(src) -> None:
+    with pytest.raises(AbsentFileError, match="the file is not there"):
+        named_file(src.root, "gone.dcm")
+    with pytest.raises(NotTakenError, match="leads out of the data set") as refusal:
+        named_file(src.root, "../not there.dcm")
+
+    assert not isinstance(refusal.value, AbsentFileError)
 
 
 # class folders
@@ -290,6 +374,15 @@ def test_class_folders_are_views_defects_and_fetal_planes(src) -> None:
     }
     assert left["misc"] == "its name is neither a view nor a defect"
     assert "none of a video" in left["Other/notes.txt"]
+
+
+def test_pictures_beside_the_folders_of_classes_are_told_as_left_out(src) -> None:
+    for name in ("A4C/a.png", "loose.png", "train/A4C/b.png", "train/stray.mp4"):
+        src.picture(name) if name.endswith(".png") else src.text(name, "")
+
+    _, left = sorted_out(read_class_folders(src.root))
+
+    assert left == dict.fromkeys(["loose.png", "train/stray.mp4"], "it is in no folder of a class")
 
 
 def test_class_folders_keep_a_split_and_take_patients_from_a_table(src) -> None:
@@ -328,8 +421,6 @@ def test_another_layout_is_refused_with_the_one_that_is_accepted(src, reader, wo
     "name", ["/etc/passwd", "../secret.mp4", "a/../../secret.mp4", "C:\\x.mp4", "", "a\0b", ".hidden.mp4"]
 )
 def test_names_of_tables_cannot_lead_out_of_the_data_set(src, tmp_path: Path, name: str) -> None:
-    from echo_plugin.io.datasets.source_cine import NotTakenError, named_file
-
     (tmp_path / "secret.mp4").write_text("")
     src.text(".hidden.mp4", "")
 

@@ -17,6 +17,7 @@ from echo_plugin.io.datasets.class_folders import read_class_folders
 from echo_plugin.io.datasets.echonet import read_echonet_dynamic
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
 from echo_plugin.io.datasets.ned import read_ned
+from echo_plugin.io.datasets.source_cine import DataSet
 from echo_plugin.io.datasets.study_writer import make_study_folder
 from echo_plugin.io.patients_file import read_parts
 from echo_plugin.io.study_folder import StudyFolder
@@ -219,6 +220,19 @@ def test_a_study_folder_inside_the_data_set_is_refused(src) -> None:
 
     with pytest.raises(DataSetError, match="lies in the data set itself"):
         make_study_folder("ned", src.root, src.root / "study", read_ned(src.root))
+
+
+def test_a_table_that_is_refused_leaves_no_trace_in_the_study_folder(src, out: Path) -> None:
+    def items():
+        yield from read_ned(src.root).items
+        raise DataSetError("Table x lacks a column.")
+
+    make_ned(src)
+
+    with pytest.raises(DataSetError, match="lacks a column"):
+        make_study_folder("ned", src.root, out, DataSet(items()))
+
+    assert not out.exists()
 
 
 def test_an_import_of_nothing_says_why(src, out: Path) -> None:
