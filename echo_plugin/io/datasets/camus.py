@@ -2,17 +2,20 @@
 """CAMUS (Leclerc 2019): apical two- and four-chamber cines of 500 adults, with masks.
 
     [database_nifti/]patientNNNN/patientNNNN_{2CH,4CH}_half_sequence[_gt].nii.gz, ..._{ED,ES}[_gt].nii.gz
+    [database_nifti/]patientNNNN/Info_{2CH,4CH}.cfg, with a line "FrameRate: ..."
     database_split/subgroup_{training,validation,testing}.txt
 
 The folder is the patient, by the data set's own naming. The half sequence is taken; end diastole and end systole are
 frames of it, and are taken as stills where there is none. Masks: 1 left ventricle, 2 myocardium, 3 left atrium. The
-first axis of the arrays is the column, as ours.
+first axis of the arrays is the column, as ours. The file of a cine has no times, and is taken as it is: the FrameRate
+beside it is not carried, and the notes say so.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.anatomy import View
@@ -23,6 +26,7 @@ from echo_plugin.io.datasets.weak_boxes import septum_of_myocardium
 
 VIEWS = {"2CH": View.A2C, "4CH": View.A4C}
 _PATIENT = re.compile(r"patient\d{4}")
+_RATE = re.compile(r"^\s*FrameRate\s*[:=]\s*\d", re.IGNORECASE | re.MULTILINE)
 _STILLS = ("ED", "ES")
 
 
@@ -36,7 +40,8 @@ def read_camus(src: Path) -> DataSet:
     """
     for place in ("database_nifti", ""):
         folder = src / place
-        patients = sorted(p for p in folder.glob("patient*") if p.is_dir() and _PATIENT.fullmatch(p.name))
+        folders = sorted(p for p in folder.glob("patient*") if p.is_dir())
+        patients = [p for p in folders if _PATIENT.fullmatch(p.name)]
         if patients:
             break
     else:
@@ -46,10 +51,16 @@ def read_camus(src: Path) -> DataSet:
         msg = f"Folder {src.name!r} holds CAMUS in its old form (.mhd); the NIfTI form, database_nifti, is accepted."
         raise DataSetError(msg)
     parts = _split(src)
-    notes = ("Interventricular boxes of 4CH follow from the masks: myocardium left of the ventricle's long axis.",)
-    return DataSet(
-        _cines(patients, parts), notes if parts else (*notes, "There is no database_split: no split is kept.")
-    )
+    notes = ["Interventricular boxes of 4CH follow from the masks: myocardium left of the ventricle's long axis."]
+    if not parts:
+        notes.append("There is no database_split: no split is kept.")
+    if rates := sum(_states_a_rate(p / f"Info_{chambers}.cfg") for p in patients for chambers in VIEWS):
+        notes.append(
+            f"{rates} Info_*.cfg state a FrameRate that the files of the cines do not carry: their frame times are not"
+            " known here, and frames are chosen by number."
+        )
+    others = [LeftOut(p.name, "the folder is not named patientNNNN") for p in folders if p not in patients]
+    return DataSet(chain(_cines(patients, parts), others), tuple(notes))
 
 
 def _cines(patients: list[Path], parts: dict[str, str]) -> Iterator[SourceCine | LeftOut]:
@@ -86,6 +97,13 @@ def _boxes(path: Path) -> WeakBoxes:
     except UnreadableCineError as exc:
         return WeakBoxes(problem=f"mask cannot be read: {exc}")
     return septum_of_myocardium(masks, ventricle=1, myocardium=2, atrium=3)
+
+
+def _states_a_rate(info: Path) -> bool:
+    try:
+        return _RATE.search(info.read_text(encoding="utf-8-sig", errors="replace")) is not None
+    except FileNotFoundError:
+        return False
 
 
 def _split(src: Path) -> dict[str, str]:

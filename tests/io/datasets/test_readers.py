@@ -214,6 +214,27 @@ def test_camus_half_sequences_are_taken_and_their_stills_left(src, masks, place:
     assert "neither a half sequence" in left["patient0002_2CH"]
 
 
+def test_a_frame_rate_of_camus_that_is_not_carried_is_noted(src) -> None:
+    for patient in ("patient0001", "patient0002"):
+        src.text(f"{patient}/{patient}_4CH_half_sequence.nii.gz", "")
+    src.text("patient0001/Info_4CH.cfg", "ED: 1\nES: 5\nNbFrame: 5\nFrameRate: 46.5\n")
+    src.text("patient0002/Info_4CH.cfg", "ED: 1\nES: 5\nNbFrame: 5\n")
+
+    notes = read_camus(src.root).notes
+
+    (note,) = [note for note in notes if "FrameRate" in note]
+    assert note.startswith("1 Info_*.cfg state a FrameRate that the files of the cines do not carry")
+
+
+def test_folders_of_camus_of_another_name_are_told_as_left_out(src) -> None:
+    src.text("patient0001/patient0001_4CH_half_sequence.nii.gz", "")
+    src.text("patient2/patient2_4CH_half_sequence.nii.gz", "")
+
+    _, left = sorted_out(read_camus(src.root))
+
+    assert left["patient2"] == "the folder is not named patientNNNN"
+
+
 def test_camus_in_its_old_form_is_refused(src) -> None:
     src.text("patient0001/patient0001_4CH_ED.mhd", "")
 
