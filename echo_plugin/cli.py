@@ -91,6 +91,7 @@ def evaluate(
         int | None, typer.Option(help="Views: train the architecture anew on each fold of patients.", min=2)
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each fold's training.", min=2)] = None,
+    seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Measure a model on patients that it did not learn from.
@@ -107,7 +108,7 @@ def evaluate(
             raise typer.BadParameter(msg)
         from echo_plugin.training.options import TrainOptions
 
-        options = TrainOptions(epochs=epochs, device=device)
+        options = TrainOptions(epochs=epochs, seed=seed, device=device)
         with progress_bar("Evaluating views by folds") as bar:
             write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
         return
@@ -117,7 +118,7 @@ def evaluate(
         Trainable.VIEWS: evaluate_views,
     }[what]
     with progress_bar(f"Evaluating {what}") as bar:
-        write_json(measure(studies, models, out, device=device, progress=bar), None)
+        write_json(measure(studies, models, out, device=device, progress=bar, seed=seed), None)
 
 
 @app.command()

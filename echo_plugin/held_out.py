@@ -56,7 +56,8 @@ class HeldOut:
             "patients_left_out": self.left_out,
             "cines": len(self.cines),
             "seed": cohort.seed,
-            "command": f"monailabel-echo evaluate {what} --studies {studies} --models DIR --out DIR",
+            "command": f"monailabel-echo evaluate {what} --studies {studies} --models DIR --out DIR"
+            + (f" --seed {cohort.seed}" if cohort.seed else ""),
             "metrics": {n: dataclasses.asdict(m) for n, m in metrics.items() if np.isfinite(m.value)},
             **extra,
         }

@@ -18,6 +18,9 @@ from echo_plugin.model_card import Metric
 
 RESAMPLES = 2000
 
+CONFIDENCE_BINS = 15
+"""Equal bins of confidence, as Guo et al. 2017 (arXiv 1706.04599) use for the expected calibration error."""
+
 Ids = Sequence[int] | NDArray[np.int_]
 """(N,) class ids."""
 
@@ -177,10 +180,18 @@ def auc_metric(cohort: Cohort, positive: NDArray[np.bool_], scores: FloatArray) 
     return cohort.metric(measure, baseline=0.5)
 
 
-def expected_calibration_error(probabilities: FloatArray, true_ids: Ids, bins: int = 15) -> float:
-    """Return ECE (Guo 2017): the mean gap between confidence and accuracy over ``bins`` equal bins of confidence."""
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == np.asarray(true_ids)
-    cells = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(cells, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+def calibration_metric(cohort: Cohort, true_ids: Ids, probabilities: FloatArray) -> Metric:
+    """Return the expected calibration error of (N, K) probabilities: the mean gap between confidence and accuracy."""
+    confidence, right, cells = confidence_cells(true_ids, probabilities)
+    gaps = np.zeros((len(confidence), CONFIDENCE_BINS))
+    gaps[np.arange(len(confidence)), cells] = right - confidence
+    sums, counts = cohort.per_patient(gaps), cohort.per_patient(np.ones(len(confidence)))
+    return cohort.metric(lambda weights: ratio_or_nan(np.abs(weights @ sums).sum(axis=1), weights @ counts))
+
+
+def confidence_cells(true_ids: Ids, probabilities: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.int_]]:
+    """Return (N,) confidences, whether each answer is right (1 or 0), and its bin of confidence."""
+    confidence = probabilities.max(axis=1)
+    right = (probabilities.argmax(axis=1) == np.asarray(true_ids)).astype(np.float64)
+    cells = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    return confidence, right, cells

@@ -7,9 +7,9 @@ from sklearn import metrics as sk
 from echo_plugin.metrics import (
     Cohort,
     auc_metric,
+    calibration_metric,
     classification_metrics,
     confusion_matrix,
-    expected_calibration_error,
 )
 
 
@@ -91,5 +91,6 @@ def test_auc_counts_ties_as_a_half():
 def test_calibration_error_is_zero_for_a_confidence_that_is_right_that_often():
     probabilities = np.tile([0.75, 0.25], (4, 1))
 
-    assert expected_calibration_error(probabilities, [0, 0, 0, 1]) == pytest.approx(0.0)
-    assert expected_calibration_error(probabilities, [1, 1, 1, 1]) == pytest.approx(0.75)
+    cohort = Cohort(("a", "a", "a", "a"), split="test")
+    assert calibration_metric(cohort, [0, 0, 0, 1], probabilities).value == pytest.approx(0.0)
+    assert calibration_metric(cohort, [1, 1, 1, 1], probabilities).value == pytest.approx(0.75)

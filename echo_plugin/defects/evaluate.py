@@ -25,12 +25,12 @@ from echo_plugin.defects.held_out_answers import (
     measured_of_several_defects,
 )
 from echo_plugin.defects.held_out_pairs import agreement_table, compare_held_out, shown_patient_metrics
-from echo_plugin.defects.metrics import any_defect_metrics, calibration_metric, coverage_curve, reliability
+from echo_plugin.defects.metrics import any_defect_metrics, coverage_curve, reliability
 from echo_plugin.defects.tables import beside_paper, dropout_table, tables_of_groups, words
 from echo_plugin.evaluation_pictures import worst_cines
 from echo_plugin.geometry import FloatArray
 from echo_plugin.held_out import HeldOut, choose_held_out
-from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix
+from echo_plugin.metrics import Cohort, calibration_metric, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric
 from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from echo_plugin.cine import ByteArray
-from echo_plugin.defects.metrics import BINS
 from echo_plugin.defects.verification import neighbours
 from echo_plugin.geometry import FloatArray
+from echo_plugin.metrics import CONFIDENCE_BINS
 
 COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d")
 MARKERS = "osD^vP*"
@@ -68,7 +68,7 @@ def draw_reliability(rows: FloatArray, ece: float, brier: float) -> Figure:
     axes = figure.subplots()
     confidence, accuracy, counts = rows.T
     axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="calibrated")
-    axes.bar(confidence, accuracy, width=0.8 / BINS, alpha=0.4)
+    axes.bar(confidence, accuracy, width=0.8 / CONFIDENCE_BINS, alpha=0.4)
     axes.plot(confidence, accuracy, marker="o", label=f"ECE {ece:.3f}, Brier {brier:.3f}")
     for x, y, count in zip(confidence, accuracy, counts, strict=True):
         axes.annotate(f"{count:.0f}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)

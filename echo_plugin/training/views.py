@@ -22,7 +22,7 @@ from echo_plugin.runtime import choose_device
 from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.linear_probe import probe_of_clips
-from echo_plugin.training.loop import place
+from echo_plugin.training.loop import Learned, place
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
@@ -91,6 +91,7 @@ def _train(
         probed = probe_of_clips(model, table, patients, words=words, seed=options.seed)
     learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
     metrics = _measure(model, table, classes, patients, words=words, seed=options.seed) | probed
+    rule = open_set_rule(model, table, classes, cines)
     card = build_card(
         origin,
         learned,
@@ -100,20 +101,26 @@ def _train(
         task="view",
         architecture=f"{config.backbone}, {config.temporal} of {config.frames_per_clip} {config.sampling} frames",
         classes=classes,
-        config=dataclasses.asdict(model.config)
-        | {
-            "majority_id": _majority(table, len(classes)),
-            "validation_measure": learned.best_metric,
-            "epochs": learned.epochs,
-            "answers_stills": True,
-            "recipe": options.recipe,
-            "mirror": options.mirror,
-        }
+        config=_config(model, table, learned, options)
         | _learned_times(labelled, parts["train"])
-        | rule_to_config(open_set_rule(model, table, classes, cines)),
+        | rule_to_config(rule),
         metrics=metrics,
     )
     return publish_learned(models, learned, card)
+
+
+def _config(
+    model: ViewClassifier, table: ClipTable, learned: Learned, options: TrainOptions
+) -> dict[str, float | int | str | bool]:
+    """Return what a card's config says of the network and how it learned."""
+    return dataclasses.asdict(model.config) | {
+        "majority_id": _majority(table, model.config.classes),
+        "validation_measure": learned.best_metric,
+        "epochs": learned.epochs,
+        "answers_stills": True,
+        "recipe": options.recipe,
+        "mirror": options.mirror,
+    }
 
 
 def _origin(labelled: LabelledFolder, vocabulary: Sequence[View], start: Start, models: Path, seed: int) -> Origin:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import View
 from echo_plugin.geometry import FloatArray
-from echo_plugin.metrics import Cohort, classification_metrics, confusion_matrix, expected_calibration_error
+from echo_plugin.metrics import Cohort, calibration_metric, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric
 from echo_plugin.report import draw_confusion, draw_curves
 
@@ -27,11 +27,12 @@ Ids = NDArray[np.int_]
 def view_metrics(
     cohort: Cohort, truth: Ids, probabilities: FloatArray, classes: Sequence[str], majority_id: int | None
 ) -> dict[str, Metric]:
-    """Return micro and macro accuracy, the figures of each view, and how often each hard pair is confused.
+    """Return accuracies, the figures of each view, the calibration error, and how often each hard pair is confused.
 
     "accuracy" is micro (of all cines), "balanced_accuracy" macro (the mean over views), as torchmetrics has it.
     """
     metrics = classification_metrics(cohort, truth, probabilities, classes=classes, majority_id=majority_id)
+    metrics["expected calibration error"] = calibration_metric(cohort, truth, probabilities)
     answers = probabilities.argmax(axis=1)
     for pair in HARD_PAIRS:
         names = [view.value for view in pair]
@@ -41,7 +42,7 @@ def view_metrics(
         chosen = np.isin(truth, ids)
         if chosen.any():
             swapped = np.isin(answers[chosen], ids) & (answers[chosen] != truth[chosen])
-            metrics[f"confused {names[0]} / {names[1]}"] = _of(cohort, chosen).mean(swapped.astype(float))
+            metrics[f"confused {names[0]} / {names[1]}"] = cohort.of(chosen).mean(swapped.astype(float))
     return metrics
 
 
@@ -56,11 +57,10 @@ def open_set_metrics(
     is_right = np.where(is_strange, ~is_standard, is_named & is_standard)
     metrics = {"accuracy, no standard view among the answers": cohort.mean(is_right.astype(float))}
     if (~is_strange).any():
-        metrics["standard views kept"] = _of(cohort, ~is_strange).mean(is_standard[~is_strange].astype(float))
+        metrics["standard views kept"] = cohort.of(~is_strange).mean(is_standard[~is_strange].astype(float))
     if is_strange.any():
-        metrics["no standard view, and said so"] = _of(cohort, is_strange).mean(
-            (~is_standard[is_strange]).astype(float)
-        )
+        told = cohort.of(is_strange).mean((~is_standard[is_strange]).astype(float))
+        metrics["no standard view, and said so"] = told
     return metrics
 
 
@@ -77,7 +77,6 @@ def view_facts(
         "metrics": {name: dataclasses.asdict(m) for name, m in metrics.items() if np.isfinite(m.value)},
         "classes": list(classes),
         "confusion": confusion.astype(int).tolist(),
-        "expected_calibration_error": expected_calibration_error(probabilities, truth),
     }
 
 
@@ -99,9 +98,3 @@ def reliability(probabilities: FloatArray, truth: Ids, bins: int = RELIABILITY_B
     cells = np.minimum((said * bins).astype(int), bins - 1)
     there = np.unique(cells)
     return np.array([said[cells == c].mean() for c in there]), np.array([right[cells == c].mean() for c in there])
-
-
-def _of(cohort: Cohort, chosen: NDArray[np.bool_]) -> Cohort:
-    """Return the cohort of some of its items."""
-    patients = tuple(patient for patient, is_chosen in zip(cohort.patients, chosen, strict=True) if is_chosen)
-    return dataclasses.replace(cohort, patients=patients)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from echo_plugin.models.checkpoint import config_from_card, load_published
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledFolder, open_labelled_folder
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import names_its_patients, seen_patients
+from echo_plugin.training.view_cines import cines_of_views
 from echo_plugin.views.folds import Published, patient_folds
 from echo_plugin.views.reproduced_table import ROWS, describe, tabulate
 from echo_plugin.views.reproduced_unit import Material, Unit, unit_rows
@@ -62,35 +63,47 @@ def reproduce_views(
     begun = None if start is None else load_published(start.parent, start.stem)
     options = _as_begun(options, begun)
     labelled = open_labelled_folder(studies)
-    cines = [cine for cine in labelled.cines if cine.annotation.view in vocabulary]
+    cines: Sequence[LabelledCine] = cines_of_views(labelled, vocabulary)
     strangers = _strangers([cine.patient_id for cine in cines], begun, labelled)
     cines = [cine for cine in cines if cine.patient_id in strangers]
     units = list(_units([cine.patient_id for cine in cines], seeds, folds))
     (out / "runs").mkdir(parents=True, exist_ok=True)
     material = Material(labelled, tuple(cines), tuple(vocabulary), options, out / "runs", begun, is_still)
+    report = _report(material, units, _outcomes(material, units, progress))
+    write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_synced(out / "table.md", describe(report).encode())
+    return report
+
+
+def _outcomes(material: Material, units: Sequence[Unit], progress: Progress | None) -> dict[str, list[dict[str, Any]]]:
+    """Return, by the name of a row, what it gave on each unit."""
     results: dict[str, list[dict[str, Any]]] = {row.name: [] for row in ROWS}
     for number, unit in enumerate(units):
         for row, outcome in unit_rows(material, unit):
             results[row.name].append(outcome)
             if progress is not None:
                 progress(number * len(ROWS) + ROWS.index(row) + 1, len(units) * len(ROWS), f"{unit.file}, {row.name}")
-    patients = {name: number for number, name in enumerate(sorted({cine.patient_id for cine in cines}))}
-    owners = [str(patients[cine.patient_id]) for cine in cines]
-    words = "phantoms" if labelled.is_phantom else "patients"
-    report = {
-        "on_phantoms": labelled.is_phantom,
+    return results
+
+
+def _report(
+    material: Material, units: Sequence[Unit], results: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the table and what it was made of, JSON-ready; patients are numbers in it."""
+    patients = {name: number for number, name in enumerate(sorted({cine.patient_id for cine in material.cines}))}
+    owners = [str(patients[cine.patient_id]) for cine in material.cines]
+    views, is_phantom = [view.value for view in material.vocabulary], material.labelled.is_phantom
+    return {
+        "on_phantoms": is_phantom,
         "patients": len(patients),
-        "cines": len(cines),
-        "views": [view.value for view in vocabulary],
+        "cines": len(material.cines),
+        "views": views,
         "units": [unit.file for unit in units],
-        "backbone": options.backbone,
-        "epochs": options.epochs,
+        "backbone": material.options.backbone,
+        "epochs": material.options.epochs,
         "begun_with": material.begun_with,
-        **tabulate(results, owners, [view.value for view in vocabulary], f"unseen {words}"),
+        **tabulate(results, owners, views, f"unseen {'phantoms' if is_phantom else 'patients'}"),
     }
-    write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-    write_synced(out / "table.md", describe(report).encode())
-    return report
 
 
 def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:

@@ -90,7 +90,7 @@ class Material:
         assert self.begun is not None
         configs = [self.config(row) for row in ROWS]
         kept = self.runs / f"embedded-{self.digest[:12]}.safetensors"
-        return embed_frames(self.labelled, self.cines, configs, self.begun, self.options, kept)
+        return embed_frames(self.labelled, self.cines, configs, self.begun, options=self.options, kept=kept)
 
     def config(self, row: Row) -> ViewConfig:
         """Return the network of a row; frames are seen as the encoder to begin with was taught to see them."""

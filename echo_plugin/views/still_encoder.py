@@ -78,6 +78,7 @@ def embed_frames(
     cines: Sequence[LabelledCine],
     configs: Sequence[ViewConfig],
     encoder: Published,
+    *,
     options: TrainOptions,
     kept: Path,
 ) -> EmbeddedFrames:

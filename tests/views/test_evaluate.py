@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 from collections import Counter
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import ViewPrediction
+from echo_plugin.cli import app
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.training.datasets import LabelledCine
 from echo_plugin.training.options import TrainOptions
@@ -47,6 +50,20 @@ def test_cines_of_unknown_views_measure_whether_the_model_says_so(easy_studies, 
     assert metrics["standard views kept"]["patients"] == 1
     assert metrics["no standard view, and said so"]["value"] == 1.0
     assert metrics["accuracy, no standard view among the answers"]["value"] == pytest.approx(2 / 3)
+    assert metrics["expected calibration error"]["value"] == 0.0  # they are all said with certainty, and right
+    assert metrics["expected calibration error"]["patients"] == 2
+
+
+def test_another_seed_draws_other_resamples_and_is_in_the_command(easy_studies, tmp_path):
+    train_views(easy_studies, tmp_path, OPTIONS, vocabulary=(View.A4C, View.A2C))
+    app_options = ["--studies", str(easy_studies), "--models", str(tmp_path), "--device", "cpu", "--seed", "5"]
+
+    answer = CliRunner().invoke(app, ["evaluate", "views", "--out", str(tmp_path / "out"), *app_options])
+
+    assert answer.exit_code == 0, answer.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["seed"] == 5
+    assert report["command"].endswith("--out DIR --seed 5")
 
 
 def test_stills_are_no_proof_that_a_model_tells_standard_views(easy_studies, tmp_path):

@@ -20,6 +20,7 @@ from echo_plugin.metrics import Cohort
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.training import view_recipes
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.views import train_views
@@ -79,8 +80,10 @@ def publish_image_classifier(folder, **config):
 
 
 def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path, monkeypatch):
-    publish_image_classifier(tmp_path, recipe="usf-mae")
-    out, options = tmp_path / "out", TrainOptions(**TINY)
+    publish_image_classifier(tmp_path, recipe="usf-mae", mirror=True)
+    out, options, mirrored = tmp_path / "out", TrainOptions(**TINY, seed=3), []
+    as_it_is = view_recipes.mirrored
+    monkeypatch.setattr(view_recipes, "mirrored", lambda *a: mirrored.append(1) or as_it_is(*a))
 
     report = cross_validate_views(easy_studies, tmp_path, out, folds=2, options=options)
 
@@ -88,9 +91,17 @@ def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path,
     assert sum(map(sum, report["confusion"])) == 36
     assert len(report["folds"]) == 2
     assert report["metrics"]["accuracy"]["baseline"] == pytest.approx(2 / 3)  # A4C is always the commonest
-    assert report["recipe"] == "usf-mae"
+    assert (report["recipe"], report["mirror"]) == ("usf-mae", True)
+    assert mirrored
+    assert report["begun_with"] == "random weights"
+    assert "the other folds, from random weights" in (out / "report.html").read_text()
+    error = report["metrics"]["expected calibration error"]
+    assert error["low"] <= error["value"] <= error["high"]
+    assert "expected calibration error" in (out / "report.html").read_text()
     assert report["open_set_cines"] == 0  # they are stills
-    assert report["command"].endswith("evaluate views --studies easy0 --models DIR --out DIR --folds 2 --epochs 2")
+    assert report["command"].endswith(
+        "evaluate views --studies easy0 --models DIR --out DIR --folds 2 --epochs 2 --seed 3"
+    )
     assert "child0" not in (out / "report.json").read_text()
     assert {"Confusion", "Reliability"} <= {plot["title"] for plot in report["plots"]}
 
