@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from echo_plugin.io.datasets.import_report import ImportReport
     from echo_plugin.io.datasets.source_cine import DataSet
+
+
+REPORT_BEGINS = b'{\n "data_set": '
 
 
 class DataSetName(StrEnum):
@@ -49,8 +53,11 @@ def import_data_set(
 
     Example: monailabel-echo import ned ~/neo-echoset-raw studies/ned
     """
+    from echo_plugin.io.atomic_file import write_atomically
     from echo_plugin.io.datasets.study_writer import make_study_folder
 
+    if json_target not in (None, "-"):
+        _require_report_place(Path(json_target), out)
     folds = [_folds(text) for text in (validation_folds, test_folds)]
     is_pediatric = name is DataSetName.ECHONET_PEDIATRIC
     if not is_pediatric and folds != [(8,), (9,)]:
@@ -71,7 +78,7 @@ def import_data_set(
     if json_target == "-":
         sys.stdout.write(text)
     else:
-        Path(json_target).write_text(text, encoding="utf-8")
+        write_atomically(Path(json_target), text.encode())
 
 
 def reader_of(name: DataSetName) -> Callable[[Path], DataSet]:
@@ -88,6 +95,25 @@ def reader_of(name: DataSetName) -> Callable[[Path], DataSet]:
         DataSetName.MIMIC_ECHO: mimic_echo.read_mimic_echo,
         DataSetName.CLASS_FOLDERS: class_folders.read_class_folders,
     }[name]
+
+
+def _require_report_place(file: Path, out: Path) -> None:
+    """Refuse, before anything is imported, a file that could not be written afterwards, or that is no report.
+
+    Raises
+    ------
+    EchoError
+        If its folder is not there (``out`` will be), or something is there that no import wrote.
+    """
+    folder = file.absolute().parent
+    if not folder.is_dir() and folder != out.absolute():
+        msg = f"Folder {file.parent} of --json does not exist; one that does is accepted."
+        raise EchoError(msg)
+    if not file.exists():
+        return
+    if not file.is_file() or not file.read_bytes()[:32].startswith(REPORT_BEGINS):
+        msg = f"--json {file} is there and is no report of an import; the name of a new file is accepted."
+        raise EchoError(msg)
 
 
 def _folds(text: str) -> tuple[int, ...]:

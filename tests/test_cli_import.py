@@ -47,6 +47,30 @@ def test_an_import_says_what_it_took_and_left(folders: Path, tmp_path: Path) -> 
     assert report["left_out"] == [{"what": "nonsense", "reason": "its name is neither a view nor a defect", "count": 1}]
 
 
+def test_a_report_is_written_again_in_its_place(folders: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / "out" / "report.json")
+
+        assert answer.exit_code == 0
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["cines"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("notes.csv", "is no report of an import"), (".", "is no report of an import"), ("no/x.json", "does not exist")],
+)
+def test_a_place_for_no_report_is_refused_before_anything_is_imported(
+    folders: Path, tmp_path: Path, name: str, sentence: str
+) -> None:
+    (tmp_path / "notes.csv").write_text("a,b\n")
+
+    answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / name)
+
+    assert sentence in str(answer.exception)
+    assert (tmp_path / "notes.csv").read_text() == "a,b\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_layout_ends_with_1_and_one_sentence(folders: Path, tmp_path: Path) -> None:
     answer = run("camus", folders, tmp_path / "out")
 

@@ -180,7 +180,10 @@ def _annotate(folder: StudyFolder, t: _Taken, name: str, left_out: list[LeftOut]
         left_out.append(LeftOut(f"{cine.place} (labels)", str(exc)))
         return 0
     if current is not None:
-        return len(current.boxes) if current.author == author else 0
+        is_ours = current.author == author
+        if is_ours and (current.view, current.defect) != (cine.view, cine.defect):
+            left_out.append(LeftOut(f"{cine.place} (labels)", "those there are others than the data set's, and stay"))
+        return len(current.boxes) if is_ours else 0
     if revisions:
         left_out.append(LeftOut(f"{cine.place} (labels)", "a person took back what was said of it"))
         return 0

@@ -184,6 +184,15 @@ def test_a_label_that_a_person_took_back_does_not_come_back(src, out: Path, tabl
     assert report.left_out_by_reason == {"a person took back what was said of it": 1}
 
 
+def test_a_label_that_the_data_set_changed_is_told_and_not_taken(src, out: Path, table: Path) -> None:
+    src.table("case2/labels.csv", "Filename,Classification", ["v1,PLAX_LV"])
+
+    report = import_ned(src, out)
+
+    assert StudyFolder(out).annotation("case2%2Fv1.mp4").view is View.PSAX_MV
+    assert report.left_out_by_reason == {"those there are others than the data set's, and stay": 1}
+
+
 def test_a_label_that_cannot_be_read_is_left_to_the_person_who_edited_it(src, out: Path, table: Path) -> None:
     path = out / "annotations" / "case2%2Fv1.mp4.json"
     path.write_text("{half")
