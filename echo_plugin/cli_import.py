@@ -58,17 +58,7 @@ def import_data_set(
 
     if json_target not in (None, "-"):
         _require_report_place(Path(json_target), out)
-    folds = [_folds(text) for text in (validation_folds, test_folds)]
-    is_pediatric = name is DataSetName.ECHONET_PEDIATRIC
-    if not is_pediatric and folds != [(8,), (9,)]:
-        msg = "--validation-folds and --test-folds are those of echonet-pediatric."
-        raise typer.BadParameter(msg)
-    if is_pediatric:
-        from echo_plugin.io.datasets.echonet import read_echonet_pediatric
-
-        data_set = read_echonet_pediatric(src, validation_folds=folds[0], test_folds=folds[1])
-    else:
-        data_set = reader_of(name)(src)
+    data_set = _data_set(name, src, [_folds(text) for text in (validation_folds, test_folds)])
     with progress_bar(f"Importing {name}") as bar:
         report = make_study_folder(name, src, out, data_set, is_copy=copy, progress=bar)
     if json_target is None:
@@ -79,6 +69,19 @@ def import_data_set(
         sys.stdout.write(text)
     else:
         write_atomically(Path(json_target), text.encode())
+
+
+def _data_set(name: DataSetName, src: Path, folds: list[tuple[int, ...]]) -> DataSet:
+    """Return what is in ``src``; ``folds`` : those for validation and for testing."""
+    is_pediatric = name is DataSetName.ECHONET_PEDIATRIC
+    if not is_pediatric and folds != [(8,), (9,)]:
+        msg = "--validation-folds and --test-folds are those of echonet-pediatric."
+        raise typer.BadParameter(msg)
+    if is_pediatric:
+        from echo_plugin.io.datasets.echonet import read_echonet_pediatric
+
+        return read_echonet_pediatric(src, validation_folds=folds[0], test_folds=folds[1])
+    return reader_of(name)(src)
 
 
 def reader_of(name: DataSetName) -> Callable[[Path], DataSet]:

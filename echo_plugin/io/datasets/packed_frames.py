@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from echo_plugin.cine import ByteArray
 from echo_plugin.errors import UnreadableCineError
+from echo_plugin.io.atomic_file import fsync_directory
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.datasets.source_cine import NotTakenError
 from echo_plugin.io.luma import to_grey
@@ -65,6 +67,9 @@ def write_packed(pixels: ByteArray, path: Path) -> None:
     partial = path.with_name(f".{secrets.token_hex(8)}.nrrd")
     try:
         itk.imwrite(image, str(partial), compression=True)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    fsync_directory(path.parent)

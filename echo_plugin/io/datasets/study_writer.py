@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echo_plugin.annotations import Annotation
@@ -29,7 +29,7 @@ from echo_plugin.progress import Progress
 
 @dataclass(frozen=True)
 class _Taken:
-    """A cine in the study folder that can be used; ``patient_id, part`` : as the folder has them now."""
+    """A cine in the study folder that can be used; ``patient_id`` : None where nobody says; ``part`` : "" for none."""
 
     placed: PlacedCine
     entry: CineEntry
@@ -58,28 +58,15 @@ def make_study_folder(
     _make_place(name, out)
     placed, left_out = place_all(items, out, is_copy=is_copy, progress=progress)
     folder = StudyFolder(out)
-    usable = _usable(placed, folder, left_out, is_header_first=data_set.is_header_first)
-    taken, notes = _with_patients(usable, out)
+    usable, notes = _usable(placed, folder, left_out, is_header_first=data_set.is_header_first)
+    taken, merge_notes = _as_merged(usable, out)
     folder.refresh()
     boxes = [_annotate(folder, t, name, left_out) for t in taken]
     links = links_in(out) if is_copy else 0
     if links:
-        notes.append(f"{links} files of the study folder are no part of this import and still links.")
-    report = ImportReport(
-        data_set=name,
-        source=src.name,
-        is_copy=is_copy and not links,
-        cines=len(taken),
-        patients=len({t.patient_id for t in taken} - {None}),
-        views=_counts((t.placed.cine.view.value if t.placed.cine.view else "", t.patient_id) for t in taken),
-        defects=_counts((t.placed.cine.defect.value if t.placed.cine.defect else "", t.patient_id) for t in taken),
-        parts=_counts((t.part, t.patient_id) for t in taken),
-        boxes=sum(boxes),
-        boxed_cines=sum(count > 0 for count in boxes),
-        without_patient=sum(t.patient_id is None for t in taken),
-        left_out=left_out,
-        notes=[*data_set.notes, *notes],
-    )
+        merge_notes.append(f"{links} files of the study folder are no part of this import and still links.")
+    told = [*data_set.notes, *notes, *merge_notes]
+    report = _report(name, src, taken, boxes, is_copy=is_copy and not links, left_out=left_out, notes=told)
     write_atomically(out / IMPORT_FILE, (json.dumps(report.to_json(), indent=1) + "\n").encode())
     return report
 
@@ -115,15 +102,19 @@ def _make_place(name: str, out: Path) -> None:
 
 def _usable(
     placed: Sequence[PlacedCine], folder: StudyFolder, left_out: list[LeftOut], *, is_header_first: bool
-) -> list[_Taken]:
-    """Return the cines that can be used; of the others, the files that this import put there are taken out again."""
+) -> tuple[list[_Taken], tuple[str, ...]]:
+    """Return the cines that can be used, by whom the headers and the data set say they are, and notes of that.
+
+    Of the others, the files that this import put there are taken out again.
+    """
     entries = {os.path.normpath(entry.path): entry for entry in folder.entries()}
     found = [(p, entries.get(os.path.normpath(folder.root.joinpath(*p.place.parts)))) for p in placed]
     reasons = {p.place: reason for p, entry in found if (reason := _fault(p, entry, folder.root))}
-    usable = [_Taken(p, entry) for p, entry in found if entry and p.place not in reasons]
+    readable = [(p, entry) for p, entry in found if entry and p.place not in reasons]
+    sources = [(entry.header_patient_id, p.cine.patient_id) for p, entry in readable]
+    patients, notes = one_patient_each(sources)  # of contradicting headers too: what they may join must not be torn
     if not is_header_first:
-        sources = [(t.entry.header_patient_id, t.placed.cine.patient_id) for t in usable]
-        against = {usable[k].placed.place for k in contradictions(sources)}
+        against = [readable[index][0].place for index in contradictions(sources)]
         reasons |= dict.fromkeys(against, "its header names another patient than the data set")
     for p in placed:
         if p.place not in reasons:
@@ -137,7 +128,8 @@ def _usable(
         told = "; ".join(sorted({item.reason for item in left_out})[:3])
         msg = f"Nothing of the data set can be taken; {len(left_out)} things were left out ({told})."
         raise DataSetError(msg)
-    return [t for t in usable if t.placed.place not in reasons]
+    usable = [_Taken(p, entry, patient) for (p, entry), patient in zip(readable, patients, strict=True)]
+    return [t for t in usable if t.placed.place not in reasons], notes
 
 
 def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | None:
@@ -148,23 +140,21 @@ def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | Non
     return entry.error
 
 
-def _with_patients(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[str]]:
-    """Return the cines with patients and parts as patients.csv and the headers now have them, and notes."""
-    sources = [(t.entry.header_patient_id, t.placed.cine.patient_id) for t in usable]
-    patients, joined = one_patient_each(sources)
+def _as_merged(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[str]]:
+    """Return the cines with patients and parts as headers and patients.csv, now written, have them, and notes."""
     merged = merge_patients(
         out,
         {
-            t.entry.image_id: Said(patient, t.placed.cine.part or "", t.entry.header_patient_id is not None)
-            for t, patient in zip(usable, patients, strict=True)
+            t.entry.image_id: Said(t.patient_id, t.placed.cine.part or "", t.entry.header_patient_id is not None)
+            for t in usable
         },
     )
     owners = [t.entry.header_patient_id or merged.patients.get(t.entry.image_id) for t in usable]
     taken = [
-        _Taken(t.placed, t.entry, patient, merged.parts.get(patient or "", ""))
+        replace(t, patient_id=patient, part=merged.parts.get(patient or "", ""))
         for t, patient in zip(usable, owners, strict=True)
     ]
-    return taken, [*joined, *merged.notes]
+    return taken, list(merged.notes)
 
 
 def _annotate(folder: StudyFolder, t: _Taken, name: str, left_out: list[LeftOut]) -> int:
@@ -201,6 +191,34 @@ def _annotate(folder: StudyFolder, t: _Taken, name: str, left_out: list[LeftOut]
         folder.save_annotation(plain, author=author, based_on_revision=0)
         return 0
     return len(weak.boxes)
+
+
+def _report(
+    name: str,
+    src: Path,
+    taken: Sequence[_Taken],
+    boxes: Sequence[int],
+    *,
+    is_copy: bool,
+    left_out: Sequence[LeftOut],
+    notes: Sequence[str],
+) -> ImportReport:
+    cines = [(t.placed.cine, t.patient_id) for t in taken]
+    return ImportReport(
+        data_set=name,
+        source=src.name,
+        is_copy=is_copy,
+        cines=len(taken),
+        patients=len({t.patient_id for t in taken} - {None}),
+        views=_counts((cine.view.value if cine.view else "", patient) for cine, patient in cines),
+        defects=_counts((cine.defect.value if cine.defect else "", patient) for cine, patient in cines),
+        parts=_counts((t.part, t.patient_id) for t in taken),
+        boxes=sum(boxes),
+        boxed_cines=sum(count > 0 for count in boxes),
+        without_patient=sum(t.patient_id is None for t in taken),
+        left_out=left_out,
+        notes=notes,
+    )
 
 
 def _counts(pairs: Iterable[tuple[str, str | None]]) -> Mapping[str, ClassCount]:

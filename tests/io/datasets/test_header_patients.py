@@ -36,6 +36,20 @@ def test_a_subject_whose_headers_are_partly_empty_is_one_patient(src, out: Path)
     assert "1 cines without a patient in the header have the id that headers give their patient." in report.notes
 
 
+def test_silent_files_of_subjects_whose_headers_contradict_are_not_torn_apart(src, out: Path) -> None:
+    rows = []
+    told = [("1", "a"), ("2", "b"), ("3", "b"), ("2", None), ("3", None), ("4", "c"), ("4", "d"), ("4", None)]
+    for number, (subject, header) in enumerate(told):
+        src.dicom(f"files/{number}.dcm", f"1.2.3.{number + 1}", header)
+        rows.append(f"{subject},{number},files/{number}.dcm")
+    src.table("echo-record-list.csv", "subject_id,study_id,dicom_filepath", rows)
+
+    report = make_study_folder("mimic-echo", src.root, out, read_mimic_echo(src.root))
+
+    assert patients_in(out) == {"0.dcm": "a", "3.dcm": "b", "4.dcm": "b", "7.dcm": None}
+    assert report.left_out_by_reason == {"its header names another patient than the data set": 4}
+
+
 def test_a_child_whose_folder_has_one_header_is_one_patient_in_one_part(src, out: Path) -> None:
     src.dicom("train/A4C/p1/x.dcm", "1.2.9.1", "anna")
     src.dicom("train/A4C/p1/y.dcm", "1.2.9.2", None)
