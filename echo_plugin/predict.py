@@ -31,7 +31,7 @@ from echo_plugin.prediction import RAW_BOXES, TASKS, CineEmbedding, CinePredicti
 from echo_plugin.preprocess import normalise, to_model_input
 from echo_plugin.runtime import PublishedNetwork, Runtime
 from echo_plugin.views.answer import answer_view
-from echo_plugin.views.sampling import choose_clips
+from echo_plugin.views.sampling import choose_clips, times_of
 
 VIEW_CLIPS = 3
 BATCH_FRAMES = {"cpu": 8, "cuda": 64}
@@ -201,7 +201,7 @@ class EchoPipeline:
             with progress.timed("load"):
                 card, classifier = self._views.get()
             progress.models["views"] = card
-            clips = choose_clips(classifier.config, card, cine, VIEW_CLIPS)
+            clips = choose_clips(classifier.config, times_of(card), cine, VIEW_CLIPS)
             frames, place = np.unique(clips, return_inverse=True)
             with progress.timed("read"):
                 pixels, _ = to_model_input(

@@ -13,7 +13,7 @@ from echo_plugin.models.card_file import load_card
 from echo_plugin.models.checkpoint import config_from_card
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.predict import VIEW_CLIPS, EchoPipeline
-from echo_plugin.views.sampling import choose_clips
+from echo_plugin.views.sampling import choose_clips, times_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "apps" / "echo" / "model"
@@ -51,7 +51,7 @@ def test_the_shipped_views_look_at_one_beat_at_the_interval_that_they_learned_fr
     frames = FramesInMemory(np.zeros((300, 4, 4, 1), np.uint8))
     cine = Cine("fast", frames, frame_times_ms=times_ms, heart_rate_bpm=120)
 
-    clips = choose_clips(config_from_card(card, ViewConfig), card, cine, VIEW_CLIPS)
+    clips = choose_clips(config_from_card(card, ViewConfig), times_of(card), cine, VIEW_CLIPS)
 
     assert set(np.diff(clips, axis=1).ravel().tolist()) <= {2, 3}
     assert np.ptp(clips) < 50 + 8

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips of prepared frames for the view classifier: which rows make one, which belong to whom, what the model says."""
+"""Clips for the view classifier: which frames are prepared for them, which belong to whom, what the model says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,62 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from echo_plugin.cine import Cine
 from echo_plugin.geometry import FloatArray
-from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.preprocess import normalise
-from echo_plugin.training.datasets import LabelledCine
+from echo_plugin.progress import Progress
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import balanced_batches, lower_precision
-from echo_plugin.training.prepared_frames import PreparedFrames
+from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.views.sampling import LearnedTimes, choose_clips
+
+
+def learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> LearnedTimes | None:
+    """Return the median interval of frames and length of cines; None: none says when its frames were taken."""
+    steps = [(labelled.folder.entry(cine.image_id).frame_time_ms, cine.frame_count) for cine in cines]
+    known = np.array([(step, step * (count - 1)) for step, count in steps if step and count > 1])
+    return LearnedTimes(*np.median(known, axis=0).tolist()) if len(known) else None
+
+
+@dataclass(frozen=True)
+class ClipChoice:
+    """Which clips are prepared of a cine, by the function by which predictions choose theirs.
+
+    ``counts`` : so many clips spread over the cine, then so many spread anew, and so on.
+    """
+
+    config: ViewConfig
+    times: LearnedTimes | None
+    counts: tuple[int, ...]
+
+    def of(self, cine: Cine) -> NDArray[np.int64]:
+        """Return (sum of ``counts``, T) 0-based frame indices."""
+        return np.concatenate([choose_clips(self.config, self.times, cine, count) for count in self.counts])
+
+    @property
+    def facts(self) -> str:
+        """What tells this choice from others."""
+        return f"{self.config.sampling}-{self.config.frames_per_clip}-{self.counts}-{self.times}"
+
+    def prepare(
+        self,
+        labelled: LabelledFolder,
+        cines: Sequence[LabelledCine],
+        cache_dir: Path | None,
+        progress: Progress | None = None,
+    ) -> PreparedFrames:
+        """Return the frames of the clips of each cine, one clip after another; its times are read with its pixels."""
+        size = self.config.input_size_px
+
+        def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, NDArray[Any]]:
+            chosen, place = np.unique(self.of(cine), return_inverse=True)
+            pixels, targets = prepare_whole(size)(cine, labels, tuple(chosen.tolist()))
+            return pixels[torch.from_numpy(place.ravel())], targets[place.ravel()]
+
+        name = f"views-{size}-{self.facts}"
+        choice = [(cine, ()) for cine in cines]
+        return prepare_frames(labelled, choice, prepare, name=name, cache_dir=cache_dir, progress=progress)
 
 
 @dataclass(frozen=True)

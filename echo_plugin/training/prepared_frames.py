@@ -73,7 +73,9 @@ class PreparedFrames:
 
 
 Prepare = Callable[[Cine, LabelledCine, tuple[int, ...]], tuple[Tensor, Array]]
-"""(cine, its labels, frame indices) -> pixels (n, S, S) uint8 and targets (n, E) float32."""
+"""(cine, its labels, frame indices) -> pixels (n, S, S) uint8 and targets (n, E) float32.
+
+Without frame indices it chooses frames itself, by what it finds in the cine."""
 
 
 def prepare_frames(
@@ -87,8 +89,8 @@ def prepare_frames(
 ) -> PreparedFrames:
     """Decode and prepare the chosen frames of each cine; those that a cache has of the same file and label are read.
 
-    ``name`` tells caches of one folder apart: task and size. With a cache the pixels are a memory-mapped file of this
-    training's own, joined from it, else they are in memory.
+    ``name`` tells caches of one folder apart: task, size, and, where ``prepare`` chooses the frames, how. With a cache
+    the pixels are a memory-mapped file of this training's own, joined from it, else they are in memory.
     """
     found = _each_cine(labelled, choice, prepare, name, cache_dir, progress)
     pixels, targets, cine = _in_memory(found) if cache_dir is None else _in_a_file(found, cache_dir)

@@ -16,15 +16,14 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.metrics import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.runtime import choose_device
-from echo_plugin.training.clips import ClipTable, cine_logits, cine_probabilities
+from echo_plugin.training.clips import ClipChoice, ClipTable, cine_logits, cine_probabilities, learned_times
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.linear_probe import probe_of_clips
 from echo_plugin.training.loop import Learned, place
 from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import prepare_frames, prepare_whole
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
 from echo_plugin.training.start_weights import Start, begun_training, load_start
@@ -34,7 +33,6 @@ from echo_plugin.training.view_cines import cines_of_views, words_for_other_view
 from echo_plugin.training.view_recipes import view_recipe
 from echo_plugin.training.view_stages import learn_views
 from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
-from echo_plugin.views.sampling import SPAN_KEY, STEP_KEY
 
 CLIPS_PER_CINE = 4
 DEFAULT_VOCABULARY = "paediatric"
@@ -82,9 +80,12 @@ def _train(
     start = load_start(model, VIEW_CLASSIFIER, models, options, classes)
     origin = _origin(labelled, vocabulary, start, models, options.seed)
     cines, patients = origin.cines, [cine.patient_id for cine in origin.cines]
-    table, parts = _clips(origin, vocabulary, config, options, progress)
+    taught = origin.parts("a view")["train"]
+    choice = ClipChoice(config, learned_times(labelled, taught), (options.frames_per_cine or CLIPS_PER_CINE,))
+    table = _clips(origin, choice, vocabulary, options.cache_dir, progress)
     place(model, choose_device(options.device))
-    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, origin.split, options, (config, options.mirror))
+    numbers = (config, options.mirror, choice.facts)
+    kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, origin.split, options, numbers)
     words, is_going_on = words_for_test(labelled), start.rate_for(VIEW_CLASSIFIER) < 1
     probed = {}
     if start.words and not is_going_on:  # an encoder that has not been taught views
@@ -102,7 +103,7 @@ def _train(
         architecture=f"{config.backbone}, {config.temporal} of {config.frames_per_clip} {config.sampling} frames",
         classes=classes,
         config=_config(model, table, learned, options)
-        | _learned_times(labelled, parts["train"])
+        | (choice.times.to_config() if choice.times else {})
         | rule_to_config(rule),
         metrics=metrics,
     )
@@ -143,23 +144,18 @@ def _vocabulary(options: TrainOptions) -> tuple[View, ...]:
 
 
 def _clips(
-    origin: Origin, vocabulary: tuple[View, ...], config: ViewConfig, options: TrainOptions, progress: Progress | None
-) -> tuple[ClipTable, dict[str, list[LabelledCine]]]:
-    """Return the clips of all cines, which the table counts as the origin does, and the readable cines of each part."""
-    parts = origin.parts("a view")
-    clips = options.frames_per_cine or CLIPS_PER_CINE
+    origin: Origin,
+    choice: ClipChoice,
+    vocabulary: tuple[View, ...],
+    cache_dir: Path | None,
+    progress: Progress | None,
+) -> ClipTable:
+    """Return the clips of all cines, which the table counts as the origin does."""
     with first_goes_ahead():
-        frames = prepare_frames(
-            origin.labelled,
-            [(cine, tuple(sample_clips(config, cine.frame_count, clips).ravel().tolist())) for cine in origin.cines],
-            prepare_whole(config.input_size_px),
-            name=f"views-{config.input_size_px}",
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
-    parts = frames.readable(parts)
+        frames = choice.prepare(origin.labelled, origin.cines, cache_dir, progress)
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in origin.cines if cine.annotation.view])
-    return ClipTable.of(frames, config.frames_per_clip, labels, parts), parts
+    parts = frames.readable(origin.parts("a view"))
+    return ClipTable.of(frames, choice.config.frames_per_clip, labels, parts)
 
 
 def view_config(options: TrainOptions, classes: int) -> ViewConfig:
@@ -197,15 +193,6 @@ def open_set_rule(
     answers = np.array([clips.mean(axis=0).argmax() for clips in logits])
     is_other = np.array([classes[view] == View.OTHER.value for view in truth])
     return choose_rule([cine_scores(clips, classes) for clips in logits], answers == truth, is_other)
-
-
-def _learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> dict[str, float]:
-    """Return the median interval of frames and length of cines; {}: none says when its frames were taken."""
-    steps = [(labelled.folder.entry(cine.image_id).frame_time_ms, cine.frame_count) for cine in cines]
-    known = np.array([(step, step * (count - 1)) for step, count in steps if step and count > 1])
-    if not len(known):
-        return {}
-    return {STEP_KEY: float(np.median(known[:, 0])), SPAN_KEY: float(np.median(known[:, 1]))}
 
 
 def _measure(

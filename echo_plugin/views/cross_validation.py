@@ -12,7 +12,7 @@ import numpy as np
 from echo_plugin.anatomy import View
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.clips import ClipTable, learned_times
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
 from echo_plugin.training.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.training.options import OnEpoch, TrainOptions
@@ -23,9 +23,9 @@ from echo_plugin.views.folds import (
     answers_of,
     begun_network,
     clip_table,
+    fold_choice,
     learn_clip_stage,
     learn_frame_stage,
-    prepare_clips,
 )
 
 
@@ -43,16 +43,20 @@ def cross_validate(
 ) -> list[FoldAnswers]:
     """Return the answers of each split's network, trained in all its stages, to its test patients.
 
+    Clips are at the interval of the cines that it learns from, as they will be of whatever it is asked about.
+
     ``kept`` : the folder where they are kept; those that an earlier run left there are read.
     """
     kept.mkdir(parents=True, exist_ok=True)
     facts = [*facts_of_cines(labelled, cines), repr(config), [view.value for view in vocabulary]]
-    frames, answers = None, []
+    answers = []
     for fold, split in enumerate(splits):
-        path, key = kept / f"fold{fold}.json", digest_of([*facts, split.digest, *facts_of_options(options)])
+        choice = fold_choice(config, learned_times(labelled, [c for c in cines if c.patient_id in split.train]))
+        key = digest_of([*facts, split.digest, choice.facts, *facts_of_options(options)])
+        path = kept / f"fold{fold}.json"
         outcome = read_outcome(path, key)
         if outcome is None:
-            frames = frames or prepare_clips(labelled, cines, config, options, progress)
+            frames = choice.prepare(labelled, cines, options.cache_dir, progress)
             table = clip_table(frames, config, vocabulary, split)
             outcome = _learn_fold(table, cines, config, vocabulary, options=options, on_epoch=on_epoch(fold)).to_json()
             keep_outcome(path, key, outcome)

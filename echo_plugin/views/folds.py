@@ -23,17 +23,16 @@ from echo_plugin.anatomy import View
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
-from echo_plugin.progress import Progress
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.runtime import choose_device
-from echo_plugin.training.clips import ClipTable, cine_logits
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder
+from echo_plugin.training.clips import ClipChoice, ClipTable, cine_logits
 from echo_plugin.training.loop import place
 from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.pretrained import load_view_encoder
 from echo_plugin.training.splits import Split
 from echo_plugin.training.view_stages import learn_stage, stages_of
+from echo_plugin.views.sampling import LearnedTimes
 
 TRAIN_CLIPS = 4
 """Clips of a cine to learn from; one more, from the middle, is what is measured."""
@@ -112,21 +111,9 @@ def patient_folds(patients: Sequence[str], folds: int, seed: int) -> list[Split]
     return splits
 
 
-def prepare_clips(
-    labelled: LabelledFolder,
-    cines: Sequence[LabelledCine],
-    config: ViewConfig,
-    options: TrainOptions,
-    progress: Progress | None = None,
-) -> PreparedFrames:
-    """Return the frames of the clips to learn from and, last of each cine, of the one that is measured."""
-    choice = []
-    for cine in cines:
-        clips = [sample_clips(config, cine.frame_count, count) for count in (TRAIN_CLIPS, 1)]
-        choice.append((cine, tuple(np.concatenate(clips).ravel().tolist())))
-    name = f"views-{config.input_size_px}-{config.sampling}"
-    size = prepare_whole(config.input_size_px)
-    return prepare_frames(labelled, choice, size, name=name, cache_dir=options.cache_dir, progress=progress)
+def fold_choice(config: ViewConfig, times: LearnedTimes | None) -> ClipChoice:
+    """Return the clips of a cine to learn from and, last, the one that is measured."""
+    return ClipChoice(config, times, (TRAIN_CLIPS, 1))
 
 
 def clip_table(frames: PreparedFrames, config: ViewConfig, vocabulary: Sequence[View], split: Split) -> ClipTable:

@@ -18,7 +18,7 @@ from echo_plugin.anatomy import View
 from echo_plugin.models.checkpoint import config_from_card
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.view_classifier import ViewConfig
-from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.clips import ClipTable, learned_times
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
 from echo_plugin.training.kept_outcome import facts_of_cines, facts_of_options, keep_outcome, read_outcome
 from echo_plugin.training.options import TrainOptions
@@ -30,11 +30,12 @@ from echo_plugin.views.folds import (
     Published,
     answers_of,
     clip_table,
+    fold_choice,
     learn_clip_stage,
     learn_frame_stage,
-    prepare_clips,
 )
 from echo_plugin.views.reproduced_table import ROWS, Row
+from echo_plugin.views.sampling import LearnedTimes, times_of
 from echo_plugin.views.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 
 LEARNING = 2
@@ -82,15 +83,24 @@ class Material:
         begun = ["" if self.begun is None else self.begun[0].sha256, self.is_still]
         views = [view.value for view in self.vocabulary]
         facts = facts_of_cines(self.labelled, self.cines)
-        return digest_of([LEARNING, *facts, views, self.options.image_size, begun])
+        return digest_of([LEARNING, *facts, views, self.options.image_size, begun, repr(self.times)])
+
+    @cached_property
+    def times(self) -> LearnedTimes | None:
+        """The interval and span by which clips are taken, in all units: those of the encoder to begin with.
+
+        Without one, the medians of all the cines: what a machine's frame rate is says nothing about a view.
+        """
+        taught = None if self.begun is None else times_of(self.begun[0])
+        return taught or learned_times(self.labelled, self.cines)
 
     @cached_property
     def embedded(self) -> EmbeddedFrames:
         """What the encoder held still says of every frame that a row looks at."""
         assert self.begun is not None
-        configs = [self.config(row) for row in ROWS]
+        choices = [fold_choice(self.config(row), self.times) for row in ROWS]
         kept = self.runs / f"embedded-{self.digest[:12]}.safetensors"
-        return embed_frames(self.labelled, self.cines, configs, self.begun, options=self.options, kept=kept)
+        return embed_frames(self.labelled, self.cines, choices, self.begun, options=self.options, kept=kept)
 
     def config(self, row: Row) -> ViewConfig:
         """Return the network of a row; frames are seen as the encoder to begin with was taught to see them."""
@@ -105,7 +115,8 @@ class Material:
         """Return the clips that a network learns from and is measured on."""
         name = f"{config.sampling}-{config.frames_per_clip}"
         if name not in self.prepared:
-            self.prepared[name] = prepare_clips(self.labelled, self.cines, config, self.options)
+            choice = fold_choice(config, self.times)
+            self.prepared[name] = choice.prepare(self.labelled, self.cines, self.options.cache_dir)
         return clip_table(self.prepared[name], config, self.vocabulary, split)
 
 
@@ -146,7 +157,7 @@ def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options:
 def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
     """Return what a network says whose encoder is the one to begin with, which learned no more."""
     embedded = material.embedded
-    table = embedded.table(config, material.vocabulary, unit.split)
+    table = embedded.table(fold_choice(config, material.times), material.vocabulary, unit.split)
     model, measure = learn_joining(table, embedded.values, config, options)
     return joining_answers(model, table, embedded.values, measure)
 

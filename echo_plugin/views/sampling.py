@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames of a cine the view classifier looks at: several clips spread by time over a heart beat.
+"""Which frames of a cine the view classifier learns from, is measured on and looks at: clips of a beat, by time.
 
 A classifier that learned from neighbouring frames 40 ms apart has learned how far a valve moves in 40 ms. Where the
 card says at which interval it learned, and the cine says when its frames were taken, clips keep that interval, whatever
@@ -8,6 +8,8 @@ the heart rate is not known.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +23,45 @@ STEP_KEY, SPAN_KEY = "frame_step_ms", "cine_span_ms"
 MS_PER_MINUTE = 60_000.0
 
 
-def choose_clips(config: ViewConfig, card: ModelCard, cine: Cine, clips: int) -> NDArray[np.int64]:
-    """Return (clips, T) 0-based frame indices; each clip ascends."""
+@dataclass(frozen=True)
+class LearnedTimes:
+    """Medians of the cines learned from: ``step_ms`` from frame to frame, ``span_ms`` from the first to the last."""
+
+    step_ms: float
+    span_ms: float
+
+    def __post_init__(self) -> None:
+        if not (self.step_ms > 0 and self.span_ms > 0):
+            msg = f"Learned times are {self.step_ms} and {self.span_ms} ms; positive numbers are accepted."
+            raise ValueError(msg)
+
+    def to_config(self) -> dict[str, float]:
+        """Return what a card's config says of them."""
+        return {STEP_KEY: self.step_ms, SPAN_KEY: self.span_ms}
+
+
+def times_of(card: ModelCard) -> LearnedTimes | None:
+    """Return the times that a card says its model learned at; None: it says none."""
     step, span = card.config.get(STEP_KEY), card.config.get(SPAN_KEY)
-    if cine.frame_times_ms is None or cine.frame_count < 2 or not _is_positive(step) or not _is_positive(span):
+    if not isinstance(step, int | float) or not isinstance(span, int | float) or min(step, span) <= 0:
+        return None
+    return LearnedTimes(step, span)
+
+
+def choose_clips(config: ViewConfig, times: LearnedTimes | None, cine: Cine, clips: int) -> NDArray[np.int64]:
+    """Return (clips, T) 0-based frame indices; each clip ascends.
+
+    ``times`` : those that the classifier learned, or is to learn, at; None: of no cine they are known.
+    """
+    if times is None or cine.frame_times_ms is None or cine.frame_count < 2:
         return sample_clips(config, cine.frame_count, clips)
     beat = None if cine.heart_rate_bpm is None else MS_PER_MINUTE / cine.heart_rate_bpm
     wanted = clip_times_ms(
         config,
         cine.frame_times_ms,
         clips,
-        step_ms=float(step),  # type: ignore[arg-type]
-        span_ms=float(span),  # type: ignore[arg-type]
+        step_ms=times.step_ms,
+        span_ms=times.span_ms,
         beat_ms=beat,
     )
     return nearest_frames(cine.frame_times_ms, wanted)
@@ -73,7 +102,3 @@ def nearest_frames(times_ms: NDArray[np.float64], wanted_ms: NDArray[np.float64]
     is_earlier = wanted_ms - times_ms[after - 1] <= times_ms[after] - wanted_ms
     nearest: NDArray[np.int64] = (after - is_earlier).astype(np.int64)
     return nearest
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and value > 0

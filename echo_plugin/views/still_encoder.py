@@ -7,9 +7,11 @@ end on a processor. (The paper goes on learning with the encoder too; ``folds`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from echo_plugin.anatomy import View
+from echo_plugin.cine import Cine
 from echo_plugin.models.checkpoint import load_state
 from echo_plugin.models.durable_file import write_synced
 from echo_plugin.models.from_card import build_view_classifier
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.preprocess import normalise
 from echo_plugin.runtime import choose_device
-from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.clips import ClipChoice, ClipTable
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import lower_precision, place, run_epochs
 from echo_plugin.training.options import TrainOptions
@@ -34,7 +37,7 @@ from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames,
 from echo_plugin.training.recipe import Recipe
 from echo_plugin.training.splits import PARTS, Split
 from echo_plugin.training.view_recipes import view_recipe
-from echo_plugin.views.folds import TRAIN_CLIPS, FoldAnswers, Published, measured_apart
+from echo_plugin.views.folds import FoldAnswers, Published, measured_apart
 
 EPOCHS = 40
 CHANGED = 1
@@ -43,61 +46,62 @@ CHANGED = 1
 
 @dataclass(frozen=True)
 class EmbeddedFrames:
-    """``values`` (R, 1 + CHANGED, D): the frames that any row looks at, as they are, then changed.
+    """``values`` (R, 1 + CHANGED, D): the frames that any row of the table looks at, as they are, then changed.
 
-    ``frames`` : (F,) 0-based indices of each cine's, ascending, in the order of its rows.
+    ``prepared`` : those frames; its targets (R, M) are 1 where a frame takes one of the M places in all clips of its
+    cine. ``places`` : the places of each choice of clips, by its facts.
     """
 
     prepared: PreparedFrames
-    frames: tuple[tuple[int, ...], ...]
+    places: Mapping[str, slice]
     values: Tensor
 
-    def table(self, config: ViewConfig, vocabulary: Sequence[View], split: Split) -> ClipTable:
+    def table(self, choice: ClipChoice, vocabulary: Sequence[View], split: Split) -> ClipTable:
         """Return the clips of a row of the table, of rows of ``values``."""
         rows, owners = [], []
         for index in torch.unique(self.prepared.cine).tolist():
-            cine = self.prepared.cines[index]
-            first = int(torch.searchsorted(self.prepared.cine, index))
-            rows.append(first + np.searchsorted(self.frames[index], clips_of(config, cine)))
+            own = torch.where(self.prepared.cine == index)[0]
+            taken = self.prepared.targets[own][:, self.places[choice.facts]].argmax(dim=0)
+            rows.append(own[taken].reshape(-1, choice.config.frames_per_clip))
             owners += [index] * len(rows[-1])
         labels = torch.tensor([vocabulary.index(c.annotation.view) for c in self.prepared.cines if c.annotation.view])
         cine = torch.tensor(owners)
         part_of = [split.part_of(self.prepared.cines[index].patient_id) for index in owners]
-        parts = {p: torch.tensor([i for i, part in enumerate(part_of) if part == p]) for p in PARTS}
-        table = ClipTable(self.prepared.pixels, torch.from_numpy(np.concatenate(rows)), labels[cine], cine, parts)
-        return measured_apart(table)
-
-
-def clips_of(config: ViewConfig, cine: LabelledCine) -> NDArray[np.int64]:
-    """Return (TRAIN_CLIPS + 1, T) frame indices: the clips to learn from, last the one that is measured."""
-    return np.concatenate([sample_clips(config, cine.frame_count, count) for count in (TRAIN_CLIPS, 1)])
+        parts = {p: torch.tensor([i for i, q in enumerate(part_of) if q == p], dtype=torch.long) for p in PARTS}
+        return measured_apart(ClipTable(self.prepared.pixels, torch.cat(rows), labels[cine], cine, parts))
 
 
 def embed_frames(
     labelled: LabelledFolder,
     cines: Sequence[LabelledCine],
-    configs: Sequence[ViewConfig],
+    choices: Sequence[ClipChoice],
     encoder: Published,
     *,
     options: TrainOptions,
     kept: Path,
 ) -> EmbeddedFrames:
-    """Return the embeddings of the frames that networks of ``configs`` look at; ``kept`` : their file."""
-    frames = tuple(
-        tuple(np.unique(np.concatenate([clips_of(config, cine).ravel() for config in configs])).tolist())
-        for cine in cines
-    )
-    size = configs[0].input_size_px
+    """Return the embeddings of the frames of the clips of all ``choices``, each frame once; ``kept`` : their file."""
+    distinct = {choice.facts: choice for choice in choices}
+    ends = np.cumsum([0, *(sum(c.counts) * c.config.frames_per_clip for c in distinct.values())]).tolist()
+    size = choices[0].config.input_size_px
+
+    def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, NDArray[Any]]:
+        wanted = np.concatenate([choice.of(cine).ravel() for choice in distinct.values()])
+        frames = np.unique(wanted)
+        pixels, _ = prepare_whole(size)(cine, labels, tuple(frames.tolist()))
+        return pixels, (frames[:, None] == wanted).astype(np.float32)
+
     prepared = prepare_frames(
         labelled,
-        list(zip(cines, frames, strict=True)),
-        prepare_whole(size),
-        name=f"views-{size}-all",
+        [(cine, ()) for cine in cines],
+        prepare,
+        name=f"views-{size}-places-{list(distinct)}",
         cache_dir=options.cache_dir,
     )
     if not kept.is_file():
         write_synced(kept, save_safetensors({"values": _embed(prepared, encoder, options)}))
-    return EmbeddedFrames(prepared, frames, load_file(kept)["values"].float())
+    places = {facts: slice(*pair) for facts, pair in zip(distinct, pairwise(ends), strict=True)}
+    return EmbeddedFrames(prepared, places, load_file(kept)["values"].float())
 
 
 @torch.inference_mode()

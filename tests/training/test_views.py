@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,16 +11,18 @@ from echo_plugin.anatomy import VIEW_VOCABULARIES, View
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.from_card import build_view_classifier
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.preprocess import to_model_input
 from echo_plugin.training import clips, view_stages, views
-from echo_plugin.training.clips import ClipTable
+from echo_plugin.training.clips import ClipChoice, ClipTable, learned_times
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.view_cines import cines_of_views, words_for_other_views
 from echo_plugin.training.view_recipes import view_recipe
-from echo_plugin.training.views import _learned_times, train_views, view_config
+from echo_plugin.training.views import train_views, view_config
 from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_of
+from echo_plugin.views.sampling import LearnedTimes, choose_clips, times_of
 
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
@@ -35,7 +39,7 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
 ):
     options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
     timed = []
-    monkeypatch.setattr(views, "_learned_times", lambda labelled, cines: timed.extend(cines) or {"frame_step_ms": 7.0})
+    monkeypatch.setattr(views, "learned_times", lambda labelled, cines: timed.extend(cines) or LearnedTimes(7.0, 70.0))
     monkeypatch.setattr(views, "open_set_rule", lambda *_: OpenSetRule("energy", -1.5))
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
@@ -48,7 +52,7 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
     assert card.config["answers_stills"] is True
     assert card.config["recipe"] == "ours"
     assert "of colour Doppler it sees the brightness alone" in card.limits
-    assert card.config["frame_step_ms"] == 7.0
+    assert times_of(card) == LearnedTimes(7.0, 70.0)
     measured_by = {cine.patient_id for cine in timed}
     assert set(known_patients(card, sorted(measured_by)).values()) == {"train"}
     assert len(measured_by) == card.training_data.split["train"]
@@ -103,10 +107,66 @@ def test_the_intervals_that_clips_keep_are_those_of_the_training_cines():
     cines = [SimpleNamespace(image_id=name, frame_count=11) for name in times]
     still = SimpleNamespace(image_id="fast", frame_count=1)
 
-    learned = _learned_times(labelled, [*cines, still])
+    learned = learned_times(labelled, [*cines, still])
 
-    assert learned == {"frame_step_ms": 40.0, "cine_span_ms": 400.0}
-    assert _learned_times(labelled, [still, cines[3]]) == {}
+    assert learned == LearnedTimes(40.0, 400.0)
+    assert learned_times(labelled, [still, cines[3]]) is None
+
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_studies"
+SMALL = ViewConfig(classes=2, input_size_px=32)
+
+
+def coarse(labelled, cine):
+    """Return times three times as long as the interval of a cine."""
+    step = labelled.folder.entry(cine.image_id).frame_time_ms
+    return LearnedTimes(3 * step, step * cine.frame_count)
+
+
+@pytest.mark.parametrize("sampling", ["consecutive", "spaced"])
+def test_clips_to_learn_from_and_to_measure_are_those_that_a_prediction_takes(sampling):
+    labelled, config = open_labelled_folder(SAMPLES), replace(SMALL, sampling=sampling)
+    cine = labelled.cines[0]
+    times = coarse(labelled, cine)
+
+    prepared = ClipChoice(config, times, (4, 1)).prepare(labelled, [cine], None)
+
+    read = labelled.folder.read_cine(cine.image_id)
+    predicted = [choose_clips(config, times, read, count) for count in (4, 1)]
+    pixels, _ = to_model_input(read, np.concatenate(predicted).ravel().tolist(), 32)
+    assert torch.equal(prepared.pixels, pixels)
+    assert not np.array_equal(predicted[0], sample_clips(config, cine.frame_count, 4))
+
+
+def test_frames_of_another_choice_are_not_taken_from_the_cache(tmp_path):
+    labelled = open_labelled_folder(SAMPLES)
+    cine = labelled.cines[0]
+
+    by_number = ClipChoice(SMALL, None, (4,)).prepare(labelled, [cine], tmp_path)
+    by_time = ClipChoice(SMALL, coarse(labelled, cine), (4,)).prepare(labelled, [cine], tmp_path)
+
+    assert by_number.pixels.shape == by_time.pixels.shape
+    assert not torch.equal(by_number.pixels, by_time.pixels)
+
+
+def test_a_training_by_other_times_does_not_go_on_with_an_interrupted_one(easy_studies, tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    keys = []
+
+    def stop(*_, kept, **__):
+        keys.append(kept[1])
+        raise Enough
+
+    monkeypatch.setattr(views, "learn_views", stop)
+    for times in (None, LearnedTimes(40.0, 400.0), LearnedTimes(20.0, 400.0), None):
+        monkeypatch.setattr(views, "learned_times", lambda *_, times=times: times)
+        with pytest.raises(Enough):
+            train_views(easy_studies, tmp_path, TrainOptions(**TINY), vocabulary=TWO)
+
+    assert keys[0] == keys[3]
+    assert len(set(keys)) == 3
 
 
 def table_of(pixels: torch.Tensor) -> ClipTable:

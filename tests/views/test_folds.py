@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,14 +24,16 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training import view_recipes
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.splits import Split
 from echo_plugin.training.views import train_views
 from echo_plugin.views import cross_validation, folds, reproduce, still_encoder
 from echo_plugin.views import reproduced_unit as module
 from echo_plugin.views.evaluate import _open_set_of_folds, cross_validate_views
-from echo_plugin.views.folds import TRAIN_CLIPS, FoldAnswers, clip_table, patient_folds, prepare_clips
+from echo_plugin.views.folds import TRAIN_CLIPS, FoldAnswers, clip_table, fold_choice, patient_folds
 from echo_plugin.views.report import open_set_metrics, reliability, view_metrics
 from echo_plugin.views.reproduce import reproduce_views
 from echo_plugin.views.reproduced_table import ROWS, describe, verdict
+from echo_plugin.views.sampling import LearnedTimes
 
 torch.set_num_threads(1)
 TWO = (View.A4C, View.PSAX_AV)
@@ -60,12 +63,49 @@ def test_what_is_measured_is_one_clip_from_the_middle(easy_studies):
     config = ViewConfig(classes=2, input_size_px=32)
     split = patient_folds([c.patient_id for c in labelled.cines], 3, 0)[0]
 
-    frames = prepare_clips(labelled, labelled.cines, config, TrainOptions(**TINY))
+    frames = fold_choice(config, None).prepare(labelled, labelled.cines, None)
     table = clip_table(frames, config, TWO, split)
 
     assert len(table.parts["train"]) == TRAIN_CLIPS * 3 * len(split.train)
     assert len(table.parts["test"]) == 3 * len(split.test)
     assert (table.parts["test"] % (TRAIN_CLIPS + 1) == TRAIN_CLIPS).all()
+
+
+def test_an_encoder_held_still_looks_at_the_same_clips(tmp_path, monkeypatch):
+    """Of moving cines: every frame is embedded once, and the clips are those that networks learn from otherwise."""
+    labelled = open_labelled_folder(Path(__file__).resolve().parents[2] / "sample_studies")
+    times, split = LearnedTimes(60.0, 400.0), Split((labelled.cines[0].patient_id,), (), (), 0)
+    views = list(dict.fromkeys(cine.annotation.view for cine in labelled.cines))
+    choices = [fold_choice(ViewConfig(2, input_size_px=32, sampling=each), times) for each in ("spaced", "consecutive")]
+    monkeypatch.setattr(still_encoder, "_embed", lambda frames, *_: frames.pixels.flatten(1)[:, None].contiguous())
+
+    embedded = still_encoder.embed_frames(
+        labelled, labelled.cines, choices * 2, None, options=TrainOptions(**TINY), kept=tmp_path / "kept.safetensors"
+    )
+
+    assert len(embedded.prepared.pixels) <= sum(cine.frame_count for cine in labelled.cines)
+    for choice in choices:
+        still = embedded.table(choice, views, split)
+        moving = clip_table(choice.prepare(labelled, labelled.cines, None), choice.config, views, split)
+        assert torch.equal(still.pixels[still.frames], moving.pixels[moving.frames])
+        assert torch.equal(embedded.values[still.frames, 0], moving.pixels[moving.frames].flatten(2).float())
+        for part in ("train", "validation", "test"):
+            assert torch.equal(still.parts[part], moving.parts[part])
+
+
+def test_clips_of_a_fold_are_at_the_interval_of_the_patients_it_learns_from(
+    easy_studies, tmp_path, monkeypatch, stages
+):
+    labelled = open_labelled_folder(easy_studies)
+    splits = patient_folds([c.patient_id for c in labelled.cines], 3, 0)[:2]
+    config, timed = ViewConfig(2, input_size_px=32, temporal="mean", frames_per_clip=1), []
+    monkeypatch.setattr(cross_validation, "learned_times", lambda _, cines: timed.append({c.patient_id for c in cines}))
+
+    cross_validation.cross_validate(
+        labelled, labelled.cines, config, TWO, splits=splits, options=TrainOptions(**TINY), kept=tmp_path
+    )
+
+    assert timed == [set(split.train) for split in splits]
 
 
 def publish_image_classifier(folder, **config):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.view_classifier import ViewConfig, sample_clips
-from echo_plugin.views.sampling import choose_clips, nearest_frames
+from echo_plugin.views.sampling import LearnedTimes, choose_clips, nearest_frames, times_of
 
 CONFIG = ViewConfig(classes=2)
 
@@ -22,7 +22,7 @@ def make_card(**config: float) -> ModelCard:
     return ModelCard("view_classifier", "1", "view", "", ("A4C", "A2C"), 64, config, TrainingData("", 0, 0, ""))
 
 
-LEARNED_AT_40_MS = make_card(frame_step_ms=40.0, cine_span_ms=1000.0)
+LEARNED_AT_40_MS = LearnedTimes(40.0, 1000.0)
 
 
 @pytest.mark.parametrize(("step_ms", "stride"), [(40.0, 1), (20.0, 2), (10.0, 4), (80.0, 1)])
@@ -50,15 +50,25 @@ def test_without_a_heart_rate_clips_are_spread_over_the_cine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "cine"),
+    ("times", "cine"),
     [
-        (make_card(), make_cine(50, 40.0)),
+        (None, make_cine(50, 40.0)),
         (LEARNED_AT_40_MS, make_cine(50, None)),
         (LEARNED_AT_40_MS, make_cine(1, 40.0)),
     ],
 )
-def test_without_times_or_in_a_card_of_before_clips_are_taken_by_frame_number(card: ModelCard, cine: Cine) -> None:
-    np.testing.assert_array_equal(choose_clips(CONFIG, card, cine, 3), sample_clips(CONFIG, cine.frame_count, 3))
+def test_without_times_clips_are_taken_by_frame_number(times: LearnedTimes | None, cine: Cine) -> None:
+    np.testing.assert_array_equal(choose_clips(CONFIG, times, cine, 3), sample_clips(CONFIG, cine.frame_count, 3))
+
+
+def test_times_are_read_back_from_a_card_and_older_cards_have_none() -> None:
+    assert times_of(make_card(**LEARNED_AT_40_MS.to_config())) == LEARNED_AT_40_MS
+    assert times_of(make_card()) is times_of(make_card(frame_step_ms=0.0, cine_span_ms=9.0)) is None
+
+
+def test_times_that_are_not_positive_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"are 0\.0 and 9\.0 ms; positive numbers"):
+        LearnedTimes(0.0, 9.0)
 
 
 @settings(max_examples=60, deadline=None)
