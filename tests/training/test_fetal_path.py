@@ -40,7 +40,7 @@ def test_a_fetal_still_is_answered_after_pre_training_and_fine_tuning(studies, t
     assert card.classes == tuple(view.value for view in FETAL_5)
     assert card.config["border"] > 0
     assert (
-        "phantoms only, going on from masked_autoencoder 1 (phantoms only, without labels)"
+        f"phantoms only, going on from masked_autoencoder {pretrained.version} (phantoms only, without labels)"
         in card.training_data.provenance
     )
     still = next(studies.rglob("*.png"))
