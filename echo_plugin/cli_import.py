@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echo_plugin.errors import EchoError
 from echo_plugin.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -55,9 +54,10 @@ def import_data_set(
     """
     from echo_plugin.io.atomic_file import write_atomically
     from echo_plugin.io.datasets.study_writer import make_study_folder
+    from echo_plugin.io.report_place import require_report_place
 
     if json_target not in (None, "-"):
-        _require_report_place(Path(json_target), out)
+        require_report_place(Path(json_target), "--json", _is_report, made_later=out)
     data_set = _data_set(name, src, [_folds(text) for text in (validation_folds, test_folds)])
     with progress_bar(f"Importing {name}") as bar:
         report = make_study_folder(name, src, out, data_set, is_copy=copy, progress=bar)
@@ -100,23 +100,9 @@ def reader_of(name: DataSetName) -> Callable[[Path], DataSet]:
     }[name]
 
 
-def _require_report_place(file: Path, out: Path) -> None:
-    """Refuse, before anything is imported, a file that could not be written afterwards, or that is no report.
-
-    Raises
-    ------
-    EchoError
-        If its folder is not there (``out`` will be), or something is there that no import wrote.
-    """
-    folder = file.absolute().parent
-    if not folder.is_dir() and folder != out.absolute():
-        msg = f"Folder {file.parent} of --json does not exist; one that does is accepted."
-        raise EchoError(msg)
-    if not file.exists():
-        return
-    if not file.is_file() or not file.read_bytes()[:32].startswith(REPORT_BEGINS):
-        msg = f"--json {file} is there and is no report of an import; the name of a new file is accepted."
-        raise EchoError(msg)
+def _is_report(file: Path) -> bool:
+    with file.open("rb") as there:
+        return there.read(len(REPORT_BEGINS)) == REPORT_BEGINS
 
 
 def _folds(text: str) -> tuple[int, ...]:

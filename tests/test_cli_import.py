@@ -57,7 +57,12 @@ def test_a_report_is_written_again_in_its_place(folders: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("notes.csv", "is no report of an import"), (".", "is no report of an import"), ("no/x.json", "does not exist")],
+    [
+        ("notes.csv", "was not written by an earlier run"),
+        (".", "is no file"),
+        ("no/x.json", "does not exist"),
+        ("out/patients.csv", "keeps that name for itself"),
+    ],
 )
 def test_a_place_for_no_report_is_refused_before_anything_is_imported(
     folders: Path, tmp_path: Path, name: str, sentence: str
@@ -69,6 +74,29 @@ def test_a_place_for_no_report_is_refused_before_anything_is_imported(
     assert sentence in str(answer.exception)
     assert (tmp_path / "notes.csv").read_text() == "a,b\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_takes_no_report_is_refused_before_anything_is_imported(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("echo_plugin.io.atomic_file.tempfile.TemporaryFile", refuse)
+
+    answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / "report.json")
+
+    assert "cannot be written to (Permission denied)" in str(answer.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_file_is_a_place_for_a_report(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+
+    answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / "report.json")
+
+    assert answer.exit_code == 0
+    assert json.loads((tmp_path / "report.json").read_text())["cines"] == 2
 
 
 def test_a_wrong_layout_ends_with_1_and_one_sentence(folders: Path, tmp_path: Path) -> None:
