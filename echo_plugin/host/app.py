@@ -20,6 +20,7 @@ from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.cine import Cine
 from echo_plugin.defects.comparison import Comparison, compare_cines
+from echo_plugin.defects.explain import Explanation, explain_defect
 from echo_plugin.defects.patient_defect import PatientDefect
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
@@ -180,14 +181,11 @@ class EchoApp(MONAILabelApp):
         with self.gallery_keeper.aside():
             return self.pipeline.combine([self.pipeline.embed(self._read_cine(e.image_id)[0]) for e in same])
 
-    def explain(self, image: str, frame_index: int | None) -> tuple[bytes, int]:
-        """Return a PNG of what of a cine speaks for the defect that is predicted of it, and which frame it shows."""
-        from echo_plugin.defects.explain import explain_defect
-
+    def explain(self, image: str, frame_index: int | None) -> Explanation:
+        """Return what of a cine speaks for the defect that is predicted of it."""
         cine, _ = self._read_cine(self.datastore().images.resolve(image))
         with self.gallery_keeper.aside():
-            found = explain_defect(self.pipeline, cine, frame_index)
-        return found.to_png(), found.frame_index
+            return explain_defect(self.pipeline, cine, frame_index)
 
     def infer(self, request: Mapping[str, Any], datastore: EchoDatastore | None = None) -> dict[str, Any]:
         """Predict one cine: ``request`` holds ``model``, ``image`` and the task's own parameters.

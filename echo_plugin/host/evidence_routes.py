@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from echo_plugin.defects.explain import Explanation
 from echo_plugin.host.request_parts import echo_app, run_heavy
 
 router = APIRouter(prefix="/echo")
+
+EXPLANATION = "X-Explanation"
+"""The header beside a picture; pages of other origins are allowed to read it."""
 
 
 class TwoCines(BaseModel):
@@ -37,7 +42,12 @@ async def patient(image: str) -> dict[str, Any]:
 async def explain(image: str, frame: int | None = None) -> Response:
     """Return a PNG: the frame (0-based; none: the one that speaks loudest) with the heat of Grad-CAM in its crop.
 
-    The header ``X-Frame-Index`` says which frame it is.
+    The header ``X-Explanation`` says, as JSON, which frame it is and the answer that it explains, which is made anew.
     """
-    png, shown = await run_heavy(lambda: echo_app().explain(image, frame))
-    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store", "X-Frame-Index": str(shown)})
+    return await run_heavy(lambda: _to_response(echo_app().explain(image, frame)))
+
+
+def _to_response(found: Explanation) -> Response:
+    answer = {"defect": found.defect.defect.value, "probability": found.defect.probability}
+    about = json.dumps({"frame_index": found.frame_index} | answer)
+    return Response(found.to_png(), media_type="image/png", headers={"Cache-Control": "no-store", EXPLANATION: about})

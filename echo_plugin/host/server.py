@@ -37,6 +37,7 @@ from echo_plugin.host.choice_routes import router as choice_router
 from echo_plugin.host.datastore_routes import router as datastore_router
 from echo_plugin.host.dicomweb import router as dicomweb_router
 from echo_plugin.host.dicomweb_store import router as dicomweb_store_router
+from echo_plugin.host.evidence_routes import EXPLANATION
 from echo_plugin.host.evidence_routes import router as evidence_router
 from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.job_routes import router as job_router
@@ -128,6 +129,7 @@ def build_app() -> FastAPI:
         allow_origin_regex=LOOPBACK_ORIGIN,
         allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
         allow_headers=["Content-Type"],
+        expose_headers=[EXPLANATION],
     )
     app.add_middleware(TrustedPagesOnly, origins=origins)  # outermost: added last
     app.include_router(task_router)

@@ -133,6 +133,16 @@ def test_where_the_network_looked_is_shown_and_hidden_again(served, reader_at_wo
     reader.part("explain").click()
     reader.part("explanation").wait_for(state="detached")
 
+    reader.page.route(
+        "**/echo/explain*",
+        lambda route: route.fulfill(
+            body=b"", headers={"X-Explanation": '{"frame_index": 0, "defect": "VSD", "probability": 0.1234}'}
+        ),
+    )
+    reader.part("explain").click()
+    reader.says("The models were replaced since this prediction; predict the cine again.")
+    assert reader.part("explanation").count() == 0
+
 
 def test_all_cines_of_a_study_are_predicted_with_progress_until_it_is_cancelled(served, reader_at_work):
     reader = reader_at_work()

@@ -5,6 +5,7 @@ import io
 import json
 import stat
 import time
+import urllib.request
 import zipfile
 
 import pytest
@@ -106,6 +107,12 @@ def test_an_explanation_is_a_picture(with_gallery, labelled):
     refused, answer = with_gallery.ask("GET", f"/echo/explain?image={labelled[0]}&frame=99")
 
     assert (status, png[:4]) == (200, b"\x89PNG")
+    with urllib.request.urlopen(f"{with_gallery.url}/echo/explain?image={labelled[0]}", timeout=LIMIT_S) as shown:
+        said = json.loads(shown.headers["X-Explanation"])
+    predicted = infer(with_gallery, "defects", labelled[0])["defect"]
+    assert said["defect"] == predicted["defect"]
+    assert said["probability"] == pytest.approx(predicted["probability"], abs=0.005)
+    assert said["frame_index"] in predicted["frame_indices"]
     assert (refused, "has no frame 99" in answer["detail"]) == (400, True)
 
 

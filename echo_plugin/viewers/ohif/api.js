@@ -45,10 +45,14 @@ export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
 /** Ask what all cines of the child of a cine say together; null: none of them was answered. */
 export const childDefect = async (imageId, signal) => (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
-/** Ask for the picture of what in a cine speaks for its defect: `{ url, frameIndex }`; the address is this page's to revoke. */
+/**
+ * Ask for the picture of what in a cine speaks for its defect: `{ url, frameIndex, defect, probability }` with the answer that
+ * it explains, which the server made anew. The address is this page's to revoke.
+ */
 export async function explanation(imageId) {
   const response = await fetchOrRefuse(`echo/explain?image=${id(imageId)}`);
-  return { url: URL.createObjectURL(await response.blob()), frameIndex: Number(response.headers.get('X-Frame-Index')) };
+  const { frame_index: frameIndex, ...answer } = JSON.parse(response.headers.get('X-Explanation'));
+  return { ...answer, frameIndex, url: URL.createObjectURL(await response.blob()) };
 }
 export const nextCine = (strategy, holder) => ask('POST', 'echo/next', { strategy, client_id: holder });
 /** Take a cine that was chosen from a list, so that it is shown to nobody else; `is_yours` says whether it could be. */

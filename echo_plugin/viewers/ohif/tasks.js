@@ -6,6 +6,8 @@ import { merge, newUid, saysTheSame, toDocument, withUids } from './annotation.j
 import { hasAside, isChanged, newDraft, setAside, takeAside } from './draft.js';
 import { clock, frameList } from './words.js';
 
+const SAME_ANSWER = 0.005; // of two probabilities of one cine and model: arithmetic differs a little from run to run
+
 let stopping = null;
 
 async function predictOne(session, imageId) {
@@ -35,8 +37,14 @@ export const explain = (session) =>
       return;
     }
     const explanation = await api.explanation(imageId);
-    if (session.predictions.get(imageId) === prediction) adoptPrediction(session, imageId, { ...prediction, explanation });
-    else URL.revokeObjectURL(explanation.url); // it was predicted anew
+    const { defect, probability } = prediction.defect;
+    const isOfThisAnswer = explanation.defect === defect && Math.abs(explanation.probability - probability) < SAME_ANSWER;
+    if (isOfThisAnswer && session.predictions.get(imageId) === prediction) {
+      adoptPrediction(session, imageId, { ...prediction, explanation });
+      return;
+    }
+    forgetExplanation({ explanation });
+    if (!isOfThisAnswer) throw new Error('The models were replaced since this prediction; predict the cine again.');
   });
 
 function found({ boxes }) {
