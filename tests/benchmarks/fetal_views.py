@@ -10,7 +10,8 @@ labels, then 1, 10 and 100 % of them are labelled, whole patients at a time, and
 patients chooses the epoch. Everything is measured on the patients of the second folder, whom nothing has seen.
 All networks get the fetal paper's recipe, but small enough for a laptop's processor: 32 px, batches of 32, a learning
 rate of 1e-3, and few steps (STEPS, the same for all). "crop" is the square round the heart, which the phantom knows.
-Each run is kept in RUNS/fetal_views.json when it is done; started again, the rest is done.
+With --size 64 a shorter plan is run at that size. Each run is kept in RUNS/fetal_views.json (or fetal_views_64.json)
+when it is done; started again, the rest is done.
 """
 
 import argparse
@@ -40,9 +41,16 @@ from echo_plugin.training.splits import split_by_patient
 from echo_plugin.training.view_stages import learn_stage, stages_of
 from echo_plugin.training.views import view_config
 
-SIZE_PX, VIT, BATCH, MASK_RATIO = 32, "vit_micro_patch8", 32, 0.5
-STEPS = {0.01: 150, 0.1: 400, 1.0: 800}
+VIT, BATCH, MASK_RATIO = "vit_micro_patch8", 32, 0.5
+STEPS = {32: {0.01: 150, 0.1: 400, 1.0: 800}, 64: {0.1: 400, 1.0: 1600}}
+"""By side of the picture, px, and labelled part."""
 METHODS = {"ResNet-18": "resnet18", "ViT": VIT, "ViT + MAE": VIT}
+SHORT_PLAN = [
+    *((method, 0.1, "crop", 0) for method in METHODS),
+    ("ResNet-18", 1.0, "crop", 0),
+    *((method, 0.1, "crop", 1) for method in ("ViT + MAE", "ViT")),
+    *((method, 1.0, "crop", 0) for method in ("ViT + MAE", "ViT")),
+]
 PLAN = [
     *((method, 0.1, "crop", 0) for method in ("ViT + MAE", "ViT", "ResNet-18")),
     *((method, 0.1, "crop", seed) for seed in (1, 2) for method in ("ViT + MAE", "ViT")),
@@ -63,20 +71,20 @@ class Stills:
     patients: np.ndarray
 
 
-def read_stills(folder: Path, seen: str) -> Stills:
+def read_stills(folder: Path, seen: str, size_px: int) -> Stills:
     """Return the stills of a fetal phantom folder: the whole frame, or the square round the heart with a margin."""
     with (folder / "phantom.csv").open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
-    kept = folder / f".{seen}-{SIZE_PX}.npy"
+    kept = folder / f".{seen}-{size_px}.npy"
     if not kept.exists():
         squares = []
         for row in rows:
             cine = read_cine(folder / row["file"])
             if seen == "frame":
-                squares.append(to_model_input(cine, [0], SIZE_PX)[0][0])
+                squares.append(to_model_input(cine, [0], size_px)[0][0])
             else:
                 x1, y1, x2, y2 = (float(corner) for corner in row["focus"].split(";"))
-                squares.append(crop_square(cine.pixels[0], (x1, y1, x2, y2), SIZE_PX))
+                squares.append(crop_square(cine.pixels[0], (x1, y1, x2, y2), size_px))
         np.save(kept, torch.stack(squares).numpy())
     labels = np.array([[view.value for view in FETAL_5].index(row["view"]) for row in rows])
     return Stills(torch.from_numpy(np.load(kept)), labels, np.array([row["patient_id"] for row in rows]))
@@ -90,11 +98,13 @@ def labelled_part(patients: list[str], fraction: float, seed: int) -> list[str]:
 
 def pretrained(train: Stills, parts: dict[str, torch.Tensor], runs: Path, seen: str, epochs: int) -> dict:
     """Return the weights of an autoencoder of the training and validation stills; kept in ``runs``."""
-    kept = runs / f"mae_{seen}.pt"
+    size_px = train.pixels.shape[-1]
+    name = f"mae_{seen}" if size_px == min(STEPS) else f"mae_{seen}_{size_px}"
+    kept = runs / f"{name}.pt"
     if not kept.exists():
         torch.manual_seed(0)
         options = TrainOptions(
-            backbone=VIT, image_size=SIZE_PX, batch_size=64, learning_rate=1.5e-3, epochs=epochs, device="cpu"
+            backbone=VIT, image_size=size_px, batch_size=64, learning_rate=1.5e-3, epochs=epochs, device="cpu"
         )
         model = MaskedAutoencoder(mae_config(options, MaeOptions(mask_ratio=MASK_RATIO)))
         learned = learn_mae(
@@ -102,10 +112,10 @@ def pretrained(train: Stills, parts: dict[str, torch.Tensor], runs: Path, seen: 
             UnlabelledFrames(train.pixels, torch.arange(len(train.labels))),
             parts,
             options,
-            state_key=f"{seen}",
-            models=runs / f"mae_{seen}",
+            state_key=name,
+            models=runs / name,
             pictures_every=10,
-            on_epoch=lambda status: print(f"mae {seen}", status.epoch, status.train_loss, status.metric, flush=True),
+            on_epoch=lambda status: print(name, status.epoch, status.train_loss, status.metric, flush=True),
         )
         torch.save(learned.state, kept)
     return torch.load(kept, weights_only=True)
@@ -127,7 +137,7 @@ def run(train: Stills, test: Stills, method: str, fraction: float, seed: int, ma
     torch.manual_seed(seed)
     options = TrainOptions(
         backbone=METHODS[method],
-        image_size=SIZE_PX,
+        image_size=train.pixels.shape[-1],
         recipe="usf-mae",
         batch_size=BATCH,
         learning_rate=1e-3,
@@ -149,7 +159,7 @@ def run(train: Stills, test: Stills, method: str, fraction: float, seed: int, ma
         train.labels[learned_from],
         encoder_features(model, test.pixels),
     )
-    epochs = max(2, round(STEPS[fraction] / max(1, len(learned_from) / BATCH)))
+    epochs = max(2, round(STEPS[options.image_size][fraction] / max(1, len(learned_from) / BATCH)))
     options = replace(options, epochs=epochs)
     began = time.process_time()
     learned = learn_stage(model, table, options, stages_of(options, "mean", is_going_on=False)[0])
@@ -196,15 +206,18 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--epochs", type=int, default=60, help="of the pre-training")
+    parser.add_argument("--size", type=int, choices=STEPS, default=32, help="of the pictures, px")
     parser.add_argument("--only-draw", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    kept = asked.runs / "fetal_views.json"
+    is_usual = asked.size == min(STEPS)
+    kept = asked.runs / ("fetal_views.json" if is_usual else f"fetal_views_{asked.size}.json")
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    for method, fraction, seen, seed in () if asked.only_draw else PLAN:
+    plan = PLAN if is_usual else SHORT_PLAN
+    for method, fraction, seen, seed in () if asked.only_draw else plan:
         key = f"{method}|{fraction}|{seen}|{seed}"
         if key not in results:
-            train, test = (read_stills(asked.runs / part, seen) for part in ("train", "test"))
+            train, test = (read_stills(asked.runs / part, seen, asked.size) for part in ("train", "test"))
             parts = {part: stills_of(train, patients) for part, patients in patients_of(train).items()}
             mae = pretrained(train, parts, asked.runs, seen, asked.epochs) if method == "ViT + MAE" else {}
             results[key] = run(train, test, method, fraction, seed, mae)
