@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,6 +31,7 @@ from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patient
 from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import digest_of, evenly_chosen
+from echo_plugin.training.nameless_files import patients_by_copies
 from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.prepared_frames import PREPARATION
 from echo_plugin.training.splits import PARTS, Split
@@ -70,8 +71,8 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
     """Return every cine below the folders, with at most ``most_frames`` of its frames, evenly spread.
 
     Headers are read, pixels are not. Who is on a cine says its header, or the nearest patients.csv above it that names
-    it, also where that lies above the folder. A file that is met twice, by a link say, keeps what either place knows
-    of it. A file that cannot be read is named in a warning and left out; what lies below ``without``, where the
+    it, also where that lies above the folder. A file that is met twice, by a link or as a copy, keeps what either place
+    knows of it. A file that cannot be read is named in a warning and left out; what lies below ``without``, where the
     training writes pictures, is passed over.
 
     Raises
@@ -106,11 +107,17 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
     if not cines:
         msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
         raise TrainingDataError(msg)
-    if count := sum(cine.patient_id is None for cine in cines.values()):
+    return _named_by_copies([cines[path] for path in sorted(cines)])
+
+
+def _named_by_copies(cines: Sequence[UnlabelledCine]) -> tuple[UnlabelledCine, ...]:
+    """Return the cines, those without a name as the patient's of whom another is a copy; say how many stay nameless."""
+    patients = patients_by_copies(cines)
+    if count := sum(patient is None for patient in patients):
         logger.warning(
             "%d of %d files name no patient; nobody on them can measure what begins with it.", count, len(cines)
         )
-    return tuple(cines[path] for path in sorted(cines))
+    return tuple(replace(cine, patient_id=patient) for cine, patient in zip(cines, patients, strict=True))
 
 
 Table = tuple[Mapping[str, str], Mapping[str, str]]

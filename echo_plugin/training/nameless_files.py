@@ -11,13 +11,16 @@ A card keeps 32 salted bits of each, which are 6 bytes of text: with 10 000 file
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from echo_plugin.io.file_stamp import file_stamp
 from echo_plugin.io.image_id import is_uid
 from echo_plugin.model_card import ModelCard
 
@@ -74,13 +77,54 @@ def patients_on_nameless(card: ModelCard, files: Iterable[ImageFile]) -> frozens
     return frozenset(patient for file, patient in named if patient and _number(file, salt) in numbers)
 
 
+def patients_by_copies(files: Sequence[ImageFile]) -> list[str | None]:
+    """Return who is on each of the files; on a nameless one, who is on the first copy among them that names anybody.
+
+    Only files of a size that both a nameless one and a named one have are read.
+    """
+    patients = [file.patient_id for file in files]
+    alike: defaultdict[object, list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        alike[_cheap_key(file)].append(place)
+    for places in alike.values():
+        nameless = [place for place in places if not patients[place]]
+        if not nameless or len(nameless) == len(places):
+            continue
+        said: dict[str | None, str | None] = {}
+        for place in places:
+            if patients[place]:
+                said.setdefault(_content(files[place]), patients[place])
+        said[None] = None  # what cannot be read is no copy of anything
+        for place in nameless:
+            patients[place] = said.get(_content(files[place]))
+    return patients
+
+
+def _cheap_key(file: ImageFile) -> object:
+    """Return what copies of a file share, and can be told without reading it."""
+    stamp = None if is_uid(file.image_id) else file_stamp(file.path)
+    return file.image_id if stamp is None else stamp[1]
+
+
 def _number(file: ImageFile, salt: str) -> int | None:
-    if is_uid(file.image_id):
-        content = file.image_id
-    else:
-        try:
-            with file.path.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError:
-            return None
+    content = _content(file)
+    if content is None:
+        return None
     return int.from_bytes(hashlib.sha256(f"{salt}{content}".encode()).digest()[: _NUMBER.itemsize], "big")
+
+
+def _content(file: ImageFile) -> str | None:
+    """Return what a file is known again by, under no salt yet; None: it cannot be read."""
+    if is_uid(file.image_id):
+        return file.image_id
+    try:
+        return _digest(file.path, file_stamp(file.path))
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _digest(path: Path, stamp: tuple[int, int] | None) -> str:
+    """Return the SHA-256 of a file's bytes, read once however many cards ask. ``stamp`` : of this writing of it."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -136,7 +136,8 @@ def known_patients(card: ModelCard, patients: Sequence[str], files: Iterable[Ima
     salt = card.config.get("patient_salt")
     if not isinstance(salt, str):
         return {}
-    shown = patients_on_nameless(card, files) & set(patients)
+    wanted = frozenset(patients)
+    shown = patients_on_nameless(card, (file for file in files if (file.patient_id or "").strip() in wanted))
     return recognised_patients(patients, numbers, salt=salt) | dict.fromkeys(sorted(shown), "train")
 
 

@@ -2,6 +2,7 @@
 """Whoever is on a file that was learned from before it named anybody counts as learned from afterwards."""
 
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from echo_plugin.training.nameless_files import (
     NAMELESS_LIMITS,
     file_numbers,
     pack_numbers,
+    patients_by_copies,
     patients_on_nameless,
     unpack_numbers,
 )
@@ -153,6 +155,56 @@ def test_a_picture_is_known_by_its_bytes_and_a_dicom_file_by_its_uid(pretrained,
 
     assert len(numbers) == 2
     assert patients_on_nameless(seen, asked) == {"same bytes", "same uid"}
+
+
+def test_a_file_is_read_once_however_many_cards_ask_and_again_when_it_was_written_anew(
+    pretrained, tmp_path, monkeypatch
+):
+    card, _ = pretrained
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    (tmp_path / "a").write_bytes(b"one")
+    numbers = [file_numbers([entry(tmp_path / "a")], salt) for salt in ("s1", "s2")]
+    patients_on_nameless(card, [entry(tmp_path / "a", "Ada")])
+    before = len(read)
+
+    (tmp_path / "a").write_bytes(b"more than one")
+
+    assert before == 1
+    assert numbers[0] != numbers[1]
+    assert file_numbers([entry(tmp_path / "a")], "s1") != numbers[0]
+    assert len(read) == 2
+
+
+def test_only_files_of_whom_is_asked_are_read(pretrained, tmp_path, monkeypatch):
+    card, _ = pretrained
+    files = [entry(tmp_path / name, name) for name in ("Ada", "Eve")]
+    for file in files:
+        file.path.write_bytes(b"picture")
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: read.append(Path(file.name).name) or digest(file, kind)
+    )
+
+    known_patients(card, ["Ada"], files)
+
+    assert read == ["Ada"]
+
+
+def test_copies_are_looked_for_among_files_of_one_size_and_an_unreadable_one_is_none(tmp_path, monkeypatch):
+    for name in ("named", "copy", "size"):
+        (tmp_path / name).write_bytes(b"four" if name != "size" else b"another")
+    (tmp_path / "other").write_bytes(b"FOUR")
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: read.append(Path(file.name).name) or digest(file, kind)
+    )
+    names = {"named": "Ada", "copy": None, "other": None, "size": None, "gone": "Eve", "absent": None}
+
+    patients = patients_by_copies([entry(tmp_path / name, patient) for name, patient in names.items()])
+
+    assert patients == ["Ada", "Ada", None, None, "Eve", None]
+    assert sorted(read) == ["copy", "named", "other"]
 
 
 def test_another_salt_makes_other_numbers(tmp_path):
