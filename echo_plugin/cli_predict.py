@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,43 +94,43 @@ def _require_places(paths: Sequence[Path], json_file: Path | None, table: Path |
     EchoError
         If a file cannot be written there, or is there and is none of ours.
     """
+    from echo_plugin.io.report_place import require_report_place
     from echo_plugin.views.sorted_files import require_sortable
-    from echo_plugin.views.table import COLUMNS
 
     if sort is not None:
         require_sortable(sort, paths)
     if json_file and table and json_file.resolve() == table.resolve():
         msg = f"--json and --csv both name {table}; a file for each is accepted."
         raise EchoError(msg)
-    begins = {"--json": (json_file, b"["), "--csv": (table, ",".join(COLUMNS).encode())}
-    for option, (file, first_bytes) in begins.items():
+    for option, file, is_ours in (("--json", json_file, _is_list_of_answers), ("--csv", table, _is_view_table)):
         if file is None:
             continue
-        _require_place(file, option, first_bytes)
+        require_report_place(file, option, is_ours)
         if sort is not None and file.resolve().is_relative_to(sort.resolve()):
             msg = f"{option} {file} lies in the folder of --sort, which is made anew; another place is accepted."
             raise EchoError(msg)
 
 
-def _require_place(file: Path, option: str, first_bytes: bytes) -> None:
-    """Refuse a file that cannot be written, or one that is there and does not begin as what would be written."""
-    from echo_plugin.io.atomic_file import require_writable
+def _is_list_of_answers(file: Path) -> bool:
+    """Whether a file is a list as ``--json`` writes it; another program's list is not."""
+    from echo_plugin.prediction import TASKS
 
-    directory = file.absolute().parent
-    if not directory.is_dir():
-        msg = f"Folder {file.parent} of {option} does not exist; one that does is accepted."
-        raise EchoError(msg)
-    require_writable(directory)
-    if not file.exists():
-        return
-    if not file.is_file():
-        msg = f"{option} {file} is no file; the name of a new one, or of one from an earlier run, is accepted."
-        raise EchoError(msg)
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(
+        isinstance(entry, dict) and "path" in entry and not entry.keys().isdisjoint(("error", *TASKS))
+        for entry in found
+    )
+
+
+def _is_view_table(file: Path) -> bool:
+    from echo_plugin.views.table import COLUMNS
+
+    begins = ",".join(COLUMNS).encode()
     with file.open("rb") as there:
-        found = there.read(len(first_bytes))
-    if found not in (b"", first_bytes):
-        msg = f"{option} {file} is there and was not written by an earlier run; the name of a new file is accepted."
-        raise EchoError(msg)
+        return there.read(len(begins)) == begins
 
 
 def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:

@@ -44,7 +44,11 @@ def require_sortable(out: Path, sources: Sequence[Path]) -> None:
         if folder.is_relative_to(target):
             msg = f"Folder {out} to sort into holds {source}, which is sorted; another one is accepted."
             raise EchoError(msg)
-    require_writable(next(directory for directory in target.parents if directory.is_dir()))
+    nearest = next((directory for directory in target.parents if directory.is_dir()), None)
+    if nearest is None:  # Windows: each drive has a root of its own
+        msg = f"Folder {out} to sort into lies on no drive that is there; one on another drive is accepted."
+        raise EchoError(msg)
+    require_writable(nearest)
 
 
 def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bool) -> Counter[str]:

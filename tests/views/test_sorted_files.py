@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from echo_plugin import batch
 from echo_plugin.cli import app
+from echo_plugin.cli_options import write_json
 from echo_plugin.errors import EchoError
 from echo_plugin.io.cine_file import read_cine
+from echo_plugin.prediction import CinePrediction
 from echo_plugin.views import sorted_files
 from echo_plugin.views.sorted_files import NO_STANDARD_VIEW, require_sortable, sort_by_view
 from echo_plugin.views.table import write_view_table
@@ -128,6 +130,13 @@ def test_a_tree_within_what_is_sorted_is_refused(src: Path, tmp_path: Path, out:
 
     with pytest.raises(EchoError, match=r"lies in .*src, which is sorted; one outside of it is accepted"):
         require_sortable(tmp_path / out, [src])
+
+
+def test_a_drive_that_is_not_there_is_named(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+
+    with pytest.raises(EchoError, match="out to sort into lies on no drive that is there; one on another drive"):
+        require_sortable(tmp_path / "out", [])
 
 
 def test_a_tree_beside_a_named_file_is_accepted(src: Path) -> None:
@@ -268,15 +277,59 @@ def test_the_folder_that_one_stands_in_is_not_replaced(
 
 @pytest.mark.parametrize("option", ["--csv", "--json"])
 def test_a_file_of_another_kind_is_not_overwritten(call: Any, src: Path, asked: list[Path], option: str) -> None:
-    patients = src / "patients.csv"
-    patients.write_text("image_id,patient_id\nx.png,p1\n")
+    people = src / "people.csv"
+    people.write_text("image_id,patient_id\nx.png,p1\n")
 
-    answer = call(src, "--tasks", "view", option, patients)
+    answer = call(src, "--tasks", "view", option, people)
 
     assert isinstance(answer.exception, EchoError)
-    assert re.search(f"{option} .*patients.csv is there and was not written by an earlier run", str(answer.exception))
-    assert patients.read_text() == "image_id,patient_id\nx.png,p1\n"
+    assert re.search(f"{option} .*people.csv is there and was not written by an earlier run", str(answer.exception))
+    assert people.read_text() == "image_id,patient_id\nx.png,p1\n"
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[server]\nport = 1\n", "[project]\nname = 'x'\n", "[1, 2]", '["a.dcm"]', "[[]]", "[" * 20000, '{"path": "a"}',
+        '[{"path": "a", "size": 1}]', '[{"view": "A4C"}]', '[{"path": "a", "error": "broken"}, {"name": "x"}]', "[{",
+        "[\ud800",
+    ],
+)  # fmt: skip
+def test_a_file_that_only_begins_as_a_list_is_not_overwritten(
+    call: Any, src: Path, asked: list[Path], content: str
+) -> None:
+    settings = src / "settings.ini"
+    settings.write_bytes(before := content.encode(errors="surrogatepass"))
+
+    answer = call(src, "--tasks", "view", "--json", settings)
+
+    assert isinstance(answer.exception, EchoError)
+    assert "settings.ini is there and was not written by an earlier run" in str(answer.exception)
+    assert settings.read_bytes() == before
+    assert asked == []
+
+
+@pytest.mark.parametrize("tasks", ["view", "boxes", "defect"])
+def test_what_the_models_said_in_an_earlier_run_is_written_anew(
+    call: Any, src: Path, tmp_path: Path, tasks: str
+) -> None:
+    answers = CinePrediction((), None, None, (), {}, {}).to_json(read_cine(src / "a/one.dcm"), "x.dcm")
+    write_json([answers, {"path": "y.dcm", "error": "broken"}], str(tmp_path / "v.json"))
+
+    answer = call(src / "a", "--tasks", tasks, "--json", tmp_path / "v.json")
+
+    assert answer.exit_code == 0
+    assert "two.dcm" in (tmp_path / "v.json").read_text()
+    assert "x.dcm" not in (tmp_path / "v.json").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_file_that_says_nothing_is_written_to(call: Any, src: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "v.json").write_text(content)
+
+    assert call(src / "a", "--tasks", "view", "--json", tmp_path / "v.json").exit_code == 0
+    assert "two.dcm" in (tmp_path / "v.json").read_text()
 
 
 def test_the_files_of_an_earlier_run_are_written_anew(call: Any, src: Path, tmp_path: Path) -> None:
