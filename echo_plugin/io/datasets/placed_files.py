@@ -2,20 +2,24 @@
 """Files of a data set in their places in a study folder: linked, copied, or packed where no single file holds a cine.
 
 What is there stays, whoever put it there; the one thing ever replaced is the link of an earlier import, by the copy of
-what it points to. Every file is there whole or not at all.
+what it points to, or by one that leads there where it leads nowhere. Every file is there whole or not at all. The
+places to fill are written down before the first is, until they are judged: so the next import knows what one that was
+stopped has left.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.errors import DataSetError
-from echo_plugin.io.atomic_file import fsync_directory
+from echo_plugin.io.atomic_file import fsync_directory, write_atomically
 from echo_plugin.io.datasets.import_report import IMPORT_FILE
 from echo_plugin.io.datasets.packed_frames import pack_pictures, pack_transposed
 from echo_plugin.io.datasets.source_cine import LeftOut, NotTakenError, SourceCine, WeakBoxes
@@ -23,15 +27,22 @@ from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY, find_image_files
 from echo_plugin.progress import Progress
 
+UNJUDGED_FILE = ".import_unjudged.json"
+
 
 @dataclass(frozen=True)
 class PlacedCine:
-    """A cine in the study folder; ``is_new`` : this import put its file there."""
+    """A cine in the study folder.
+
+    ``is_new`` : this import put its file there, or one that was stopped before it could judge it. ``is_mended`` : it is
+    a link of an earlier import that led nowhere.
+    """
 
     cine: SourceCine
     place: PurePosixPath
     weak: WeakBoxes = field(default_factory=WeakBoxes, repr=False)
     is_new: bool = True
+    is_mended: bool = False
 
 
 def place_all(
@@ -42,8 +53,9 @@ def place_all(
     Raises
     ------
     DataSetError
-        If a file cannot be written, or a link there leads elsewhere.
+        If a file cannot be written.
     """
+    unjudged = _write_down_unjudged(items, out)
     placed: dict[PurePosixPath, PlacedCine] = {}
     left_out: list[LeftOut] = []
     for number, item in enumerate(items):
@@ -53,18 +65,18 @@ def place_all(
             left_out.append(item)
             continue
         weak = item.weak_boxes() if item.weak_boxes else WeakBoxes()
-        place = item.place
-        if weak.is_transposed:
-            place = place.with_name(place.name.removesuffix(".gz").removesuffix(".nii") + ".nrrd")
+        place = _upright(item.place) if weak.is_transposed else item.place
+        target = out.joinpath(*place.parts)
         try:
             if place in placed or place.parts[0] in (ANNOTATIONS_DIRECTORY, PATIENTS_FILE, IMPORT_FILE):
                 msg = "its place in the study folder is taken"
                 raise NotTakenError(msg)
-            is_new = _put(item, out.joinpath(*place.parts), is_transposed=weak.is_transposed, is_copy=is_copy)
+            is_mended = target.is_symlink() and not target.exists()
+            _put(item, target, is_transposed=weak.is_transposed, is_copy=is_copy)
         except NotTakenError as exc:
             left_out.append(LeftOut(str(item.place), str(exc)))
             continue
-        placed[place] = PlacedCine(item, place, weak, is_new)
+        placed[place] = PlacedCine(item, place, weak, place in unjudged, is_mended)
     return list(placed.values()), left_out
 
 
@@ -73,24 +85,47 @@ def links_in(out: Path) -> int:
     return sum((out / os.fsdecode(relative)).is_symlink() for relative in find_image_files(out))
 
 
-def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) -> bool:
-    """Put a cine's file at ``target``; return whether nothing was there before."""
+def forget_unjudged(out: Path) -> None:
+    """Say that every file which `place_all` put into the study folder ``out`` has been judged."""
+    (out / UNJUDGED_FILE).unlink(missing_ok=True)
+
+
+def _write_down_unjudged(items: Sequence[SourceCine | LeftOut], out: Path) -> frozenset[PurePosixPath]:
+    """Return, once they are written down, the places of files that nobody has judged: none there yet, or as before."""
+    unjudged: set[PurePosixPath] = set()
+    with contextlib.suppress(OSError, ValueError):
+        unjudged = {PurePosixPath(text) for text in json.loads((out / UNJUDGED_FILE).read_bytes())}
+    wanted = {place for item in items if isinstance(item, SourceCine) for place in (item.place, _upright(item.place))}
+    unjudged |= {place for place in wanted if not os.path.lexists(out.joinpath(*place.parts))}
+    try:
+        write_atomically(out / UNJUDGED_FILE, json.dumps(sorted(map(str, unjudged))).encode())
+    except OSError as exc:
+        msg = f"Study folder {out} cannot be written to ({exc.strerror or exc}); one that can be is needed."
+        raise DataSetError(msg) from exc
+    return frozenset(unjudged)
+
+
+def _upright(place: PurePosixPath) -> PurePosixPath:
+    """Return where a cine goes that has to be written anew."""
+    return place.with_name(place.name.removesuffix(".gz").removesuffix(".nii") + ".nrrd")
+
+
+def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) -> None:
+    """Put a cine's file at ``target``, if it is not there."""
     is_packed = bool(cine.frames) or is_transposed
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_symlink():
-            if target.readlink() != cine.source.absolute():
-                msg = f"Study folder has {target.name!r} from another place; import into an empty folder."
-                raise DataSetError(msg)
+            _require_link_of(cine, target, is_packed=is_packed)
             if is_copy:
                 _copy_whole(cine.source, target)
-            return False
-        if target.exists():
+            elif not target.exists():
+                _replace(target, lambda partial: partial.symlink_to(cine.source.absolute()))
+        elif target.exists():
             if not is_packed and target.stat().st_size != cine.source.stat().st_size:
                 msg = "another file is in its place in the study folder, and stays there"
                 raise NotTakenError(msg)
-            return False
-        if cine.frames:
+        elif cine.frames:
             pack_pictures(cine.frames, target)
         elif is_transposed:
             pack_transposed(cine.source, target)
@@ -104,16 +139,35 @@ def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) 
             " where links are not allowed, --copy copies."
         )
         raise DataSetError(msg) from exc
-    return True
+
+
+def _require_link_of(cine: SourceCine, target: Path, *, is_packed: bool) -> None:
+    """Refuse a link that is none to the source of a cine, or, where the source was moved, to a file of its name."""
+    if target.exists():
+        is_ours = not is_packed and target.samefile(cine.source)
+    else:
+        is_ours = not is_packed and target.readlink().name == cine.source.absolute().name
+    if not is_ours:
+        msg = "a link to another file is in its place in the study folder, and stays there"
+        raise NotTakenError(msg)
 
 
 def _copy_whole(source: Path, target: Path) -> None:
     """Copy a file so that ``target``, a link or nothing before, is the whole copy in one step."""
-    partial = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
+
+    def copy(partial: Path) -> None:
         shutil.copyfile(source, partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+
+    _replace(target, copy)
+
+
+def _replace(target: Path, make: Callable[[Path], None]) -> None:
+    """Put what ``make`` makes at a name beside it into the place of ``target``, in one step."""
+    partial = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        make(partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -12,15 +12,16 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from echo_plugin.annotations import Annotation
-from echo_plugin.errors import AnnotationConflictError, AnnotationError, DataSetError, UnreadableCineError
+from echo_plugin.errors import DataSetError, UnreadableCineError
 from echo_plugin.io.atomic_file import write_atomically
+from echo_plugin.io.cine_file import read_cine
+from echo_plugin.io.datasets.data_set_labels import save_labels
 from echo_plugin.io.datasets.header_patients import contradictions, one_patient_each
 from echo_plugin.io.datasets.import_report import IMPORT_FILE, ClassCount, ImportReport
 from echo_plugin.io.datasets.patients_merge import Said, merge_patients
-from echo_plugin.io.datasets.placed_files import PlacedCine, links_in, place_all
+from echo_plugin.io.datasets.placed_files import PlacedCine, forget_unjudged, links_in, place_all
 from echo_plugin.io.datasets.source_cine import DataSet, LeftOut
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
@@ -61,12 +62,15 @@ def make_study_folder(
     usable, notes = _usable(placed, folder, left_out, is_header_first=data_set.is_header_first)
     taken, merge_notes = _as_merged(usable, out)
     folder.refresh()
-    boxes = [_annotate(folder, t, name, left_out) for t in taken]
-    links = links_in(out) if is_copy else 0
-    if links:
+    boxes = [save_labels(folder, t.entry.image_id, t.placed, name, left_out) for t in taken]
+    links = links_in(out)
+    if links and is_copy:
         merge_notes.append(f"{links} files of the study folder are no part of this import and still links.")
+    mended = sum(t.placed.is_mended for t in taken)
+    if mended:
+        merge_notes.append(f"{mended} links of an earlier import led nowhere any more, and were made anew.")
     told = [*data_set.notes, *notes, *merge_notes]
-    report = _report(name, src, taken, boxes, is_copy=is_copy and not links, left_out=left_out, notes=told)
+    report = _report(name, src, taken, boxes, is_copy=not links, left_out=left_out, notes=told)
     write_atomically(out / IMPORT_FILE, (json.dumps(report.to_json(), indent=1) + "\n").encode())
     return report
 
@@ -116,14 +120,7 @@ def _usable(
     if not is_header_first:
         against = [readable[index][0].place for index in contradictions(sources)]
         reasons |= dict.fromkeys(against, "its header names another patient than the data set")
-    for p in placed:
-        if p.place not in reasons:
-            continue
-        if p.is_new:
-            folder.root.joinpath(*p.place.parts).unlink(missing_ok=True)
-            left_out.append(LeftOut(str(p.cine.place), reasons[p.place]))
-        else:
-            left_out.append(LeftOut(str(p.cine.place), f"{reasons[p.place]}; the file of an earlier import stays"))
+    _take_out(placed, reasons, folder.root, left_out)
     if len(reasons) == len(placed):
         told = "; ".join(sorted({item.reason for item in left_out})[:3])
         msg = f"Nothing of the data set can be taken; {len(left_out)} things were left out ({told})."
@@ -132,12 +129,39 @@ def _usable(
     return [t for t in usable if t.placed.place not in reasons], notes
 
 
+def _take_out(
+    placed: Sequence[PlacedCine], reasons: Mapping[PurePosixPath, str], root: Path, left_out: list[LeftOut]
+) -> None:
+    """Take out of the study folder the new files that there are reasons against, and report the others too."""
+    for p in placed:
+        if p.place not in reasons:
+            continue
+        if p.is_new:
+            root.joinpath(*p.place.parts).unlink(missing_ok=True)
+            left_out.append(LeftOut(str(p.cine.place), reasons[p.place]))
+        else:
+            left_out.append(LeftOut(str(p.cine.place), f"{reasons[p.place]}; the file of an earlier import stays"))
+    forget_unjudged(root)
+
+
 def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | None:
     if entry is None:
         return "it is no image file by its name"
     if placed.is_new and (root / ".removed" / entry.image_id).is_dir():
         return "it was taken out of the study folder"
+    if entry.error is None and not placed.is_new and _frames_now(placed) not in (None, entry.frames):
+        return "the data set has another number of frames of it"
     return entry.error
+
+
+def _frames_now(placed: PlacedCine) -> int | None:
+    """Return how many frames the data set has of a cine that is packed; None: of others, or nobody knows."""
+    if placed.cine.frames:
+        return len(placed.cine.frames)
+    try:
+        return read_cine(placed.cine.source).frame_count if placed.weak.is_transposed else None
+    except UnreadableCineError:
+        return None
 
 
 def _as_merged(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[str]]:
@@ -155,42 +179,6 @@ def _as_merged(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[
         for t, patient in zip(usable, owners, strict=True)
     ]
     return taken, list(merged.notes)
-
-
-def _annotate(folder: StudyFolder, t: _Taken, name: str, left_out: list[LeftOut]) -> int:
-    """Save what the data set says of a cine, where nobody has said anything yet; return the number of its boxes."""
-    image_id, cine, weak, author = t.entry.image_id, t.placed.cine, t.placed.weak, f"import {name}"
-    if weak.problem:
-        left_out.append(LeftOut(f"{cine.place} (boxes)", weak.problem))
-    if cine.view is None and cine.defect is None and not weak.boxes:
-        return 0
-    try:
-        revisions, current = folder.history(image_id), folder.annotation(image_id)
-    except AnnotationError as exc:
-        left_out.append(LeftOut(f"{cine.place} (labels)", str(exc)))
-        return 0
-    if current is not None:
-        is_ours = current.author == author
-        if is_ours and (current.view, current.defect) != (cine.view, cine.defect):
-            left_out.append(LeftOut(f"{cine.place} (labels)", "those there are others than the data set's, and stay"))
-        return len(current.boxes) if is_ours else 0
-    if revisions:
-        left_out.append(LeftOut(f"{cine.place} (labels)", "a person took back what was said of it"))
-        return 0
-    frames = tuple(sorted({box.frame_index for box in weak.boxes}))
-    full = Annotation(image_id, weak.boxes, frames, cine.view, cine.defect)
-    try:
-        folder.save_annotation(full, author=author, based_on_revision=0)
-    except AnnotationConflictError:  # a person was faster
-        return 0
-    except (AnnotationError, UnreadableCineError) as exc:
-        if not weak.boxes:
-            raise
-        left_out.append(LeftOut(f"{cine.place} (boxes)", str(exc)))
-        plain = Annotation(image_id, view=cine.view, defect=cine.defect)
-        folder.save_annotation(plain, author=author, based_on_revision=0)
-        return 0
-    return len(weak.boxes)
 
 
 def _report(
