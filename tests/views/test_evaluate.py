@@ -54,16 +54,25 @@ def test_cines_of_unknown_views_measure_whether_the_model_says_so(easy_studies, 
     assert metrics["expected calibration error"]["patients"] == 2
 
 
-def test_another_seed_draws_other_resamples_and_is_in_the_command(easy_studies, tmp_path):
+def test_another_seed_draws_other_resamples_and_is_in_the_command(easy_studies, tmp_path, monkeypatch):
+    """All twelve children are measured: of two, every seed draws the same three resamples."""
     train_views(easy_studies, tmp_path, OPTIONS, vocabulary=(View.A4C, View.A2C))
-    app_options = ["--studies", str(easy_studies), "--models", str(tmp_path), "--device", "cpu", "--seed", "5"]
+    monkeypatch.setattr("echo_plugin.held_out.seen_patients", lambda *_: frozenset())
+    app_options = ["--studies", str(easy_studies), "--models", str(tmp_path), "--device", "cpu"]
 
-    answer = CliRunner().invoke(app, ["evaluate", "views", "--out", str(tmp_path / "out"), *app_options])
+    reports = {}
+    for seed in (0, 5):
+        out = tmp_path / f"out{seed}"
+        answer = CliRunner().invoke(app, ["evaluate", "views", "--out", str(out), *app_options, "--seed", str(seed)])
+        assert answer.exit_code == 0, answer.output
+        reports[seed] = json.loads((out / "report.json").read_text())
 
-    assert answer.exit_code == 0, answer.output
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["seed"] == 5
-    assert report["command"].endswith("--out DIR --seed 5")
+    first, second = (reports[seed]["metrics"]["expected calibration error"] for seed in (0, 5))
+    assert (first["value"], first["patients"]) == (second["value"], 12)
+    assert first["low"] != second["low"]
+    assert first["high"] != second["high"]
+    assert reports[5]["seed"] == 5
+    assert reports[5]["command"].endswith("--out DIR --seed 5")
 
 
 def test_stills_are_no_proof_that_a_model_tells_standard_views(easy_studies, tmp_path):
