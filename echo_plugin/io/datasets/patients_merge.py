@@ -9,30 +9,28 @@ part of the split holds for all the patient's cines. Other columns, and the orde
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from echo_plugin.errors import AnnotationError
-from echo_plugin.io.atomic_file import write_atomically
-from echo_plugin.io.image_id import escape_path
-from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients, write_patients
-
-LAST_IMPORT_FILE = ".import_patients.csv"
-COLUMNS = ("image_id", "patient_id", "split")
+from echo_plugin.io.datasets.last_import import read_last_import, read_last_sources, write_last_import
+from echo_plugin.io.datasets.patients_table import Line, read_table, write_table
+from echo_plugin.io.patients_file import PATIENTS_FILE
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the data set, or the header of the file, says of one cine; ``part`` : train, validation, test or ""."""
+    """What the data set, or the header of the file, says of one cine.
+
+    ``part`` : train, validation, test or "". ``own`` : the data set's own id of the patient, whoever ``patient`` is by
+    the headers; None: it has none.
+    """
 
     patient: str | None = field(repr=False)
     part: str = ""
     is_by_header: bool = False
+    own: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -42,21 +40,6 @@ class MergedPatients:
     patients: Mapping[str, str] = field(repr=False)
     parts: Mapping[str, str] = field(repr=False)
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Line:
-    patient: str
-    part: str
-
-
-@dataclass(frozen=True)
-class _Table:
-    """``cells`` : every line as written, with the image id it is about."""
-
-    header: list[str]
-    cells: list[tuple[str, list[str]]]
-    lines: Mapping[str, _Line]
 
 
 def merge_patients(out: Path, said: Mapping[str, Said]) -> MergedPatients:
@@ -69,26 +52,27 @@ def merge_patients(out: Path, said: Mapping[str, Said]) -> MergedPatients:
     AnnotationError
         If ``patients.csv`` is malformed.
     """
-    last = _last_import(out)
-    table = _read_table(out / PATIENTS_FILE, {*said, *last})
+    last = read_last_import(out)
+    table = read_table(out / PATIENTS_FILE, {*said, *last})
     now = table.lines if table else {}
     last = last if table else {}
     patients = _merge_ids(said, now, last)
-    lines = {image_id: now.get(image_id, _Line("", "")) for image_id in [*now, *said]}
-    lines = {i: _Line(patients.get(i, line.patient) or "", line.part) for i, line in lines.items()}
+    lines = {image_id: now.get(image_id, Line("", "")) for image_id in [*now, *said]}
+    lines = {i: Line(patients.get(i, line.patient) or "", line.part) for i, line in lines.items()}
     lines = {image_id: line for image_id, line in lines.items() if line.patient}
     merged, torn = _merge_parts(lines, said, now, last)
-    _write(out / PATIENTS_FILE, table, merged)
+    write_table(out / PATIENTS_FILE, table, merged)
     remembered = _remembered(merged, now, last)  # after the table: without it, all that stands there is a person's
-    write_patients(out / LAST_IMPORT_FILE, [(i, line.patient, line.part) for i, line in remembered.items()])
+    sources = {i: (word.patient if word.is_by_header else None, word.own) for i, word in said.items()}
+    write_last_import(out, remembered, {**read_last_sources(out), **sources})
     return MergedPatients(
         {image_id: line.patient for image_id, line in merged.items()},
         {line.patient: line.part for line in merged.values() if line.part},
-        tuple(_notes(said, merged, last, torn)),
+        tuple(_notes(said, merged, now, last, torn)),
     )
 
 
-def _merge_ids(said: Mapping[str, Said], now: Mapping[str, _Line], last: Mapping[str, _Line]) -> dict[str, str | None]:
+def _merge_ids(said: Mapping[str, Said], now: Mapping[str, Line], last: Mapping[str, Line]) -> dict[str, str | None]:
     """Return the ids that the import decides; a cine that is not in it is a person's affair."""
     names = _renamed(said, now, last)
     decided: dict[str, str | None] = {}
@@ -99,7 +83,7 @@ def _merge_ids(said: Mapping[str, Said], now: Mapping[str, _Line], last: Mapping
     return decided
 
 
-def _renamed(said: Mapping[str, Said], now: Mapping[str, _Line], last: Mapping[str, _Line]) -> dict[str, str]:
+def _renamed(said: Mapping[str, Said], now: Mapping[str, Line], last: Mapping[str, Line]) -> dict[str, str]:
     """Return the one other id that a person gave all cines of a patient of the last import."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for image_id, line in last.items():
@@ -109,27 +93,30 @@ def _renamed(said: Mapping[str, Said], now: Mapping[str, _Line], last: Mapping[s
 
 
 def _merge_parts(
-    lines: Mapping[str, _Line], said: Mapping[str, Said], now: Mapping[str, _Line], last: Mapping[str, _Line]
-) -> tuple[dict[str, _Line], int]:
+    lines: Mapping[str, Line], said: Mapping[str, Said], now: Mapping[str, Line], last: Mapping[str, Line]
+) -> tuple[dict[str, Line], int]:
     """Return the lines with their parts, and how many patients the data set's own split tears apart."""
-    by_person, by_set, by_earlier = (defaultdict[str, set[str]](set) for _ in range(3))  # parts by patient
+    by_person, by_moved, by_set, by_earlier = (defaultdict[str, set[str]](set) for _ in range(4))  # parts by patient
     ours = set()
     for image_id, line in lines.items():
-        before = last.get(image_id)
-        if image_id not in now or (before and line.part == before.part):
+        before, was = last.get(image_id), now.get(image_id)
+        is_moved = was is not None and was.patient != line.patient
+        is_by_person = was is not None and (before is None or line.part != before.part)
+        if is_by_person and (before or line.part):  # of a cine that moves: chosen for the patient it had until now
+            (by_moved if is_moved else by_person)[line.patient].add(line.part)
+        if is_moved or not is_by_person:
             ours.add(image_id)
             found, part = (by_set, said[image_id].part) if image_id in said else (by_earlier, line.part)
             if part:
                 found[line.patient].add(part)
-        elif before or line.part:
-            by_person[line.patient].add(line.part)
-    words = {**by_earlier, **by_set, **by_person}
+    agreed = {patient: parts for patient, parts in by_moved.items() if len(parts) == 1}
+    words = {**by_earlier, **by_set, **agreed, **by_person}
     sole = {patient: next(iter(parts)) for patient, parts in words.items() if len(parts) == 1}
-    merged = {i: _Line(x.patient, sole.get(x.patient, "") if i in ours else x.part) for i, x in lines.items()}
+    merged = {i: Line(x.patient, sole.get(x.patient, "") if i in ours else x.part) for i, x in lines.items()}
     return merged, len(words.keys() - sole.keys() - by_person.keys())
 
 
-def _remembered(merged: Mapping[str, _Line], now: Mapping[str, _Line], last: Mapping[str, _Line]) -> dict[str, _Line]:
+def _remembered(merged: Mapping[str, Line], now: Mapping[str, Line], last: Mapping[str, Line]) -> dict[str, Line]:
     """Return what the next import must take for an import's: not what a person changed, nor a person's own lines."""
     lines = {image_id: line for image_id, line in last.items() if image_id not in now}
     for image_id, line in merged.items():
@@ -138,13 +125,24 @@ def _remembered(merged: Mapping[str, _Line], now: Mapping[str, _Line], last: Map
             lines[image_id] = line
         elif before is not None:
             patient = line.patient if was.patient == before.patient else before.patient
-            lines[image_id] = _Line(patient, line.part if was.part == before.part else before.part)
+            is_ours = was.part == before.part or line.part != was.part
+            lines[image_id] = Line(patient, line.part if is_ours else before.part)
     return lines
 
 
 def _notes(
-    said: Mapping[str, Said], merged: Mapping[str, _Line], last: Mapping[str, _Line], torn: int
+    said: Mapping[str, Said],
+    merged: Mapping[str, Line],
+    now: Mapping[str, Line],
+    last: Mapping[str, Line],
+    torn: int,
 ) -> Iterable[str]:
+    changed = sum(image_id not in merged or merged[image_id].patient != line.patient for image_id, line in now.items())
+    if changed:
+        yield (
+            f"{changed} cines had another patient in the last import; models trained before know them by the old id:"
+            " train them anew."
+        )
     if torn:
         yield f"The data set's split tears {torn} patients apart; it is not kept for them."
     differ = [i for i, word in said.items() if word.patient and i in merged and merged[i].patient != word.patient]
@@ -156,61 +154,3 @@ def _notes(
     gone = sum(image_id in last and image_id not in merged for image_id, word in said.items() if word.patient)
     if gone:
         yield f"{gone} cines stay without the line that was taken out of patients.csv."
-
-
-def _last_import(out: Path) -> Mapping[str, _Line]:
-    """Return what the last import said; {}: nobody knows, and every line is a person's."""
-    with contextlib.suppress(AnnotationError):
-        table = _read_table(out / LAST_IMPORT_FILE, None)
-        return table.lines if table else {}
-    return {}
-
-
-def _read_table(path: Path, known: Container[str] | None) -> _Table | None:
-    """Return the table, where an image has its id, one of ``known``, or its path. None: only ids; no such file."""
-    if not path.is_file():
-        return None
-    read_patients(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file) if row]
-    places = [header.index(name) if name in header else None for name in COLUMNS]
-    cells: list[tuple[str, list[str]]] = []
-    lines: dict[str, _Line] = {}
-    for row in rows:
-        image, patient, part = (row[k].strip() if k is not None and k < len(row) else "" for k in places)
-        image_id = image if known is None or image in known else escape_path(PurePosixPath(image))
-        cells.append((image_id, row))
-        lines[image_id] = _Line(patient, part or (lines[image_id].part if image_id in lines else ""))
-    return _Table(header, cells, lines)
-
-
-def _write(path: Path, table: _Table | None, lines: Mapping[str, _Line]) -> None:
-    """Write the lines: those that are in the table in their places, new ones after them by image id."""
-    header = list(table.header) if table else list(COLUMNS)
-    if COLUMNS[2] not in header and any(line.part for line in lines.values()):
-        header.append(COLUMNS[2])
-    old = [(i, cells) for i, cells in (table.cells if table else ()) if i in lines]
-    new = sorted(set(lines) - {image_id for image_id, _ in old})
-    rows = [_with_values(header, cells, lines[i]) for i, cells in old]
-    rows += [_with_values(header, _at(header, COLUMNS[0], i), lines[i]) for i in new]
-    if table and header == table.header and rows == [cells for _, cells in table.cells]:
-        return  # byte for byte as the person left it
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_atomically(path, text.getvalue().encode())
-
-
-def _at(header: Sequence[str], column: str, value: str) -> list[str]:
-    return [value if name == column else "" for name in header]
-
-
-def _with_values(header: Sequence[str], cells: Sequence[str], line: _Line) -> list[str]:
-    """Return the cells with the patient and the part of a line; cells that say so already are as they were."""
-    row = list(cells)
-    for column, value in zip(COLUMNS[1:], (line.patient, line.part), strict=True):
-        place = header.index(column) if column in header else len(header)
-        found = row[place].strip() if place < len(row) else ""
-        if found != value:
-            row += [""] * (place + 1 - len(row))
-            row[place] = value
-    return row

@@ -18,8 +18,9 @@ from echo_plugin.errors import DataSetError, UnreadableCineError
 from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.datasets.data_set_labels import save_labels
-from echo_plugin.io.datasets.header_patients import contradictions, one_patient_each
+from echo_plugin.io.datasets.header_patients import TwoSources, contradictions, one_patient_each
 from echo_plugin.io.datasets.import_report import IMPORT_FILE, ClassCount, ImportReport
+from echo_plugin.io.datasets.last_import import read_last_sources
 from echo_plugin.io.datasets.patients_merge import Said, merge_patients
 from echo_plugin.io.datasets.placed_files import PlacedCine, forget_unjudged, links_in, place_all
 from echo_plugin.io.datasets.source_cine import DataSet, LeftOut
@@ -116,7 +117,9 @@ def _usable(
     reasons = {p.place: reason for p, entry in found if (reason := _fault(p, entry, folder.root))}
     readable = [(p, entry) for p, entry in found if entry and p.place not in reasons]
     sources = [(entry.header_patient_id, p.cine.patient_id) for p, entry in readable]
-    patients, notes = one_patient_each(sources)  # of contradicting headers too: what they may join must not be torn
+    patients, notes = one_patient_each(  # of contradicting headers too: what they may join must not be torn
+        [*sources, *_headers_gone(found, readable, folder.root)]
+    )
     if not is_header_first:
         against = [readable[index][0].place for index in contradictions(sources)]
         reasons |= dict.fromkeys(against, "its header names another patient than the data set")
@@ -125,8 +128,22 @@ def _usable(
         told = "; ".join(sorted({item.reason for item in left_out})[:3])
         msg = f"Nothing of the data set can be taken; {len(left_out)} things were left out ({told})."
         raise DataSetError(msg)
-    usable = [_Taken(p, entry, patient) for (p, entry), patient in zip(readable, patients, strict=True)]
+    usable = [_Taken(p, entry, patient) for (p, entry), patient in zip(readable, patients, strict=False)]
     return [t for t in usable if t.placed.place not in reasons], notes
+
+
+def _headers_gone(
+    found: Sequence[tuple[PlacedCine, CineEntry | None]], readable: Sequence[tuple[PlacedCine, CineEntry]], root: Path
+) -> list[TwoSources]:
+    """Return whom headers name that are no longer there: of earlier imports, and of files that were taken out."""
+    here = {entry.image_id for _, entry in readable}
+    gone = read_last_sources(root)
+    gone |= {
+        entry.image_id: (entry.header_patient_id, p.cine.patient_id)
+        for p, entry in found
+        if entry and entry.error is None
+    }
+    return [source for image_id, source in gone.items() if image_id not in here and None not in source]
 
 
 def _take_out(
@@ -169,7 +186,9 @@ def _as_merged(usable: Sequence[_Taken], out: Path) -> tuple[list[_Taken], list[
     merged = merge_patients(
         out,
         {
-            t.entry.image_id: Said(t.patient_id, t.placed.cine.part or "", t.entry.header_patient_id is not None)
+            t.entry.image_id: Said(
+                t.patient_id, t.placed.cine.part or "", t.entry.header_patient_id is not None, t.placed.cine.patient_id
+            )
             for t in usable
         },
     )

@@ -129,8 +129,9 @@ def test_a_table_of_the_data_set_that_was_corrected_is_followed_where_no_person_
     replace_in(out / "patients.csv", "b.png,wrong", "b.png,by hand")
     src.table("patients.csv", columns, [f"train/A4C/{name}.png,right {name}" for name in ("a", "b", "c")])
 
-    import_classes(src, out)
+    report = import_classes(src, out)
 
+    assert any(note.startswith("2 cines had another patient in the last import;") for note in report.notes)
     names = {image_id[-5]: patient for image_id, patient in read_patients(out / "patients.csv").items()}
     assert {name: names[name] for name in "abc"} == {"a": "right a", "b": "by hand", "c": "right c"}
 
