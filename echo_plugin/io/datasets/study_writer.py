@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -63,6 +63,7 @@ def make_study_folder(
     usable, notes = _usable(placed, folder, left_out, is_header_first=data_set.is_header_first)
     taken, merge_notes = _as_merged(usable, out)
     folder.refresh()
+    left_out += [item for t in taken for item in _other_frames(t)]
     boxes = [save_labels(folder, t.entry.image_id, t.placed, name, left_out) for t in taken]
     links = links_in(out)
     if links and is_copy:
@@ -166,9 +167,14 @@ def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | Non
         return "it is no image file by its name"
     if placed.is_new and (root / ".removed" / entry.image_id).is_dir():
         return "it was taken out of the study folder"
-    if entry.error is None and not placed.is_new and _frames_now(placed) not in (None, entry.frames):
-        return "the data set has another number of frames of it"
     return entry.error
+
+
+def _other_frames(t: _Taken) -> Iterator[LeftOut]:
+    """Tell of a cine that an earlier import packed, of which the data set has more or fewer frames by now."""
+    if not t.placed.is_new and _frames_now(t.placed) not in (None, t.entry.frames):
+        told = "the data set has another number of them; the file of an earlier import stays"
+        yield LeftOut(f"{t.placed.cine.place} (frames)", told)
 
 
 def _frames_now(placed: PlacedCine) -> int | None:

@@ -92,10 +92,11 @@ def test_a_packed_cine_whose_pictures_have_become_more_is_told(src, out: Path) -
     report = import_ned(src.root, out)
 
     assert [entry.frames for entry in StudyFolder(out).entries()] == [3, 3]
+    assert report.cines == 2
     assert [(item.what, item.reason) for item in report.left_out] == [
         (
-            "case1/PSAX_MV/v1.nrrd",
-            "the data set has another number of frames of it; the file of an earlier import stays",
+            "case1/PSAX_MV/v1.nrrd (frames)",
+            "the data set has another number of them; the file of an earlier import stays",
         )
     ]
 
