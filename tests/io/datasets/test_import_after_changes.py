@@ -9,6 +9,7 @@ import pytest
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.io.datasets.camus import read_camus
+from echo_plugin.io.datasets.cardiacnet import read_cardiacnet
 from echo_plugin.io.datasets.class_folders import read_class_folders
 from echo_plugin.io.datasets.import_report import ImportReport
 from echo_plugin.io.datasets.ned import read_ned
@@ -98,6 +99,20 @@ def test_a_packed_cine_whose_pictures_have_become_more_is_told(src, out: Path) -
             "case1/PSAX_MV/v1.nrrd (frames)",
             "the data set has another number of them; the file of an earlier import stays",
         )
+    ]
+
+
+def test_a_cine_that_was_written_upright_and_has_become_longer_is_told(src, masks, out: Path) -> None:
+    for frames in (2, 3):
+        stored = np.ascontiguousarray(masks["four chambers"][[0] * frames].swapaxes(1, 2))
+        src.volume("CardiacNet-ASD/ASD/1_image.nii.gz", stored * 50)
+        src.volume("CardiacNet-ASD/ASD/1_label.nii.gz", stored)
+        report = make_study_folder("cardiacnet", src.root, out, read_cardiacnet(src.root))
+
+    assert [entry.frames for entry in StudyFolder(out).entries()] == [2]
+    assert [item.what for item in report.left_out] == [
+        "CardiacNet-ASD/ASD/1_image.nii.gz (frames)",
+        "CardiacNet-ASD/ASD/1_image.nii.gz (boxes)",
     ]
 
 
