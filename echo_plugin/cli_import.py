@@ -54,10 +54,10 @@ def import_data_set(
     """
     from echo_plugin.io.atomic_file import write_atomically
     from echo_plugin.io.datasets.study_writer import make_study_folder
-    from echo_plugin.io.report_place import require_report_place
+    from echo_plugin.io.report_place import begins_with, require_report_place
 
     if json_target not in (None, "-"):
-        require_report_place(Path(json_target), "--json", _is_report, made_later=out)
+        require_report_place(Path(json_target), "--json", lambda file: begins_with(file, REPORT_BEGINS), made_later=out)
     data_set = _data_set(name, src, [_folds(text) for text in (validation_folds, test_folds)])
     with progress_bar(f"Importing {name}") as bar:
         report = make_study_folder(name, src, out, data_set, is_copy=copy, progress=bar)
@@ -98,11 +98,6 @@ def reader_of(name: DataSetName) -> Callable[[Path], DataSet]:
         DataSetName.MIMIC_ECHO: mimic_echo.read_mimic_echo,
         DataSetName.CLASS_FOLDERS: class_folders.read_class_folders,
     }[name]
-
-
-def _is_report(file: Path) -> bool:
-    with file.open("rb") as there:
-        return there.read(len(REPORT_BEGINS)) == REPORT_BEGINS
 
 
 def _folds(text: str) -> tuple[int, ...]:

@@ -55,9 +55,10 @@ def predict(
         msg = "--raw-boxes are boxes; --tasks boxes asks for them."
         raise typer.BadParameter(msg)
     _require_views(chosen, table, sort, is_copy=copy)
-    _require_places(paths, None if json_target in (None, "-") else Path(str(json_target)), table, sort)
+    json_file = None if json_target in (None, "-") else Path(str(json_target))
+    _require_places(paths, json_file, table, sort)
     files = find_cine_files(paths)
-    journal = None if json_target in (None, "-") else Path(f"{json_target}.part")
+    journal = json_file and Path(f"{json_target}.part")
     found = tuple(RAW_BOXES if raw_boxes and task == "boxes" else task for task in chosen)
     asked: dict[str, Any] = {"tasks": found, "frame_indices": frame_indices, "device": device}
     with progress_bar("Predicting") as bar:
@@ -126,11 +127,10 @@ def _is_list_of_answers(file: Path) -> bool:
 
 
 def _is_view_table(file: Path) -> bool:
+    from echo_plugin.io.report_place import begins_with
     from echo_plugin.views.table import COLUMNS
 
-    begins = ",".join(COLUMNS).encode()
-    with file.open("rb") as there:
-        return there.read(len(begins)) == begins
+    return begins_with(file, ",".join(COLUMNS).encode())
 
 
 def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:

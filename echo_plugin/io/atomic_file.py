@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
@@ -31,6 +32,28 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the name tests replace
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def replace_atomically(path: Path, make: Callable[[Path], object], *, suffix: str = _TEMPORARY_SUFFIX) -> None:
+    """Put the file or link that ``make`` makes at the name it is given, beside ``path``, into its place in one step.
+
+    ``suffix`` : what that name ends in, for a maker that goes by it. `write_atomically` is for content in memory.
+
+    Raises
+    ------
+    OSError
+        If the system refuses any step; what was in the place is as before then, and nothing else is left.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{suffix}")
+    try:
+        make(temporary)
+        if not temporary.is_symlink():
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)

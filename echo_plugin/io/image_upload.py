@@ -74,7 +74,7 @@ def place_upload(
 
 def move_out(root: Path, path: Path, image_id: str) -> Path:
     """Move an image file (or the link to one) to ``.removed``/``image_id`` and return where it is now."""
-    directory = root / ".removed" / image_id
+    directory = _place_of_removed(root, image_id)
     make_directory(directory)
     target, n = directory / path.name, 0
     while os.path.lexists(target):
@@ -84,6 +84,15 @@ def move_out(root: Path, path: Path, image_id: str) -> Path:
     fsync_directory(directory)
     fsync_directory(path.parent)
     return target
+
+
+def is_moved_out(root: Path, image_id: str) -> bool:
+    """Whether `move_out` has taken an image out of a study folder."""
+    return _place_of_removed(root, image_id).is_dir()
+
+
+def _place_of_removed(root: Path, image_id: str) -> Path:
+    return root / ".removed" / image_id
 
 
 def _copy(source: bytes | Path, temporary: Path, max_bytes: int) -> None:

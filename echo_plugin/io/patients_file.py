@@ -17,8 +17,8 @@ from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.image_id import escape_path
 
 PATIENTS_FILE = "patients.csv"
-_COLUMNS = ("image_id", "patient_id")
-_PART = "split"
+COLUMNS = ("image_id", "patient_id", "split")
+_NEEDED = COLUMNS[:2]
 _PARTS = ("train", "validation", "test")
 
 
@@ -34,8 +34,8 @@ def read_patients(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            if not set(_COLUMNS) <= set(rows.fieldnames or ()):
-                msg = f"{path.name}: the columns {list(_COLUMNS)} are not both in its first line."
+            if not set(_NEEDED) <= set(rows.fieldnames or ()):
+                msg = f"{path.name}: the columns {list(_NEEDED)} are not both in its first line."
                 raise AnnotationError(msg)
             for row in rows:
                 _add(patients, row, f"{path.name}: line {rows.line_num}")
@@ -61,7 +61,7 @@ def read_parts(path: Path) -> dict[str, str]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         for row in rows:
-            part = (row.get(_PART) or "").strip()
+            part = (row.get(COLUMNS[2]) or "").strip()
             if part and part not in _PARTS:
                 msg = f"{path.name}: line {rows.line_num} has the split {part!r}; {', '.join(_PARTS)} are accepted."
                 raise AnnotationError(msg)
@@ -75,13 +75,13 @@ def write_patients(path: Path, rows: Iterable[tuple[str, str, str | None]]) -> N
     """Write (image_id, patient_id, part) rows in the order of image ids; part None: the patient has none."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*_COLUMNS, _PART])
+    table.writerow(COLUMNS)
     table.writerows((image_id, patient, part or "") for image_id, patient, part in sorted(rows, key=lambda row: row[0]))
     write_atomically(path, text.getvalue().encode())
 
 
 def _add(patients: dict[str, str], row: dict[str, str], line: str) -> None:
-    image, patient_id = ((row[column] or "").strip() for column in _COLUMNS)
+    image, patient_id = ((row[column] or "").strip() for column in _NEEDED)
     if not image or not patient_id:
         msg = f"{line} has an empty 'image_id' or 'patient_id'."
         raise AnnotationError(msg)

@@ -52,6 +52,12 @@ def require_report_place(
         raise EchoError(msg)
 
 
+def begins_with(file: Path, start: bytes) -> bool:
+    """Whether a file begins so; the rest of it is not read."""
+    with file.open("rb") as there:
+        return there.read(len(start)) == start
+
+
 def _require_free_name(file: Path, option: str) -> None:
     """Refuse a name that means something in a study folder, by itself and where a link leads."""
     for path in (file.absolute(), file.resolve()):

@@ -11,39 +11,42 @@ import contextlib
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.datasets.header_patients import TwoSources
-from echo_plugin.io.datasets.patients_table import COLUMNS, Line, read_table
+from echo_plugin.io.datasets.patients_table import Line, read_table
+from echo_plugin.io.patients_file import COLUMNS
 
 LAST_IMPORT_FILE = ".import_patients.csv"
-_SOURCES = ("header_id", "set_id")
+_HEADER, _SET = "header_id", "set_id"
 
 
-def read_last_import(out: Path) -> Mapping[str, Line]:
-    """Return what the last import into the folder ``out`` said; {}: nobody knows, and every line is a person's."""
+@dataclass(frozen=True)
+class LastImport:
+    """By image id, the ``lines`` that were written, and the ``sources`` as imports so far found them."""
+
+    lines: Mapping[str, Line] = field(default_factory=dict, repr=False)
+    sources: Mapping[str, TwoSources] = field(default_factory=dict, repr=False)
+
+
+def read_last_import(out: Path) -> LastImport:
+    """Return what the last import into the folder ``out`` said; nothing: nobody knows, and every line is a person's."""
     with contextlib.suppress(AnnotationError):
         table = read_table(out / LAST_IMPORT_FILE, None)
-        return table.lines if table else {}
-    return {}
-
-
-def read_last_sources(out: Path) -> dict[str, TwoSources]:
-    """Return, by image id, the patient by the header and by the data set as imports so far found them."""
-    if not read_last_import(out):
-        return {}
-    with (out / LAST_IMPORT_FILE).open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    return {row[COLUMNS[0]]: (row.get(_SOURCES[0]) or None, row.get(_SOURCES[1]) or None) for row in rows}
+        if table:
+            named = [(image_id, dict(zip(table.header, cells, strict=False))) for image_id, cells in table.cells]
+            return LastImport(table.lines, {i: (row.get(_HEADER) or None, row.get(_SET) or None) for i, row in named})
+    return LastImport()
 
 
 def write_last_import(out: Path, lines: Mapping[str, Line], sources: Mapping[str, TwoSources]) -> None:
     """Write the lines, and the ``sources`` of each that has them, in the order of image ids."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*COLUMNS, *_SOURCES])
+    table.writerow([*COLUMNS, _HEADER, _SET])
     for image_id, line in sorted(lines.items()):
         header, own = sources.get(image_id, (None, None))
         table.writerow([image_id, line.patient, line.part, header or "", own or ""])

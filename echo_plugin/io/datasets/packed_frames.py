@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from echo_plugin.cine import ByteArray
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.io.atomic_file import fsync_directory
+from echo_plugin.io.atomic_file import replace_atomically
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.datasets.source_cine import NotTakenError
 from echo_plugin.io.luma import to_grey
@@ -64,12 +62,4 @@ def write_packed(pixels: ByteArray, path: Path) -> None:
         pixels = to_grey(pixels)[..., None] if to_grey(pixels).ndim == 3 else to_grey(pixels)
     is_colour = pixels.shape[-1] == 3
     image = itk.image_from_array(np.ascontiguousarray(pixels if is_colour else pixels[..., 0]), is_vector=is_colour)
-    partial = path.with_name(f".{secrets.token_hex(8)}.nrrd")
-    try:
-        itk.imwrite(image, str(partial), compression=True)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    replace_atomically(path, lambda partial: itk.imwrite(image, str(partial), compression=True), suffix=".nrrd")

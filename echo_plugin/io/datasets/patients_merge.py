@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from echo_plugin.io.datasets.last_import import read_last_import, read_last_sources, write_last_import
+from echo_plugin.io.datasets.last_import import read_last_import, write_last_import
 from echo_plugin.io.datasets.patients_table import Line, read_table, write_table
 from echo_plugin.io.patients_file import PATIENTS_FILE
 
@@ -52,10 +52,9 @@ def merge_patients(out: Path, said: Mapping[str, Said]) -> MergedPatients:
     AnnotationError
         If ``patients.csv`` is malformed.
     """
-    last = read_last_import(out)
-    table = read_table(out / PATIENTS_FILE, {*said, *last})
-    now = table.lines if table else {}
-    last = last if table else {}
+    earlier = read_last_import(out)
+    table = read_table(out / PATIENTS_FILE, {*said, *earlier.lines})
+    now, last = (table.lines, earlier.lines) if table else ({}, {})
     patients = _merge_ids(said, now, last)
     lines = {image_id: now.get(image_id, Line("", "")) for image_id in [*now, *said]}
     lines = {i: Line(patients.get(i, line.patient) or "", line.part) for i, line in lines.items()}
@@ -64,7 +63,7 @@ def merge_patients(out: Path, said: Mapping[str, Said]) -> MergedPatients:
     write_table(out / PATIENTS_FILE, table, merged)
     remembered = _remembered(merged, now, last)  # after the table: without it, all that stands there is a person's
     sources = {i: (word.patient if word.is_by_header else None, word.own) for i, word in said.items()}
-    write_last_import(out, remembered, {**read_last_sources(out), **sources})
+    write_last_import(out, remembered, {**earlier.sources, **sources})
     return MergedPatients(
         {image_id: line.patient for image_id, line in merged.items()},
         {line.patient: line.part for line in merged.values() if line.part},

@@ -11,9 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from echo_plugin.io.atomic_file import write_atomically
 from echo_plugin.io.image_id import escape_path
-from echo_plugin.io.patients_file import read_patients
-
-COLUMNS = ("image_id", "patient_id", "split")
+from echo_plugin.io.patients_file import COLUMNS, read_patients
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.errors import DataSetError
-from echo_plugin.io.atomic_file import fsync_directory, write_atomically
+from echo_plugin.io.atomic_file import replace_atomically, write_atomically
 from echo_plugin.io.datasets.import_report import IMPORT_FILE
 from echo_plugin.io.datasets.packed_frames import pack_pictures, pack_transposed
 from echo_plugin.io.datasets.source_cine import LeftOut, NotTakenError, SourceCine, WeakBoxes
@@ -118,9 +118,9 @@ def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) 
         if target.is_symlink():
             _require_link_of(cine, target, is_packed=is_packed)
             if is_copy:
-                _copy_whole(cine.source, target)
+                replace_atomically(target, partial(shutil.copyfile, cine.source))
             elif not target.exists():
-                _replace(target, lambda partial: partial.symlink_to(cine.source.absolute()))
+                replace_atomically(target, lambda link: link.symlink_to(cine.source.absolute()))
         elif target.exists():
             if not is_packed and target.stat().st_size != cine.source.stat().st_size:
                 msg = "another file is in its place in the study folder, and stays there"
@@ -130,7 +130,7 @@ def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) 
         elif is_transposed:
             pack_transposed(cine.source, target)
         elif is_copy:
-            _copy_whole(cine.source, target)
+            replace_atomically(target, partial(shutil.copyfile, cine.source))
         else:
             target.symlink_to(cine.source.absolute())
     except OSError as exc:
@@ -150,25 +150,3 @@ def _require_link_of(cine: SourceCine, target: Path, *, is_packed: bool) -> None
     if not is_ours:
         msg = "a link to another file is in its place in the study folder, and stays there"
         raise NotTakenError(msg)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that ``target``, a link or nothing before, is the whole copy in one step."""
-
-    def copy(partial: Path) -> None:
-        shutil.copyfile(source, partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-
-    _replace(target, copy)
-
-
-def _replace(target: Path, make: Callable[[Path], None]) -> None:
-    """Put what ``make`` makes at a name beside it into the place of ``target``, in one step."""
-    partial = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        make(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    fsync_directory(target.parent)

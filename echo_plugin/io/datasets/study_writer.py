@@ -20,10 +20,11 @@ from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.datasets.data_set_labels import save_labels
 from echo_plugin.io.datasets.header_patients import TwoSources, contradictions, one_patient_each
 from echo_plugin.io.datasets.import_report import IMPORT_FILE, ClassCount, ImportReport
-from echo_plugin.io.datasets.last_import import read_last_sources
+from echo_plugin.io.datasets.last_import import read_last_import
 from echo_plugin.io.datasets.patients_merge import Said, merge_patients
 from echo_plugin.io.datasets.placed_files import PlacedCine, forget_unjudged, links_in, place_all
 from echo_plugin.io.datasets.source_cine import DataSet, LeftOut
+from echo_plugin.io.image_upload import is_moved_out
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 from echo_plugin.progress import Progress
@@ -138,7 +139,7 @@ def _headers_gone(
 ) -> list[TwoSources]:
     """Return whom headers name that are no longer there: of earlier imports, and of files that were taken out."""
     here = {entry.image_id for _, entry in readable}
-    gone = read_last_sources(root)
+    gone = dict(read_last_import(root).sources)
     gone |= {
         entry.image_id: (entry.header_patient_id, p.cine.patient_id)
         for p, entry in found
@@ -165,7 +166,7 @@ def _take_out(
 def _fault(placed: PlacedCine, entry: CineEntry | None, root: Path) -> str | None:
     if entry is None:
         return "it is no image file by its name"
-    if placed.is_new and (root / ".removed" / entry.image_id).is_dir():
+    if placed.is_new and is_moved_out(root, entry.image_id):
         return "it was taken out of the study folder"
     return entry.error
 
