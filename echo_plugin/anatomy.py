@@ -7,6 +7,7 @@ Codes are looked up in pydicom's own SNOMED CT dictionary, never typed from memo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -180,6 +181,13 @@ VIEW_VOCABULARIES: dict[str, tuple[View, ...]] = {
     "paediatric": PAEDIATRIC,
     "fetal-5": FETAL_5,
 }
+
+
+def vocabulary_name(views: Iterable[str]) -> str | None:
+    """Return what a vocabulary is called that has exactly the views of these names, in this order; None: nothing."""
+    wanted = tuple(views)
+    return next((word for word, known in VIEW_VOCABULARIES.items() if tuple(v.value for v in known) == wanted), None)
+
 
 DETECTED_SEPTA = (Septum.INTERATRIAL, Septum.INTERVENTRICULAR)
 """The septa a detector tells apart, in class-id order."""

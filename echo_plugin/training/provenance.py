@@ -141,7 +141,7 @@ def known_patients(card: ModelCard, patients: Sequence[str], files: Iterable[Ima
     return recognised_patients(patients, numbers, salt=salt) | dict.fromkeys(sorted(shown), "train")
 
 
-def seen_patients(card: ModelCard, patients: Iterable[str], files: Iterable[ImageFile] = ()) -> frozenset[str]:
+def seen_patients(card: ModelCard, patients: Iterable[str], files: Iterable[ImageFile]) -> frozenset[str]:
     """Return those of the patients from whom a model learned or by whom it was chosen: it may not be measured on them.
 
     ``files`` : those that may show the patients. A card that does not list its patients can be held against nobody

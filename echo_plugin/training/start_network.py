@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from echo_plugin.anatomy import VIEW_VOCABULARIES
+from echo_plugin.anatomy import vocabulary_name
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.card_file import load_card
@@ -92,5 +92,5 @@ def _network_of(card: ModelCard) -> dict[str, Any]:
     taught = {key: config[key] for key in ASKED_BY if key in config}
     if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
         taught["temporal"] = "image"
-    names = [word for word, views in VIEW_VOCABULARIES.items() if tuple(view.value for view in views) == card.classes]
-    return taught | ({"vocabulary": names[0]} if names else {})
+    vocabulary = vocabulary_name(card.classes)
+    return taught | ({"vocabulary": vocabulary} if vocabulary else {})

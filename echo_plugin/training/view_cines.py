@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from echo_plugin.anatomy import VIEW_VOCABULARIES, View
+from echo_plugin.anatomy import VIEW_VOCABULARIES, View, vocabulary_name
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ def words_for_other_views(labelled: LabelledFolder, vocabulary: Sequence[View]) 
         return ""
     by_name = sorted((view.value, count) for view, count in others.items())
     counts = ", ".join(f"{name} {count}" for name, count in by_name)
-    names = [word for word, known in VIEW_VOCABULARIES.items() if tuple(known) == tuple(vocabulary)]
+    names = [view.value for view in vocabulary]
     having = [word for word, known in VIEW_VOCABULARIES.items() if others.keys() & set(known)]
     hint = f"; --vocabulary {' or '.join(having)} has some of them" if having else ""
-    named = names[0] if names else ", ".join(view.value for view in vocabulary)
+    named = vocabulary_name(names) or ", ".join(names)
     return f"{others.total()} cines are left out, whose views the vocabulary {named} lacks ({counts}){hint}."

@@ -133,7 +133,7 @@ def test_the_card_of_files_that_all_name_somebody_says_nothing_of_the_kind(study
 
     assert FILES_KEY not in card.config
     assert NAMELESS_LIMITS not in card.limits
-    assert seen_patients(card, CASES, StudyFolder(study).entries()) == seen_patients(card, CASES) < set(CASES)
+    assert seen_patients(card, CASES, StudyFolder(study).entries()) == seen_patients(card, CASES, ()) < set(CASES)
 
 
 def test_a_picture_is_known_by_its_bytes_and_a_dicom_file_by_its_uid(pretrained, tmp_path):
