@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_plugin.anatomy import Defect, Septum, View
-from echo_plugin.annotations import (
-    Annotation,
-    DefectPrediction,
-    SeptalBox,
-    ViewPrediction,
-    require_image_id,
-)
+from echo_plugin.annotations import Annotation, DefectPrediction, SeptalBox, ViewPrediction, require_image_id
 from echo_plugin.errors import AnnotationError, UnknownImageError
 
 BOX = SeptalBox(2, 1.0, 2.0, 5.0, 9.0, Septum.INTERATRIAL)

@@ -9,7 +9,7 @@ import pytest
 
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import load_card
+from echo_plugin.model_card import load_card
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.provenance import known_patients
 from tests.script import load_script

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.models.card_file import load_card
+from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.provenance import known_patients
 from tests.script import load_script

@@ -1,108 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house has floors: imports go down only (DESIGN: layout and floors). Imports are parsed, nothing is run."""
+"""The rooms stand on floors, and imports go down only. Imports are parsed, nothing is run."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "echo_plugin"
 
-FLOORS = {
-    0: {"errors", "anatomy", "cine", "annotations", "geometry", "model_card", "progress"},
-    1: {"io", "models", "phantom"},
-    2: {
-        "preprocess", "predict", "prediction", "batch", "archive", "overview", "runtime", "study_labels",
-        "boxes", "defects", "views", "acquisition", "training", "export",
-        "metrics", "cohort_facts", "report", "held_out", "evaluation_pictures", "transfer",
-    },
-    3: {"host", "viewers"},
-    4: {"cli", "cli_import", "cli_predict", "cli_export", "cli_reproduce_views", "cli_reproduce_defects",
-        "cli_labels", "cli_mae", "cli_options", "cli_review", "cli_train", "cli_evidence", "progress_bar", "__main__"},
-}  # fmt: skip
-SHARED_BY_TRAINERS = {
-    "splits", "datasets", "prepared_frames", "phantom_folder", "augment", "appearance", "loop", "options", "provenance",
-    "defect_crops", "defect_calibration", "defect_recipes", "defect_figures", "defect_head",
-    "clips", "view_stages", "recipe", "state", "processes", "curves", "pretrained", "anchors", "detector_recipes",
-    "start_weights", "view_recipes", "mae_frames", "mae_pictures", "mae_options", "linear_probe", "one_at_a_time",
-    "detector_figures", "kept_frames", "mae_figures", "kept_outcome", "start_classes", "start_network", "trained_card",
-    "nameless_files", "view_cines",
-}  # fmt: skip
-FORBIDDEN_LIBRARIES = {"io": {"torch", "torchvision", "monai", "monailabel"}, "phantom": {"torch", "monailabel"}}
+FLOORS = (
+    {"errors", "anatomy", "cine", "annotations", "geometry", "model_card", "progress", "durable"},  # the words
+    {"measure"},
+    {"models"},
+    {"io"},
+    {"phantom", "export"},
+    {"answer"},
+    {"training"},
+    {"evaluate", "evidence"},
+    {"acquisition"},
+    {"host"},
+    {"papers"},
+    {"cli"},
+    {"__main__"},
+)
+"""From the ground up. A room may import what is below it and itself; rooms of one floor do not know each other."""
+APART = {("io", "models"), ("models", "io")}
+FORBIDDEN_LIBRARIES = {
+    "io": {"torch", "torchvision", "monai"},
+    "phantom": {"torch", "torchvision", "monai"},
+    "measure": {"torch", "torchvision"},
+}
+Import = tuple[str, str, bool]
+"""Who imports what, without ``echo_plugin.``; whether it waits for a call, or is for a type checker alone."""
 
 
-def _modules() -> list[tuple[str, Path]]:
-    paths = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
-    return [(".".join(p.relative_to(PACKAGE).with_suffix("").parts), p) for p in paths]
+def _modules() -> dict[str, Path]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
 
-def _imports(path: Path) -> set[str]:
-    """Return the dotted names that a file imports, `from a import b` as both a and a.b."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _imports(tree: ast.AST, *, is_lazy: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the dotted names that a file imports, ``from a import b`` as both a and a.b."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from ((alias.name, is_lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            yield node.module, is_lazy
+            yield from ((f"{node.module}.{alias.name}", is_lazy) for alias in node.names)
+        else:
+            for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            called = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from _imports(node, is_lazy=is_lazy or called or for_types)
+
+
+def _own_imports() -> list[Import]:
+    modules = _modules()
+    return [
+        (module, name.removeprefix("echo_plugin."), is_lazy)
+        for module, path in modules.items()
+        for name, is_lazy in _imports(ast.parse(path.read_text(encoding="utf-8")))
+        if name.startswith("echo_plugin.") and name.removeprefix("echo_plugin.") in modules
+    ]
+
+
+def _room(module: str) -> str:
+    return module.split(".", maxsplit=1)[0]
 
 
 def _floor(module: str) -> int:
-    room = module.split(".")[0]
-    floors = [floor for floor, rooms in FLOORS.items() if room in rooms]
-    assert floors, f"echo_plugin.{module} is on no floor: give it one in tests/test_floors.py"
-    return floors[0]
+    for number, rooms in enumerate(FLOORS):
+        if _room(module) in rooms:
+            return number
+    raise AssertionError(f"echo_plugin.{module} is on no floor: give its room one in FLOORS")
 
 
-def _own(names: set[str]) -> set[str]:
-    known = {module for module, _ in _modules()}
-    return {n.removeprefix("echo_plugin.") for n in names if n.removeprefix("echo_plugin.") in known}
+def _climbs(imports: list[Import]) -> list[str]:
+    """Return a sentence for each import that does not go down."""
+    words = FLOORS[0]
+    return [
+        f"echo_plugin.{module} imports echo_plugin.{imported}: imports go down only, and the floor of"
+        f" {_room(imported)} ({_floor(imported)}) is not below that of {_room(module)} ({_floor(module)})"
+        for module, imported, _ in imports
+        if _floor(imported) > _floor(module)
+        or (_floor(imported) == _floor(module) and _room(module) != _room(imported) and _room(module) not in words)
+        or (_room(module), _room(imported)) in APART
+    ]
 
 
-@pytest.mark.parametrize(("module", "path"), _modules(), ids=[m for m, _ in _modules()])
-def test_imports_go_down_only(module: str, path: Path) -> None:
-    for imported in _own(_imports(path)):
-        assert _floor(imported) <= _floor(module), (
-            f"echo_plugin.{module} imports echo_plugin.{imported}: imports go down only,"
-            f" and floor {_floor(imported)} is above floor {_floor(module)}"
-        )
+def _circles(imports: list[Import]) -> list[str]:
+    """Return the modules that import themselves by way of others."""
+    below: dict[str, set[str]] = {}
+    for module, imported, _ in imports:
+        below.setdefault(module, set()).add(imported)
+
+    def reaches(start: str) -> set[str]:
+        seen, waiting = set(), list(below.get(start, ()))
+        while waiting:
+            if (module := waiting.pop()) not in seen:
+                seen.add(module)
+                waiting += below.get(module, ())
+        return seen
+
+    return [module for module in below if module in reaches(module)]
 
 
-@pytest.mark.parametrize(("module", "path"), _modules(), ids=[m for m, _ in _modules()])
-def test_models_and_io_do_not_know_each_other(module: str, path: Path) -> None:
-    room = module.split(".")[0]
-    for imported in _own(_imports(path)):
-        pair = {room, imported.split(".")[0]}
-        assert pair != {"io", "models"}, f"echo_plugin.{module} imports echo_plugin.{imported}: io and models are apart"
+def test_imports_go_down_only() -> None:
+    assert not _climbs(_own_imports())
 
 
-@pytest.mark.parametrize(("module", "path"), _modules(), ids=[m for m, _ in _modules()])
-def test_libraries_stay_in_their_rooms(module: str, path: Path) -> None:
-    room = module.split(".")[0]
-    libraries = {name.split(".")[0] for name in _imports(path)}
-
-    strays = libraries & FORBIDDEN_LIBRARIES.get(room, set())
-    assert not strays, f"echo_plugin.{module} imports {sorted(strays)}: {room} works without them"
-    if room != "host":
-        assert "monailabel" not in libraries, f"echo_plugin.{module} imports monailabel: only host may"
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert not _circles(_own_imports())
 
 
-@pytest.mark.parametrize(("module", "path"), _modules(), ids=[m for m, _ in _modules()])
-def test_siblings_in_tasks_and_training_do_not_import_each_other(module: str, path: Path) -> None:
-    for folder, shared in (("host.tasks.", set()), ("training.", SHARED_BY_TRAINERS)):
-        if not module.startswith(folder):
-            continue
-        siblings = {i.removeprefix(folder) for i in _own(_imports(path)) if i.startswith(folder)}
-        strays = siblings - shared
-        if module.removeprefix(folder) in shared:
-            strays &= {"detector", "defects", "views", "mae"}
-        assert not strays, f"echo_plugin.{module} imports its siblings {sorted(strays)}; share through {sorted(shared)}"
+def test_a_climb_and_a_circle_would_be_found() -> None:
+    assert _climbs([("io.dicom_cine", "answer.predict", False)])
+    assert _climbs([("export.study_folder", "phantom.study", False)])
+    assert _climbs([("io.sector", "models.vit", False)])
+    assert not _climbs([("answer.predict", "io.dicom_cine", False), ("cine", "errors", False)])
+    assert _circles([("cine", "geometry", False), ("geometry", "anatomy", False), ("anatomy", "cine", True)])
 
 
-def test_a_climbing_import_would_be_found() -> None:
-    """The rule itself works: floor 1 importing floor 2 is seen as a climb."""
-    assert _floor("io.dicom_cine") < _floor("predict") < _floor("host.app")
+def test_the_papers_are_loaded_by_the_verbs_that_ask_for_them_alone() -> None:
+    strays = [
+        f"echo_plugin.{module} imports echo_plugin.{imported} though nobody asked for it: import it in the verb"
+        for module, imported, is_lazy in _own_imports()
+        if _room(imported) == "papers" and _room(module) != "papers" and not is_lazy
+    ]
+
+    assert not strays
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    strays = [
+        f"echo_plugin.{module} imports {name}: {_room(module)} works without it"
+        for module, path in _modules().items()
+        for name, _ in _imports(ast.parse(path.read_text(encoding="utf-8")))
+        if name.split(".")[0] in FORBIDDEN_LIBRARIES.get(_room(module), set())
+        or (name.split(".")[0] == "monailabel" and _room(module) != "host")
+    ]
+
+    assert not strays
 
 
 def test_every_file_says_its_licence() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.predict import EchoPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [

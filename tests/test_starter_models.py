@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_plugin.answer.predict import VIEW_CLIPS, EchoPipeline
+from echo_plugin.answer.views import choose_clips, times_of
 from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.geometry import box_iou
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import load_card
+from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import config_from_card
 from echo_plugin.models.view_classifier import ViewConfig
-from echo_plugin.predict import VIEW_CLIPS, EchoPipeline
-from echo_plugin.views.sampling import choose_clips, times_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "apps" / "echo" / "model"

@@ -9,20 +9,42 @@ nobody looked for on a frame (``FrameBoxes.unsought``) nothing is said there.
 
 Detectors trained with focal loss seldom give the 0.95 at which ObjectLab takes a prediction for sure; the scores that
 go in are therefore calibrated to how often boxes are right.
+
+Labels beside what a detector says of the same frames: one judgement for each annotated cine.
+
+Which labels a person has confirmed: looked at again and submitted as they were. Those are not doubted once more.
+
+Whether the label was shown as doubtful then is not known, for judgements are kept of the latest revision only. What is
+known is who saved each revision and when: the same again from the same person counts after `LOOKED_AGAIN_AFTER` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from echo_plugin.acquisition.evidence import Array
-from echo_plugin.acquisition.uncertainty import Calibration
+from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.uncertainty import Array, Calibration
 from echo_plugin.anatomy import DETECTED_SEPTA
-from echo_plugin.boxes.metrics import FrameBoxes
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.answer.boxes import operating_score
+from echo_plugin.answer.preprocess import FrameMapping, normalise, to_model_input
+from echo_plugin.answer.runtime import PublishedNetwork, Runtime
+from echo_plugin.errors import AnnotationError, UnreadableCineError
 from echo_plugin.geometry import box_iou
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.measure.boxes import FrameBoxes
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, unsought_labels
+from echo_plugin.training.provenance import seen_patients
 
 SURE = 0.9
 """Probability from which a prediction speaks against a label that is missing or of another class."""
@@ -130,3 +152,185 @@ def judged_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]
             overlap = np.nan if not len(true) else 0.0 if best < 0 else float(box_iou(boxes[best], true).max())
             rows.append((float(septum), 0.0 if best < 0 else float(scores[best]), overlap))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+logger = logging.getLogger(__name__)
+
+FRAMES_JUDGED = 24
+"""At most so many annotated frames of a cine are looked at, evenly spread."""
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class JudgedCine:
+    """The annotated frames of one cine with labels and detections, px of the detector's input.
+
+    ``operating_score`` : of its card; None: not said. The pictures are not kept: there may be thousands of cines.
+    """
+
+    cine: LabelledCine
+    frame_indices: tuple[int, ...]
+    labels: tuple[FrameBoxes, ...]
+    predictions: tuple[FrameBoxes, ...]
+    input_size_px: int
+    models: str
+    operating_score: float | None
+
+    @property
+    def judged(self) -> Array:
+        """(M, 3), see ``judged_boxes``."""
+        return judged_boxes(self.labels, self.predictions)
+
+
+class LabelJudge:
+    """The published detector of one folder, asked about frames that are labelled."""
+
+    def __init__(self, models: Path, *, device: str = "auto") -> None:
+        self._runtime = Runtime.on(device)
+        self._network = PublishedNetwork(models, SEPTAL_DETECTOR, build_detector, self._runtime)
+
+    def look(self, folder: LabelledFolder, cine: LabelledCine) -> JudgedCine:
+        """Return labels and detections of the annotated frames of a cine on which every box names its septum.
+
+        Raises
+        ------
+        UnreadableCineError, ModelNotFoundError
+            If the cine cannot be decoded or no detector is published.
+        """
+        frames = detection_frames(cine, FRAMES_JUDGED)
+        with self._network.lock, torch.inference_mode():
+            card, detector = self._network.get()
+            pixels, mapping = to_model_input(
+                folder.folder.read_cine(cine.image_id), frames, card.input_size_px, device=self._runtime.device
+            )
+            answers: list[FrameBoxes] = []
+            for start in range(0, len(frames), BATCH):
+                for found in detector(normalise(pixels[start : start + BATCH], self._runtime.dtype)):
+                    answers.append(
+                        FrameBoxes(
+                            found["boxes"].double().cpu().numpy(),
+                            found["labels"].cpu().numpy(),
+                            found["scores"].double().cpu().numpy(),
+                        )
+                    )
+        labels = tuple(_labels(cine, frame, mapping) for frame in frames)
+        return JudgedCine(
+            cine,
+            frames,
+            labels,
+            tuple(answers),
+            card.input_size_px,
+            card.sha256[:16],
+            operating_score(card),
+        )
+
+
+def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> FrameBoxes:
+    boxes = cine.annotation.boxes_on(frame_index)
+    return FrameBoxes(
+        mapping.to_model(boxes),
+        np.array([DETECTED_SEPTA.index(box.septum) for box in boxes], dtype=np.int64),
+        np.ones(len(boxes)),
+        unsought=unsought_labels(cine.annotation, frame_index),
+    )
+
+
+def look_at_each(judge: LabelJudge, labelled: LabelledFolder, cines: Iterable[LabelledCine]) -> Iterator[JudgedCine]:
+    """Yield what a detector says of the cines; one that cannot be read is named in a warning and passed over."""
+    for cine in cines:
+        try:
+            yield judge.look(labelled, cine)
+        except UnreadableCineError as exc:
+            logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
+
+
+def unseen_cines(card: ModelCard, labelled: LabelledFolder) -> list[LabelledCine]:
+    """Return the cines with boxes to judge of patients that a card lists neither as learned from nor as chosen by."""
+    seen = seen_patients(card, (cine.patient_id for cine in labelled.cines), labelled.folder.entries())
+    return [cine for cine in labelled.cines if cine.patient_id not in seen and detection_frames(cine, 1)]
+
+
+def frame_quality(judged: JudgedCine, calibration: Calibration) -> FrameQuality:
+    """Return the quality of each annotated frame of a cine."""
+    return label_quality(judged.labels, judged.predictions, calibration)
+
+
+def judgement(judged: JudgedCine, quality: FrameQuality, calibration: Calibration) -> Judgement:
+    """Return what is thought of a cine: its most doubtful frame speaks for it. ``quality`` is by the calibration."""
+    overall = quality.overall
+    order = [int(place) for place in np.argsort(overall, kind="stable")[:3]]
+    return Judgement(
+        judged.cine.image_id,
+        judged.cine.annotation.revision,
+        judged.models,
+        float(overall.min()),
+        tuple(judged.frame_indices[place] for place in order),
+        quality.doubts(order[0]),
+        judged.judged,
+        calibration.fitted_to,
+    )
+
+
+SAME_PX = 0.01
+"""3D Slicer returns a box that nobody moved as mm in a volume; in pixels it is off by less than this."""
+
+LOOKED_AGAIN_AFTER = timedelta(seconds=60)
+"""The same from the same person within this time is Submit pressed twice: no detector has judged the label so soon."""
+
+
+def says_the_same(one: Annotation, other: Annotation) -> bool:
+    """Return whether two annotations say the same, whoever saved them and when."""
+    ours, theirs = (sorted(annotation.boxes, key=_order) for annotation in (one, other))
+    rest = [replace(a, boxes=(), author=None, saved_at=None, revision=0) for a in (one, other)]
+    return (
+        rest[0] == rest[1]
+        and [(box.frame_index, box.septum) for box in ours] == [(box.frame_index, box.septum) for box in theirs]
+        and all(np.abs(a.xyxy - b.xyxy).max() < SAME_PX for a, b in zip(ours, theirs, strict=True))
+    )
+
+
+def _order(box: SeptalBox) -> tuple[object, ...]:
+    return box.frame_index, box.septum.value, *box.xyxy
+
+
+class Confirmed:
+    """Asks the history of each label once for each of its revisions."""
+
+    def __init__(self, studies: StudyFolder) -> None:
+        self._studies = studies
+        self._known: dict[str, tuple[int, bool]] = {}
+
+    def __call__(self, image_id: str, revision: int) -> bool:
+        """Return whether this revision says what was looked at again; no if the history cannot be read.
+
+        Another person submitted it as it was, or the same one `LOOKED_AGAIN_AFTER`; nothing changed since.
+        """
+        if revision < 2:
+            return False
+        known = self._known.get(image_id)
+        if known is None or known[0] != revision:
+            known = self._known[image_id] = (revision, self._look(image_id, revision))
+        return known[1]
+
+    def _look(self, image_id: str, revision: int) -> bool:
+        try:
+            history = [a for a in self._studies.history(image_id) if a.revision <= revision]
+        except AnnotationError:
+            return False
+        return bool(history) and history[-1].revision == revision and _was_looked_at_again(history)
+
+
+def _was_looked_at_again(history: Sequence[Annotation]) -> bool:
+    for later, earlier in pairwise(reversed(history)):
+        if not says_the_same(later, earlier):
+            return False
+        if not _is_pressed_twice(earlier, later):
+            return True
+    return False
+
+
+def _is_pressed_twice(earlier: Annotation, later: Annotation) -> bool:
+    if earlier.author != later.author or earlier.saved_at is None or later.saved_at is None:
+        return False  # what has no time did not come by Submit
+    return later.saved_at - earlier.saved_at < LOOKED_AGAIN_AFTER

@@ -3,33 +3,147 @@
 
 Two ways to come by such detectors: train one for each fold of patients (`fold_judges`), or take the published one for
 the patients that its card does not list as learned from (`published_judge`).
+
+How well annotators agree: what different people said of the same cine, from the history of its revisions.
+
+Of each annotator the last revision counts. Whoever came second saw what the first had drawn, so these figures say how
+much was changed, not what two people would draw by themselves; the report says so.
+
+A review as the server's strategy ``suspicious`` finds it: kept with the scores of the study folder.
+
+Detectors for a review, each trained on some of the patients: on a folder of links that holds no other cine.
+
+A review for people: a table, and a page with the most doubtful frames, the label dashed and the detection solid.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import logging
+import os
+import shutil
+import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from echo_plugin.acquisition.agreement import Agreement, agreement
-from echo_plugin.acquisition.confirmed import Confirmed
-from echo_plugin.acquisition.judge import JudgedCine, LabelJudge, frame_quality, judgement, look_at_each, unseen_cines
-from echo_plugin.acquisition.label_quality import FrameQuality
-from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.label_quality import (
+    Confirmed,
+    FrameQuality,
+    JudgedCine,
+    LabelJudge,
+    frame_quality,
+    judgement,
+    look_at_each,
+    unseen_cines,
+)
+from echo_plugin.acquisition.score_store import REVIEW, SCORES_FILE, Judgement, ScoreStore
 from echo_plugin.acquisition.uncertainty import calibrate, pooled
+from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import AnnotationError, TrainingDataError
+from echo_plugin.answer.preprocess import to_model_input
+from echo_plugin.durable import make_directory, write_atomically
+from echo_plugin.errors import AnnotationError, EchoError, TrainingDataError
+from echo_plugin.evaluate.report import Picture, draw_pictures
+from echo_plugin.geometry import box_iou
+from echo_plugin.io.annotation_store import annotation_to_json
+from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import load_card
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
+from echo_plugin.measure.boxes import FrameBoxes
+from echo_plugin.model_card import STARTERS, load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, open_judgeable_folder
-from echo_plugin.training.provenance import names_its_patients
+from echo_plugin.training.datasets import (
+    LabelledCine,
+    LabelledFolder,
+    detection_frames,
+    open_judgeable_folder,
+    unsought_labels,
+)
+from echo_plugin.training.options import EpochStatus, TrainOptions
+from echo_plugin.training.provenance import known_patients, names_its_patients
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Over all pairs of annotators and cines; None: nothing to compare.
+
+    ``cines``, ``pairs``, ``frames`` : how many. ``mean_iou`` : of boxes of the same septum on the same frame. ``kappa``
+    : Cohen's, by what is asked: whether a septum is on a frame, the view, the defect.
+    """
+
+    cines: int
+    pairs: int
+    frames: int
+    mean_iou: float | None
+    kappa: dict[str, float | None]
+
+
+def agreement(histories: Iterable[Sequence[Annotation]]) -> Agreement:
+    """Return the agreement in the histories of several cines."""
+    cines = pairs = frames = 0
+    overlaps: list[float] = []
+    asked = [*(septum.value for septum in DETECTED_SEPTA), "view", "defect"]
+    answers: dict[str, list[tuple[str, str]]] = {what: [] for what in asked}
+    for history in histories:
+        by_author = {annotation.author: annotation for annotation in history if annotation.author}
+        between = list(combinations(by_author.values(), 2))
+        cines += bool(between)
+        pairs += len(between)
+        for one, other in between:
+            common = sorted(set(one.annotated_frames) & set(other.annotated_frames))
+            frames += len(common)
+            for frame in common:
+                overlaps += _compare_frame(one, other, frame, answers)
+            for what in ("view", "defect"):
+                said = (getattr(one, what), getattr(other, what))
+                if None not in said:
+                    answers[what].append((said[0].value, said[1].value))
+    kappa = {what: cohens_kappa(given) for what, given in answers.items()}
+    return Agreement(cines, pairs, frames, float(np.mean(overlaps)) if overlaps else None, kappa)
+
+
+def _compare_frame(
+    one: Annotation, other: Annotation, frame: int, answers: dict[str, list[tuple[str, str]]]
+) -> list[float]:
+    """Return the IoUs of one frame and add to ``answers``; a septum that either did not look for is left out."""
+    overlaps = []
+    unsought = {label for annotation in (one, other) for label in unsought_labels(annotation, frame)}
+    for label, septum in enumerate(DETECTED_SEPTA):
+        if label in unsought:
+            continue
+        boxes = [[box.xyxy for box in a.boxes_on(frame) if box.septum is septum] for a in (one, other)]
+        answers[septum.value].append(("box" if boxes[0] else "none", "box" if boxes[1] else "none"))
+        if all(boxes):
+            overlaps.append(float(box_iou(np.array(boxes[0]), np.array(boxes[1])).max()))
+    return overlaps
+
+
+def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Return Cohen's kappa of pairs of answers: agreement beyond chance, 1 at most; None: no pairs.
+
+    Where both always gave one and the same answer, chance explains everything and kappa is not defined: None too.
+    """
+    if not pairs:
+        return None
+    names = sorted({answer for pair in pairs for answer in pair})
+    table = np.zeros((len(names), len(names)))
+    for first, second in pairs:
+        table[names.index(first), names.index(second)] += 1
+    table /= table.sum()
+    by_chance = float(table.sum(axis=1) @ table.sum(axis=0))
+    return None if by_chance >= 1.0 else float((np.trace(table) - by_chance) / (1.0 - by_chance))
+
 
 logger = logging.getLogger(__name__)
 
@@ -230,3 +344,160 @@ def to_json(result: Review) -> Mapping[str, object]:
             "kappa": people.kappa,
         },
     }
+
+
+def keep_judgements(studies: Path, result: Review) -> None:
+    """Keep the judgements of a review; a study folder that cannot be written to goes without, with a warning."""
+    try:
+        store = ScoreStore(studies / SCORES_FILE)
+    except (sqlite3.Error, OSError) as exc:
+        logger.warning("The review is not kept for the server: %s cannot be written (%s)", SCORES_FILE, exc)
+        return
+    for doubt in (*result.doubts, *result.confirmed):
+        store.judge(replace(doubt.judgement, models=f"{REVIEW} {doubt.judgement.models}"))
+
+
+def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold:
+    """Return what trains a detector on given patients of a study folder.
+
+    It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from the starter
+    weights where those have not, else from nothing: a detector that began with one that knows a patient may not judge
+    that patient.
+    """
+    labelled, _ = open_judgeable_folder(studies)
+    begin = next((folder for folder in (models, STARTERS) if _is_stranger(folder, labelled)), None)
+    start = "scratch" if begin is None else "starter"
+    logger.info("Detectors of the folds start from %s", begin or start)
+
+    def train(patients: Sequence[str], publish_to: Path, progress: Progress) -> None:
+        from echo_plugin.training.detector import train_detector
+
+        def on_epoch(status: EpochStatus) -> None:
+            progress(status.epoch, status.total_epochs, "epochs")
+
+        with tempfile.TemporaryDirectory(prefix="monailabel-echo-fold-") as folder:
+            link_cines(labelled, patients, Path(folder))
+            with_start = replace(options, start=start, starter=begin)
+            train_detector(Path(folder), publish_to, with_start, on_epoch=on_epoch, progress=progress)
+
+    return train
+
+
+def _is_stranger(models: Path, labelled: LabelledFolder) -> bool:
+    try:
+        card = load_card(models, SEPTAL_DETECTOR)
+    except EchoError:
+        return False
+    patients = sorted({cine.patient_id for cine in labelled.cines})
+    return names_its_patients(card) and not known_patients(card, patients, labelled.folder.entries())
+
+
+def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) -> None:
+    """Fill ``folder`` with links to the labelled cines of these patients, their labels, and patients.csv."""
+    root = labelled.folder.root
+    annotations = folder / ANNOTATIONS_DIRECTORY
+    annotations.mkdir()
+    if (root / PATIENTS_FILE).is_file():
+        shutil.copy(root / PATIENTS_FILE, folder / PATIENTS_FILE)
+    for cine in labelled.of_patients(patients):
+        source = labelled.folder.entry(cine.image_id).path
+        place = folder / source.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.symlink(source, place)  # noqa: PTH211 - reads in the order of the words
+        except OSError:  # Windows lets few users make links
+            shutil.copy(source, place)
+        text = annotation_to_json(cine.annotation)
+        (annotations / f"{cine.image_id}.json").write_text(text, encoding="utf-8")
+
+
+SHOWN = 24
+SHOWN_FROM = 0.3
+"""Score from which a detection is drawn."""
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Labels to look at again</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1f }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc }
+td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
+.warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
+</style></head><body>
+<h1>Labels to look at again</h1>
+{% if review.on_phantoms %}<p class="warning">Labels of phantoms: synthetic cines.</p>{% endif %}
+<p>{{ review.cines|length }} labelled cines, judged by {{ review.judges }}; {{ review.left_out }} could not be judged.
+{% if review.confirmed %}Confirmed labels, looked at again by a person, are not listed: {{ review.confirmed }}.
+{% endif -%}
+Quality runs from 0 to 1; a low one means that label and detector disagree, and either may be wrong.
+Dashed: the label. Solid: the detector.</p>
+<p><img src="data:image/png;base64,{{ picture }}" alt="The most doubtful frames"></p>
+<table><thead><tr><th>cine</th><th>quality</th><th>frames (0-based)</th><th>doubt</th><th>author</th><th>revision</th>
+</tr></thead><tbody>
+{% for cine in review.cines %}<tr><td>{{ cine.image_id }}</td><td class="number">{{ "%.2f"|format(cine.quality) }}</td>
+<td>{{ cine.frames|join(", ") }}</td><td>{{ cine.doubt }}</td><td>{{ cine.author or "–" }}</td>
+<td class="number">{{ cine.revision }}</td></tr>
+{% endfor %}</tbody></table>
+<h2>Agreement between annotators</h2>
+{% if review.agreement.pairs %}<p>{{ review.agreement.cines }} cines with labels of several people,
+{{ review.agreement.frames }} frames annotated by both of a pair. Whoever came second saw the first one's boxes.</p>
+<table><tbody>{% if review.agreement.mean_iou is not none %}<tr><td>mean IoU of their boxes</td>
+<td class="number">{{ "%.2f"|format(review.agreement.mean_iou) }}</td></tr>{% endif %}
+{% for what, kappa in review.agreement.kappa.items() if kappa is not none %}<tr><td>Cohen's kappa, {{ what }}</td>
+<td class="number">{{ "%.2f"|format(kappa) }}</td></tr>{% endfor %}</tbody></table>
+{% else %}<p>No cine has labels of several people.</p>{% endif %}
+</body></html>
+"""
+
+
+def write_review(out: Path, result: Review) -> None:
+    """Write review.json and review.html, readable by this user only: the page shows patients' pictures."""
+    make_directory(out)
+    facts = to_json(result)
+    html = Environment(autoescape=True).from_string(TEMPLATE).render(review=facts, picture=_worst_frames(result))
+    for name, content in (("review.html", html), ("review.json", json.dumps(facts, indent=1) + "\n")):
+        write_atomically(out / name, content.encode())
+        (out / name).chmod(0o600)
+
+
+def describe_review(result: Review, most: int = 20) -> str:
+    """Return the most doubtful labels as a table for the terminal."""
+    lines = [f"{'quality':>7}  {'cine':<64}  {'frames':<14}  doubt"]
+    for doubt in result.doubts[:most]:
+        one = doubt.judgement
+        frames = ", ".join(map(str, one.frames))
+        lines.append(f"{one.quality:7.2f}  {one.image_id:<64}  {frames:<14}  {one.words}")
+    if result.confirmed:
+        lines.append(f"Confirmed labels, looked at again by a person, are not listed: {len(result.confirmed)}")
+    people = result.agreement
+    if people.mean_iou is not None:
+        lines.append(f"Boxes of {people.pairs} pairs of annotators: mean IoU {people.mean_iou:.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def _worst_frames(result: Review) -> str:
+    frames = [(float(doubt.quality.overall[n]), doubt, n) for doubt in result.doubts for n in _places(doubt)]
+    worst = sorted(frames, key=lambda frame: frame[0])[:SHOWN]
+    figure = draw_pictures([_picture(result.folder, doubt, place, quality) for quality, doubt, place in worst])
+    FigureCanvasAgg(figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=80, bbox_inches="tight")
+    return base64.b64encode(png.getvalue()).decode()
+
+
+def _places(doubt: Doubt) -> range:
+    return range(len(doubt.judged.frame_indices))
+
+
+def _picture(folder: StudyFolder, doubt: Doubt, place: int, quality: float) -> Picture:
+    """Return one frame as the detector saw it, read for this only."""
+    answer = doubt.judged.predictions[place]
+    keep = []
+    for septum in np.unique(answer.labels):
+        of_septum = np.flatnonzero((answer.labels == septum) & (answer.scores >= SHOWN_FROM))
+        keep += [int(of_septum[answer.scores[of_septum].argmax()])] if len(of_septum) else []
+    shown = FrameBoxes(answer.boxes[keep], answer.labels[keep], answer.scores[keep])
+    image_id, frame = doubt.judgement.image_id, doubt.judged.frame_indices[place]
+    pixels, _ = to_model_input(folder.read_cine(image_id), [frame], doubt.judged.input_size_px)
+    title = f"{image_id[-16:]} frame {frame}: {quality:.2f}"
+    words = doubt.quality.doubts(place)
+    return Picture(pixels[0].numpy(), doubt.judged.labels[place], shown, f"{title}\n{words}")

@@ -6,23 +6,132 @@ else failed is tried again by the next run. Killed at any moment, the next run g
 the models that were published when it began: where others are published meanwhile it ends, and the next is of those.
 What it did is forgotten by then, unless it is what choices go by: of models that follow each other fast, none is ever
 through, and choices go by the last that was.
+
+Judging the labels of a study folder: by the published detector, those of patients it did not learn from.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
-from echo_plugin.acquisition.evidence import CineEvidence
-from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
-from echo_plugin.acquisition.live_pool import models_in_use
-from echo_plugin.acquisition.probe import CineProber
-from echo_plugin.acquisition.score_store import ScoreStore, models_key
-from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
+from echo_plugin.acquisition.label_quality import (
+    JudgedCine,
+    LabelJudge,
+    frame_quality,
+    judgement,
+    look_at_each,
+    unseen_cines,
+)
+from echo_plugin.acquisition.pool import models_in_use
+from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key, rows_judged_by
+from echo_plugin.acquisition.uncertainty import Calibration, CineEvidence, CineProber, calibrate, pooled
+from echo_plugin.answer.boxes import operating_score
+from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.model_card import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_judgeable_folder
+from echo_plugin.training.provenance import names_its_patients
+
+PORTION = 200
+"""So many labels are looked at, then calibrated by together: enough to calibrate by, few to lose when killed."""
+
+
+@dataclass(frozen=True)
+class JudgedLabels:
+    """``judged`` : labels judged now, or again. ``left_out`` : nobody can judge them: no patient id, or damaged."""
+
+    judged: int
+    left_out: int
+
+
+def judge_labels(
+    folder: StudyFolder,
+    models: Path,
+    store: ScoreStore,
+    *,
+    device: str = "auto",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> JudgedLabels:
+    """Judge every label of patients the published detector did not learn from, once for each revision.
+
+    Qualities are ranked together, so labels are judged again when scores are calibrated by far more boxes than then.
+    Labels that were judged by a review, which has models that saw none of the patient, keep that judgement.
+    """
+    card = load_card(models, SEPTAL_DETECTOR)
+    if not names_its_patients(card):
+        return JudgedLabels(0, 0)
+    try:
+        labelled, left_out = open_judgeable_folder(folder.root)
+    except TrainingDataError:
+        return JudgedLabels(0, 0)
+    detector, score = card.sha256[:16], operating_score(card)
+    unseen, known = unseen_cines(card, labelled), store.judgements()
+    rows = rows_judged_by(detector, known.values(), {c.image_id: c.annotation.revision for c in labelled.cines})
+    look_at = partial(_judge_cine, labelled, LabelJudge(models, device=device), detector, should_stop)
+    judged, calibration = set[str](), None
+    for cines in _portions([c for c in unseen if not _is_judged(known.get(c.image_id), c, detector)]):
+        looked = look_at(cines)
+        rows = pooled([rows, *(one.judged for one in looked)])
+        calibration = calibrate(score, rows)
+        judged |= _keep(store, looked, calibration)
+    known, calibration = store.judgements(), calibration or calibrate(score, rows)
+    for cines in _portions([c for c in unseen if _is_outdated(known.get(c.image_id), c, detector, calibration)]):
+        judged |= _keep(store, look_at(cines), calibration)
+    return JudgedLabels(len(judged), left_out)
+
+
+def _portions(cines: Sequence[LabelledCine]) -> list[Sequence[LabelledCine]]:
+    return [cines[start : start + PORTION] for start in range(0, len(cines), PORTION)]
+
+
+def _keep(store: ScoreStore, looked: Sequence[JudgedCine], calibration: Calibration) -> set[str]:
+    """Keep what is thought of the cines by one calibration; return their image ids."""
+    for one in looked:
+        store.judge(judgement(one, frame_quality(one, calibration), calibration))
+    return {one.cine.image_id for one in looked}
+
+
+def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> bool:
+    """Whether the current revision was judged, by this detector or by a review."""
+    if kept is None or kept.revision != cine.annotation.revision:
+        return False
+    return kept.models == detector or kept.models.startswith(REVIEW)
+
+
+def _is_outdated(kept: Judgement | None, cine: LabelledCine, detector: str, calibration: Calibration) -> bool:
+    """Whether this detector judged the current revision by a calibration with which today's does not compare.
+
+    That is so when one of the two is fitted and the other is not, and when today's is fitted to twice as many boxes:
+    how often labels are judged again grows with the logarithm of how many there are.
+    """
+    if kept is None or (kept.revision, kept.models) != (cine.annotation.revision, detector):
+        return False
+    before, now = kept.fitted_to, calibration.fitted_to
+    return bool(before) != bool(now) or 0 < 2 * before <= now
+
+
+def _judge_cine(
+    labelled: LabelledFolder,
+    judge: LabelJudge,
+    detector: str,
+    should_stop: Callable[[], bool],
+    cines: Sequence[LabelledCine],
+) -> list[JudgedCine]:
+    """Return what ``detector`` says of the cines; ends early when stopped or replaced."""
+    looked: list[JudgedCine] = []
+    for one in look_at_each(judge, labelled, takewhile(lambda _: not should_stop(), cines)):
+        if one.models != detector:  # published meanwhile: it may have learned from this very patient
+            break
+        looked.append(one)
+    return looked
+
 
 logger = logging.getLogger(__name__)
 

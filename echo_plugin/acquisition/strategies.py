@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echo_plugin.acquisition.diversity import distances_to_nearest
-from echo_plugin.acquisition.evidence import Array
-from echo_plugin.acquisition.pool import VIEWS, Pool
+from echo_plugin.acquisition.pool import VIEWS, Pool, distances_to_nearest
 from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.uncertainty import Array
 
 BATCH = 10
 BUDGET_RATIO = 4

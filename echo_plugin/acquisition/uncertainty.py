@@ -4,6 +4,13 @@
 In the manner of PPAL (Yang et al., CVPR 2024, arXiv 2211.11612): the entropy of every class is weighted by how
 difficult the class is for this model. Boxes that move between neighbouring frames or in a mirrored
 picture count besides, since entropy does not see a sure box in two places.
+
+What the models saw in one cine, as it is kept: enough to say how uncertain they are and what the cine is like.
+
+A few frames spread over the cine are looked at in three ways. What each look found is kept rather than one number, so
+that a better calibration needs no model to run again.
+
+Looking at a cine with the published models: a few frames, each in several ways, for `evidence`.
 """
 
 from __future__ import annotations
@@ -11,11 +18,71 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from echo_plugin.acquisition.evidence import Array
-from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.anatomy import DETECTED_SEPTA, View
+from echo_plugin.answer.predict import BATCH_FRAMES, EchoPipeline
+from echo_plugin.answer.preprocess import normalise, to_model_input
+from echo_plugin.answer.runtime import PublishedNetwork, Runtime
+from echo_plugin.cine import Cine
+from echo_plugin.geometry import box_iou
+from echo_plugin.model_card import ModelCard
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, build_detector
+from echo_plugin.models.septal_detector import SeptalDetector
+
+PROBES = 6
+"""Frames looked at, evenly spread; a shorter cine has fewer."""
+
+LOOKS = ("as it is", "the frame beside it", "mirrored and brighter")
+"""A septum that is surely seen stays where it is in all of them."""
+
+SCORES_SHAPE = (PROBES, len(LOOKS), len(DETECTED_SEPTA))
+OVERLAPS_SHAPE = (PROBES, len(LOOKS) - 1, len(DETECTED_SEPTA))
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CineEvidence:
+    """What was found in one cine.
+
+    ``frame_indices`` : (PROBES,) 0-based; -1: the cine is shorter.
+    ``scores`` : (PROBES, looks, septa) score of the best box, 0: no box; NaN: not looked at.
+    ``overlaps`` : (PROBES, looks - 1, septa) IoU of the best box with that of the first look; NaN: one has no box.
+    ``embedding`` : (D,) unit length, of the detector's last features.
+    ``view, view_probability`` : None: no view classifier is published.
+    """
+
+    frame_indices: Array
+    scores: Array
+    overlaps: Array
+    embedding: Array
+    view: View | None = None
+    view_probability: float | None = None
+
+    def __post_init__(self) -> None:
+        shapes = (self.frame_indices.shape, self.scores.shape, self.overlaps.shape, self.embedding.ndim)
+        if shapes != ((PROBES,), SCORES_SHAPE, OVERLAPS_SHAPE, 1):
+            msg = f"Evidence has shapes {shapes}; {(PROBES,)}, {SCORES_SHAPE}, {OVERLAPS_SHAPE}, 1 axis are accepted."
+            raise ValueError(msg)
+
+
+def probe_frames(frame_count: int) -> Array:
+    """Return (PROBES,) frame indices evenly spread, each from the middle of its part; -1 where there are fewer.
+
+    >>> probe_frames(60).tolist(), probe_frames(2).tolist()
+    ([5, 15, 25, 35, 45, 55], [0, 1, -1, -1, -1, -1])
+    """
+    count = min(frame_count, PROBES)
+    chosen = np.full(PROBES, -1, dtype=np.int64)
+    chosen[:count] = ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64)
+    return chosen
+
 
 ALPHA, BETA = 0.3, 0.2  # as PPAL sets them
 FEWEST_PAIRS = 40
@@ -133,3 +200,95 @@ def _mean_of_known(values: Array, axis: int) -> Array:
     known = np.isfinite(values)
     count = np.where(known.any(axis=axis), known.sum(axis=axis), np.nan)
     return np.where(known, values, 0.0).sum(axis=axis) / count
+
+
+BRIGHTER = 1.25
+"""Gain of the third look; the detector learned from pictures changed more than that."""
+
+
+class CineProber:
+    """The published detector and view classifier, asked about one cine at a time."""
+
+    def __init__(self, models: Path, *, device: str = "auto") -> None:
+        self.models = models
+        self._runtime = Runtime.on(device)
+        self._detector = PublishedNetwork(models, SEPTAL_DETECTOR, build_detector, self._runtime)
+        self._pipeline = EchoPipeline(models, device=device)
+
+    def probe(self, cine: Cine) -> CineEvidence:
+        """Return the evidence of one cine.
+
+        Raises
+        ------
+        ModelNotFoundError, ModelMismatchError
+            If no usable detector is published.
+        UnreadableCineError
+            If the cine cannot be decoded.
+        """
+        frames = probe_frames(cine.frame_count)
+        with self._detector.lock, torch.inference_mode():
+            card, detector = self._detector.get()
+            scores, overlaps, embedding = self._look(cine, frames[frames >= 0], card, detector)
+        view = None
+        if VIEW_CLASSIFIER in self._pipeline.cards():
+            view = self._pipeline.predict(cine, tasks=("view",)).view
+        return CineEvidence(
+            frames,
+            scores,
+            overlaps,
+            embedding,
+            None if view is None else view.view,
+            None if view is None else view.probability,
+        )
+
+    def _look(self, cine: Cine, frames: Array, card: ModelCard, detector: SeptalDetector) -> tuple[Array, Array, Array]:
+        count, size = len(frames), card.input_size_px
+        beside = np.where(frames + 1 < cine.frame_count, frames + 1, np.maximum(frames - 1, 0))
+        wanted, places = np.unique(np.concatenate([frames, beside]), return_inverse=True)
+        pixels, _ = to_model_input(cine, wanted.tolist(), size, device=self._runtime.device)
+        first, second = (pixels[torch.as_tensor(part)] for part in np.split(places.reshape(-1), 2))
+        third = (first.flip(-1).float() * BRIGHTER).clamp(0, 255).to(torch.uint8)
+        best, features = self._detect(detector, torch.cat([first, second, third]))
+        best = best.reshape(len(LOOKS), count, len(DETECTED_SEPTA), 5)
+        best[2, :, :, [0, 2]] = size - best[2, :, :, [2, 0]]
+        scores, overlaps = np.full(SCORES_SHAPE, np.nan), np.full(OVERLAPS_SHAPE, np.nan)
+        scores[:count] = best[..., 4].transpose(1, 0, 2)
+        if cine.frame_count == 1:
+            scores[:, 1] = np.nan  # there is no frame beside it
+        for look in range(1, len(LOOKS)):
+            for frame, septum in np.argwhere((best[0, ..., 4] > 0) & (best[look, ..., 4] > 0)):
+                if np.isfinite(scores[frame, look, septum]):
+                    overlaps[frame, look - 1, septum] = box_iou(
+                        best[0, frame, septum, :4], best[look, frame, septum, :4]
+                    )[0, 0]
+        mean = features[:count].mean(axis=0)
+        return scores, overlaps, mean / max(float(np.linalg.norm(mean)), 1e-12)
+
+    def _detect(self, detector: SeptalDetector, pixels: Tensor) -> tuple[Array, Array]:
+        """Return (N, septa, 5) the best box and its score, 0 where there is none; (N, D) mean deepest features."""
+        best = np.zeros((len(pixels), len(DETECTED_SEPTA), 5))
+        features: list[Tensor] = []
+
+        def keep(_module: object, _inputs: object, maps: dict[str, Tensor]) -> None:
+            features.append(list(maps.values())[-1].float().mean(dim=(2, 3)).cpu())
+
+        hook = detector.backbone.body.register_forward_hook(keep)
+        try:
+            size = BATCH_FRAMES[self._runtime.device.type]
+            for start in range(0, len(pixels), size):
+                answers = detector(normalise(pixels[start : start + size], self._runtime.dtype))
+                for row, answer in enumerate(answers, start=start):
+                    _keep_best(best[row], answer)
+        finally:
+            hook.remove()
+        return best, torch.cat(features).numpy()
+
+
+def _keep_best(best: Array, answer: dict[str, Tensor]) -> None:
+    """Write the first, that is the best, box of each septum to (septa, 5) ``best``."""
+    labels = answer["labels"].cpu().numpy()
+    boxes, scores = answer["boxes"].double().cpu().numpy(), answer["scores"].double().cpu().numpy()
+    for septum in range(len(best)):
+        found = np.flatnonzero(labels == septum)
+        if len(found):
+            best[septum, :4], best[septum, 4] = boxes[found[0]], scores[found[0]]

@@ -18,32 +18,25 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.answer.defects import PatientDefect
 from echo_plugin.cine import Cine
-from echo_plugin.defects.comparison import Comparison, compare_cines
-from echo_plugin.defects.explain import Explanation, explain_defect
-from echo_plugin.defects.patient_defect import PatientDefect
 from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
-from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
+from echo_plugin.evidence.comparison import Comparison, compare_cines
+from echo_plugin.evidence.explain import Explanation, explain_defect
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
-from echo_plugin.host.gallery_keeper import GalleryKeeper
-from echo_plugin.host.infer_task import CineInferTask
+from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineInferTask
+from echo_plugin.host.jobs import CineBatchInfer
+from echo_plugin.host.keepers import GalleryKeeper, ScoreKeeper
+from echo_plugin.host.next_cine import WaitingCines, strategies
 from echo_plugin.host.own_models import own_folder
 from echo_plugin.host.pacs import Pacs, authorization_from_environment
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import ReportingPipeline, Reports
-from echo_plugin.host.score_keeper import ScoreKeeper
-from echo_plugin.host.tasks.batch import CineBatchInfer
-from echo_plugin.host.tasks.defects import DEFECT
-from echo_plugin.host.tasks.next_cine import strategies
-from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
-from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
-from echo_plugin.host.tasks.train import CineTrainer, trainers
-from echo_plugin.host.tasks.views import VIEW
+from echo_plugin.host.train import AutoFinetune, CineTrainer, submissions_wanted, trainers
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
-from echo_plugin.host.waiting_cines import WaitingCines
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.models.card_file import STARTERS
+from echo_plugin.model_card import STARTERS
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.cine import Cine
-from echo_plugin.io.atomic_file import make_directory, write_atomically
-from echo_plugin.io.disk_bound import drop_longest_unused
+from echo_plugin.durable import drop_longest_unused, make_directory, write_atomically
 from echo_plugin.io.volume import write_rendition
 
 RENDITION_FORMAT = "1"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.gatekeeper import is_loopback
 from echo_plugin.host.own_models import own_models
+from echo_plugin.host.requests import is_loopback
 
 APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
 """The app folder of a checkout; MONAI Label loads its ``main.py``."""

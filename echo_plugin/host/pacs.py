@@ -2,12 +2,23 @@
 """A hospital's DICOMweb archive as a client sees it: list ultrasound instances, fetch one, store a report.
 
 Credentials come from the environment or from a file that only its owner may read, and are never logged.
+
+What an archive says in DICOM JSON: read whole up to a bound, one value of an attribute, why it did not store.
+
+References
+----------
+PS3.18 F.2 (DICOM JSON), 10.5.3 (answer to STOW-RS), PS3.7 annex C (failure reasons)
+
+How an archive is connected to: connections stay open, and a question that met a closed one is asked again.
+
+An archive ends connections that were quiet for a while, sometimes in the moment when the next question is under way.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 import stat
@@ -17,16 +28,150 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON
-from echo_plugin.host.multipart_stream import PartsToFiles
-from echo_plugin.host.pacs_answers import DUPLICATE, PacsError, failure_reasons, first_value, read_whole
-from echo_plugin.host.pacs_connection import archive_client, archive_streams
+from echo_plugin.errors import EchoError
+from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON, PartsToFiles
+
+LONGEST_BYTES = 256 << 20
+"""The longest answer that is read: 200,000 studies, or 130,000 instances by an archive that sends no pages, or the
+headers of 40,000 (Orthanc says 1.3, 2.0 and 6.7 KB of each). What is longer does not end, or would take the memory of
+all who are at work: parsed, an answer is six times as large."""
+DUPLICATE = "273"
+"""Failure reason 0111H: an instance of this UID is there already."""
+
+
+class PacsError(EchoError):
+    """Raised when the archive cannot be reached or answers with an error."""
+
+
+def read_whole(answer: httpx.Response, host: str) -> bytes:
+    """Return the content of an opened answer, decompressed.
+
+    Raises
+    ------
+    PacsError
+        If it has more than ``LONGEST_BYTES``; the rest is not read.
+    """
+    content = bytearray()
+    for chunk in answer.iter_bytes():
+        content += chunk
+        _require_bounded(content, host)
+    return bytes(content)
+
+
+async def read_whole_async(answer: httpx.Response, host: str) -> bytes:
+    """Do what ``read_whole`` does, in an event loop."""
+    content = bytearray()
+    async for chunk in answer.aiter_bytes():
+        content += chunk
+        _require_bounded(content, host)
+    return bytes(content)
+
+
+def _require_bounded(content: bytearray, host: str) -> None:
+    if len(content) > LONGEST_BYTES:
+        msg = f"The archive {host} answered with more than {LONGEST_BYTES >> 20} MiB of JSON; ask for less (limit=100)."
+        raise PacsError(msg)
+
+
+def first_value(item: Mapping[str, Any], tag: str) -> str:
+    """Return the first value of an attribute in DICOM JSON as text; empty where there is none."""
+    values = (item.get(tag) or {}).get("Value") or [""]
+    return str(values[0])
+
+
+def failure_reasons(answer: bytes, media_type: str) -> set[str]:
+    """Return why instances were not stored, as decimal numbers; some archives say it with a status of success.
+
+    Raises
+    ------
+    ValueError
+        If the answer says that it is JSON and is not.
+    """
+    if not answer or "json" not in media_type:
+        return set()
+    content = json.loads(answer)
+    failed = content.get("00081198") if isinstance(content, dict) else None
+    return {first_value(item, "00081197") for item in (failed or {}).get("Value") or ()}
+
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+ATTEMPTS = 3
+_HARMLESS = ("GET", "HEAD")
+_SAY_ADDRESSES = ("httpx", "httpcore.http11")
+"""Loggers that write what was asked, or the headers of an answer, where a redirect repeats it."""
+_ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+
+
+class _Transport(httpx.HTTPTransport):
+    """Ask again what can be asked twice; an instance is stored once."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(ATTEMPTS - 1):
+            if request.method in _HARMLESS:
+                try:
+                    return super().handle_request(request)
+                except _ENDED:
+                    continue
+        return super().handle_request(request)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    """The same for an event loop."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(ATTEMPTS - 1):
+            if request.method in _HARMLESS:
+                try:
+                    return await super().handle_async_request(request)
+                except _ENDED:
+                    continue
+        return await super().handle_async_request(request)
+
+
+def archive_client(headers: dict[str, str]) -> httpx.Client:
+    """Return a client for threads that sends ``headers`` with all it asks."""
+    _keep_addresses_out_of_logs()
+    return httpx.Client(transport=_Transport(**_trusting()), headers=headers, **_plain())
+
+
+def archive_streams() -> httpx.AsyncClient:
+    """Return a client for one event loop."""
+    _keep_addresses_out_of_logs()
+    return httpx.AsyncClient(transport=_AsyncTransport(**_trusting()), **_plain())
+
+
+def _keep_addresses_out_of_logs() -> None:
+    """Drop what is said below a warning of each request: its address, and a search for a patient names one.
+
+    A filter, and here rather than at import: a process that asks no archive logs as it did, and one that does keeps
+    its addresses to itself at whatever level its logging is set to, before or after.
+    """
+    for name in _SAY_ADDRESSES:
+        logging.getLogger(name).addFilter(_is_warning)  # once, however many clients there are
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+def _trusting() -> dict[str, Any]:
+    """Return by which authorities an archive is known: also the system's, a hospital's own is among them."""
+    authorities = httpx.create_ssl_context(trust_env=False)
+    authorities.load_default_certs()
+    return {"verify": authorities, "trust_env": False}
+
+
+def _plain() -> dict[str, Any]:
+    """Return that no proxy of the environment is asked and no cookie is kept: what passes is patient data."""
+    return {"timeout": TIMEOUT, "trust_env": False, "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=()))}
+
 
 CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
 """A file with one line, ``user:password`` or ``Bearer <token>``."""

@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.annotations import Annotation, require_image_id
-from echo_plugin.cine import Cine
+from echo_plugin.cine import Cine, is_uid
+from echo_plugin.durable import fsync_directory, make_directory
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host.pacs import Pacs
-from echo_plugin.host.pacs_answers import PacsError, first_value
-from echo_plugin.io.atomic_file import fsync_directory, make_directory
+from echo_plugin.host.pacs import Pacs, PacsError, first_value
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.image_id import is_uid
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 
 logger = logging.getLogger(__name__)

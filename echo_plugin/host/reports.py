@@ -3,6 +3,8 @@
 
 A report's UID is made of what it says, not of when (``io.dicom_sr.document``): what was said before is stored no
 second time. An archive would keep the first (Orthanc, unless it is told to overwrite) or refuse the second.
+
+A structured report that a person saved in a viewer becomes the next revision of the annotations it is about.
 """
 
 from __future__ import annotations
@@ -12,22 +14,32 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import Dataset
 
+from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.answer.predict import EchoPipeline
+from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.cine import Cine
-from echo_plugin.errors import AnnotationError, EchoError
+from echo_plugin.durable import make_directory, write_atomically
+from echo_plugin.errors import AnnotationConflictError, AnnotationError, EchoError
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
-from echo_plugin.io.atomic_file import make_directory, write_atomically
+from echo_plugin.host.submission import SAVE_ATTEMPTS, readable_annotation
 from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
-from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
-from echo_plugin.io.dicom_sr_text import text_report
+from echo_plugin.io.dicom_sr import (
+    Observer,
+    boxes_of_person,
+    boxes_report,
+    is_ours,
+    read_report,
+    read_source,
+    text_report,
+)
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.predict import EchoPipeline
-from echo_plugin.prediction import CinePrediction
 
 logger = logging.getLogger(__name__)
 
@@ -133,3 +145,59 @@ def _observer(prediction: CinePrediction, tasks: Collection[str]) -> Observer:
     cards = [card for task, card in prediction.models.items() if task in tasks]
     trained = "; ".join(dict.fromkeys(card.trained_on for card in cards))
     return Observer(" + ".join(c.name for c in cards) or "model", ", ".join(c.version for c in cards) or "?", trained)
+
+
+DEFAULT_AUTHOR = "OHIF report"
+
+
+def annotate_from_report(studies: StudyFolder, content: bytes) -> list[Annotation]:
+    """Store the boxes of a report that a person saved; return the annotations, none for a report of ours.
+
+    On each frame that the report has boxes on they replace those there; what was said of other frames, of view and of
+    defect stays. The report itself is kept verbatim in the history.
+
+    Raises
+    ------
+    AnnotationError
+        If the report is malformed, or a box cannot be on the cine it names; cines before it are stored.
+    """
+    report = read_report(content)
+    if is_ours(report):
+        return []
+    said = boxes_of_person(report)
+    known = set(studies.image_ids())
+    return [
+        _save(studies, image_id, boxes, said.author or DEFAULT_AUTHOR, content)
+        for image_id, boxes in said.boxes.items()
+        if image_id in known
+    ]
+
+
+def _save(studies: StudyFolder, image_id: str, boxes: tuple[SeptalBox, ...], author: str, content: bytes) -> Annotation:
+    for attempt in range(SAVE_ATTEMPTS):
+        current = readable_annotation(studies, image_id) or Annotation(image_id)
+        try:
+            saved = studies.save_annotation(
+                merged(current, boxes),
+                author=author,
+                based_on_revision=current.revision,
+                upload=content,
+                upload_suffix=".dcm",
+            )
+        except AnnotationConflictError:
+            if attempt == SAVE_ATTEMPTS - 1:
+                raise
+            continue  # somebody saved in between: the frames of the report are put into that revision
+        logger.info("Report on %s: revision %d with %d boxes", image_id, saved.revision, len(saved.boxes))
+        return saved
+    raise AssertionError
+
+
+def merged(current: Annotation, boxes: tuple[SeptalBox, ...]) -> Annotation:
+    """Return ``current`` with the boxes of a report in place of its own on the frames that the report is about."""
+    frames = {box.frame_index for box in boxes}
+    kept = [box for box in current.boxes if box.frame_index not in frames]
+    ordered = sorted([*kept, *boxes], key=lambda box: box.frame_index)
+    return replace(
+        current, boxes=tuple(ordered), annotated_frames=tuple(sorted(frames | set(current.annotated_frames)))
+    )

@@ -33,21 +33,21 @@ from echo_plugin.errors import (
     TrainingDataError,
     UnknownImageError,
 )
-from echo_plugin.host.choice_routes import router as choice_router
-from echo_plugin.host.datastore_routes import router as datastore_router
-from echo_plugin.host.dicomweb import router as dicomweb_router
-from echo_plugin.host.dicomweb_store import router as dicomweb_store_router
-from echo_plugin.host.evidence_routes import EXPLANATION
-from echo_plugin.host.evidence_routes import router as evidence_router
-from echo_plugin.host.gatekeeper import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
-from echo_plugin.host.job_routes import router as job_router
 from echo_plugin.host.jobs import JobRunningError
-from echo_plugin.host.ohif import router as ohif_router
-from echo_plugin.host.pacs_answers import PacsError
-from echo_plugin.host.pacs_routes import router as pacs_router
-from echo_plugin.host.panel_routes import router as panel_router
-from echo_plugin.host.report_routes import router as report_router
-from echo_plugin.host.task_routes import router as task_router
+from echo_plugin.host.pacs import PacsError
+from echo_plugin.host.requests import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
+from echo_plugin.host.routes.archive import router as pacs_router
+from echo_plugin.host.routes.dicomweb import router as dicomweb_router
+from echo_plugin.host.routes.dicomweb import router as dicomweb_store_router
+from echo_plugin.host.routes.panel import EXPLANATION
+from echo_plugin.host.routes.panel import choice_router as choice_router
+from echo_plugin.host.routes.panel import evidence_router as evidence_router
+from echo_plugin.host.routes.panel import panel_router as panel_router
+from echo_plugin.host.routes.panel import report_router as report_router
+from echo_plugin.host.routes.slicer import datastore_router as datastore_router
+from echo_plugin.host.routes.slicer import job_router as job_router
+from echo_plugin.host.routes.slicer import task_router as task_router
+from echo_plugin.host.routes.viewer import router as ohif_router
 
 logger = logging.getLogger(__name__)
 

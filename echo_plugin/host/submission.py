@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an annotator submits becomes the next revision of the cine's annotation, or one sentence on why not."""
+"""What an annotator submits becomes the next revision of the cine's annotation, or one sentence on why not.
+
+Texts that clients send about themselves.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from echo_plugin.annotations import Annotation
 from echo_plugin.cine import Cine
 from echo_plugin.errors import AnnotationConflictError, AnnotationError
-from echo_plugin.host.request_text import annotator
-from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.annotation_store import annotation_from_json
 from echo_plugin.io.markups import annotated_frames, boxes_from_markups
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
+
+_NOT_IN_A_NAME = re.compile(r"[^\w .@+-]")
+
+
+def annotator(request: Mapping[str, Any]) -> str | None:
+    """Return the name by which a client calls its annotator, fit to be stored; None: it says none."""
+    name = str(request.get("user") or request.get("client_id") or "")
+    return _NOT_IN_A_NAME.sub("", name)[:64].strip() or None
+
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from echo_plugin.cine import is_uid
 from echo_plugin.io.dicom_header import is_dicom
-from echo_plugin.io.image_id import is_uid
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY, Stamp, find_image_files
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY, Stamp, find_image_files
 
 logger = logging.getLogger(__name__)
 

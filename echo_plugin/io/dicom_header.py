@@ -6,16 +6,39 @@ Only the tags listed here are read: names, addresses and everything private are 
 References
 ----------
 PS3.3 C.7.6.3 (Image Pixel Module), PS3.10 section 7 (file format), PS3.5 section 7 and A
+
+When the frames of a DICOM cine were taken, and how old the patient was: from the header, or None, never a guess.
+
+References
+----------
+PS3.3 C.7.6.5 (Cine), C.7.6.6 (Multi-frame: (0028,0009) *Frame Increment Pointer*), C.7.2.2 (patient's age)
+
+The ultrasound regions of a DICOM header: which rectangle shows what, and how many mm a pixel is.
+
+References
+----------
+PS3.3 C.8.5.5, *US Region Calibration Module*
+
+The elements of a DICOM header that are read; everything else, names and private elements above all, is skipped.
+
+How much higher than wide a pixel is, by the header of an image.
+
+References
+----------
+PS3.3 10.7 (Pixel Spacing: rows first), C.7.6.3.1.7 (Pixel Aspect Ratio: vertical first), C.8.5.5 (US regions)
 """
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 import zlib
-from collections.abc import Container
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +49,187 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from echo_plugin.cine import UltrasoundRegion
-from echo_plugin.io.dicom_regions import valid_regions
-from echo_plugin.io.dicom_tags import TAGS_READ
-from echo_plugin.io.dicom_times import age_days, frame_times_ms, positive_number, stated
-from echo_plugin.io.image_id import is_uid
+from echo_plugin.cine import RegionDataType, UltrasoundRegion, is_uid
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
+
+_FRAME_TIME = 0x00181063
+_FRAME_TIME_VECTOR = 0x00181065
+_DAYS_IN = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_OLDEST_DAYS = 130 * 366
+
+
+def stated(header: Dataset, keyword: str) -> Any:
+    """Return the value of an element that a cine can be read without; None: absent, empty, or not of its VR."""
+    try:
+        value = header.get(keyword)
+    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError):
+        return None
+    return None if value == "" else value
+
+
+def positive_number(value: object) -> float | None:
+    """Return the value as a float if it is a finite number above zero, else None: not known."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
+    """Return the (T,) times of the frames in ms, 0 for the first; None: not known, or a still.
+
+    (0028,0009) *Frame Increment Pointer* says which of *Frame Time* and *Frame Time Vector* holds; without it the
+    first that is given of them, then *Cine Rate* (frames/s). *Recommended Display Frame Rate* is not looked at: it
+    says how fast to play the frames, which for a slowed-down cine is not how fast they were taken.
+    """
+    if frames < 2:
+        return None
+    vector = _times_of_vector(stated(header, "FrameTimeVector"), frames)
+    step_ms = positive_number(stated(header, "FrameTime"))
+    pointer = stated(header, "FrameIncrementPointer")
+    pointers = {int(tag) for tag in pointer} if isinstance(pointer, Sequence) else {int(pointer or 0)}
+    if vector is not None and (step_ms is None or (_FRAME_TIME_VECTOR in pointers and _FRAME_TIME not in pointers)):
+        return vector
+    if step_ms is None:
+        rate = positive_number(stated(header, "CineRate"))
+        step_ms = None if rate is None else 1000.0 / rate
+    return None if step_ms is None else np.arange(frames, dtype=np.float64) * step_ms
+
+
+def _times_of_vector(vector: object, frames: int) -> NDArray[np.float64] | None:
+    """Return the running sum of (0018,1065) *Frame Time Vector*: increments in ms, the first for the first frame."""
+    if isinstance(vector, str) or not isinstance(vector, Sequence) or len(vector) != frames:
+        return None
+    increments = np.array([float(str(step)) for step in vector], dtype=np.float64)
+    if not np.all(np.isfinite(increments)) or np.any(increments[1:] <= 0):
+        return None
+    increments[0] = 0.0  # "the first frame always has a time increment of 0"; some writers repeat the step here
+    return np.cumsum(increments)
+
+
+def age_days(header: Dataset) -> int | None:
+    """Return the patient's age at the study in days; None: not known.
+
+    From birth and study date where these do not contradict (0010,1010) *Patient's Age* by more than one of its
+    units (a de-identified date does), else from the age as it is stated.
+    """
+    age = re.fullmatch(r"([0-9]{3})([DWMY])", str(stated(header, "PatientAge") or "").strip())
+    born, examined = _day(stated(header, "PatientBirthDate")), _day(stated(header, "StudyDate"))
+    counted = (examined - born).days if born and examined else None
+    if counted is not None and not 0 <= counted <= _OLDEST_DAYS:
+        counted = None
+    if age is None:
+        return counted
+    unit = _DAYS_IN[age[2]]
+    stated_days = int(age[1]) * unit
+    if counted is not None and stated_days - unit <= counted <= stated_days + 2 * unit:
+        return counted
+    return round(stated_days)
+
+
+def _day(value: object) -> date | None:
+    text = str(value or "").strip().replace(".", "")
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
+    except ValueError:
+        return None
+
+
+_CENTIMETRES = 3
+"""(0018,6024), (0018,6026) *Physical Units X/Y Direction*, C.8.5.5.1.15."""
+_TWO_DIMENSIONAL = 1
+"""(0018,6012) *Region Spatial Format*, C.8.5.5.1.1; M-mode and spectra are other formats."""
+
+
+def valid_regions(items: Iterable[Dataset], height: int, width: int) -> tuple[UltrasoundRegion, ...]:
+    """Return the regions of (0018,6011) *Sequence of Ultrasound Regions*, in order; empty: none that can be trusted.
+
+    One region that leaves the pixel matrix shows that the whole sequence was written for another matrix (a resized
+    copy), so none is returned then. A maximum equal to the matrix, one px too many, is common and is cut. An item
+    without corners is passed over.
+    """
+    regions = []
+    for item in items:
+        corners = [stated(item, f"RegionLocation{corner}") for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+        if not all(isinstance(corner, int) for corner in corners):
+            continue
+        x1, y1, x2, y2 = corners[0], corners[1], corners[2] + 1, corners[3] + 1
+        if not (0 <= x1 < x2 <= width + 1 and 0 <= y1 < y2 <= height + 1):
+            return ()
+        x2, y2 = min(x2, width), min(y2, height)
+        if x1 < x2 and y1 < y2:
+            mm_x, mm_y = _spacing_mm(item, "X"), _spacing_mm(item, "Y")
+            regions.append(UltrasoundRegion(x1, y1, x2, y2, mm_x, mm_y, _data_type(item)))
+    return tuple(regions)
+
+
+def _spacing_mm(item: Dataset, direction: str) -> float | None:
+    if stated(item, f"PhysicalUnits{direction}Direction") != _CENTIMETRES:
+        return None
+    delta_cm = stated(item, f"PhysicalDelta{direction}")  # negative where the axis points the other way
+    return positive_number(abs(delta_cm) * 10.0) if isinstance(delta_cm, float | int) else None
+
+
+def _data_type(item: Dataset) -> RegionDataType:
+    number = stated(item, "RegionDataType")
+    if number == RegionDataType.TISSUE and stated(item, "RegionSpatialFormat") not in (None, _TWO_DIMENSIONAL):
+        return RegionDataType.OTHER  # M-mode of tissue: its columns are times
+    try:
+        return RegionDataType(number)
+    except ValueError:
+        return RegionDataType.OTHER
+
+
+_IDENTITY = (
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientID",
+    "PatientAge",
+    "PatientBirthDate",
+    "StudyDate",
+    "HeartRate",
+)
+_REGIONS_AND_TIMES = (
+    "SequenceOfUltrasoundRegions",
+    "FrameTime",
+    "FrameTimeVector",
+    "FrameIncrementPointer",
+    "CineRate",
+)
+_PIXELS = (
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ExtendedOffsetTable",
+)
+_DISPLAY = (
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "PixelSpacing",
+    "PixelAspectRatio",
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+    ),
+)
+TAGS_READ = (*_IDENTITY, *_REGIONS_AND_TIMES, *_PIXELS, *_DISPLAY)
+"""DICOM keywords."""
+
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 LARGEST_FRAME_PX = 1 << 26
@@ -221,3 +419,20 @@ def _patient_id(dataset: Dataset) -> str | None:
     # a backslash, which parts values, is met in ids of one value
     text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
     return text.strip() or None
+
+
+def height_to_width(header: DicomHeader) -> float:
+    """Return the height of a pixel divided by its width; 1 where the header says nothing of it that can be true.
+
+    *Pixel Spacing* or *Pixel Aspect Ratio* if there is one, else the spacing of the first region of tissue.
+    """
+    for keyword in ("PixelSpacing", "PixelAspectRatio"):
+        pair = stated(header.dataset, keyword)
+        if isinstance(pair, Sequence) and len(pair) == 2:
+            vertical, horizontal = positive_number(pair[0]), positive_number(pair[1])
+            if vertical and horizontal:
+                return vertical / horizontal
+    region = next((one for one in header.regions if one.data_type is RegionDataType.TISSUE), None)
+    if region is None or region.mm_per_px_x is None or region.mm_per_px_y is None:
+        return 1.0
+    return region.mm_per_px_y / region.mm_per_px_x

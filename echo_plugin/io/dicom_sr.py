@@ -9,23 +9,40 @@ Plain pydicom: the highdicom that runs with pydicom 2 cannot put coordinates bel
 References
 ----------
 PS3.16 TID 1500, 1501, 4019; PS3.3 A.35.3, C.18.6 (spatial coordinates); PS3.5 9 (unique identifiers)
+
+The boxes of a structured report that a person saved in a viewer, such as OHIF's "Create SR".
+
+OHIF writes TID 1500 groups: a tracking identifier that ends in ``:RectangleROI``, and the same coordinates below each
+of several measurements; scores and other items that came with a box are gone.
+
+Structured reports of view and defect, which viewers without our panel show as text.
+
+References
+----------
+PS3.16 TID 2000, 2001; PS3.3 A.35.2
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 
-from echo_plugin.annotations import SeptalBox
+from echo_plugin.anatomy import DETECTED_SEPTA, SHORT_NAMES, Defect, Septum, View, septum_named_in
+from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io import sr_content as sr
-from echo_plugin.io.septum_text import SHORT_NAMES
+from echo_plugin.io.sr_content import below, concept, dictionary, is_named
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code
 
 MANUFACTURER = "monailabel-echo"
 """By this our reports are told from those that a person saved."""
@@ -207,3 +224,175 @@ def _template(identifier: str) -> Dataset:
 
 def _uid(what: str, identity: Iterable[str]) -> str:
     return str(uid.generate_uid(entropy_srcs=[MANUFACTURER, what, *identity]))
+
+
+RECTANGLE_SUFFIX = ":RectangleROI"
+_MOST_ITEMS = 200_000
+
+
+@dataclass(frozen=True)
+class PersonReport:
+    """What a person drew: boxes by SOP Instance UID; ``author``: None where the report names nobody."""
+
+    boxes: Mapping[str, tuple[SeptalBox, ...]]
+    author: str | None = None
+
+
+def read_report(content: bytes) -> Dataset:
+    """Return the data set of a report.
+
+    Raises
+    ------
+    AnnotationError
+        If it cannot be parsed.
+    """
+    try:
+        return dcmread(io.BytesIO(content), force=True)
+    except Exception as exc:  # parsers of damaged bytes raise nearly everything
+        msg = f"Report cannot be parsed as DICOM ({type(exc).__name__})."
+        raise AnnotationError(msg) from exc
+
+
+def is_ours(report: Dataset) -> bool:
+    """Whether this program wrote a report; one that a person saved, also after changing ours, names another maker."""
+    return str(report.get("Manufacturer", "")).strip() == MANUFACTURER
+
+
+def boxes_of_person(report: Dataset) -> PersonReport:
+    """Return the boxes of a report; empty where it has none that are drawn on images.
+
+    A box takes its septum from the comment beside it if that names one, else from the finding's code.
+
+    Raises
+    ------
+    AnnotationError
+        If coordinates are malformed.
+    """
+    codes = dictionary()
+    found: dict[str, dict[SeptalBox, None]] = {}
+    author = None
+    for number, item in enumerate(below(report)):
+        if number > _MOST_ITEMS:
+            msg = f"Report {report.get('SOPInstanceUID', '')} has more than {_MOST_ITEMS} content items."
+            raise AnnotationError(msg)
+        if is_named(item, codes.DCM.PersonObserverName):
+            author = _name(str(item.get("PersonName", "")))
+        if is_named(item, codes.DCM.MeasurementGroup) and _is_rectangle(item):
+            septum = _septum(item)
+            for coordinates in below(item):
+                if coordinates.get("ValueType") != "SCOORD":
+                    continue
+                sop_uid, box = _box(report, coordinates, septum)
+                found.setdefault(sop_uid, {})[box] = None  # several measurements repeat the coordinates
+    return PersonReport({uid: tuple(boxes) for uid, boxes in found.items()}, author)
+
+
+def _name(person: str) -> str | None:
+    """Return a person's name as text; None: there is none, or it is OHIF's ``unknown^unknown``."""
+    words = person.replace("^", " ").split()
+    return " ".join(words)[:64] if {word.lower() for word in words} - {"unknown"} else None
+
+
+def _is_rectangle(group: Dataset) -> bool:
+    return any(
+        is_named(item, dictionary().DCM.TrackingIdentifier)
+        and str(item.get("TextValue", "")).endswith(RECTANGLE_SUFFIX)
+        for item in below(group)
+    )
+
+
+def _septum(group: Dataset) -> Septum:
+    codes = dictionary()
+    finding = Septum.UNSPECIFIED
+    for item in below(group):
+        if is_named(item, codes.DCM.Comment):
+            named = septum_named_in(str(item.get("TextValue", "")))
+            if named is not Septum.UNSPECIFIED:
+                return named
+        if is_named(item, codes.DCM.Finding):
+            said = concept(item, "ConceptCodeSequence")
+            finding = next((s for s in DETECTED_SEPTA if s.code and _is_code(said, s.code)), finding)
+    return finding
+
+
+def _is_code(said: tuple[str, str] | None, code: Code) -> bool:
+    return said == (code.value, code.scheme_designator)
+
+
+def _box(report: Dataset, coordinates: Dataset, septum: Septum) -> tuple[str, SeptalBox]:
+    """Return the SOP Instance UID and the upright hull of the coordinates."""
+    try:
+        values = [float(value) for value in coordinates.GraphicData]
+        image = next(item for item in below(coordinates) if item.ValueType == "IMAGE")
+        reference = image.ReferencedSOPSequence[0]
+        frame = reference.get("ReferencedFrameNumber") or 1
+        frame_number = int(frame if isinstance(frame, int | str) else frame[0])
+        columns, rows = values[0::2], values[1::2]
+        box = SeptalBox(frame_number - 1, min(columns), min(rows), max(columns), max(rows), septum)
+        return str(reference.ReferencedSOPInstanceUID), box
+    except (AttributeError, IndexError, StopIteration, TypeError, ValueError) as exc:
+        msg = (
+            f"Report {report.get('SOPInstanceUID', '')} has coordinates that cannot be read ({type(exc).__name__});"
+            " a polyline on a frame of an image is accepted."
+        )
+        raise AnnotationError(msg) from exc
+
+
+NOT_CLINICAL = "Research only: not for clinical use."
+Named = TypeVar("Named", View, Defect)
+
+
+def text_report(
+    source: Dataset,
+    view: ViewPrediction | None,
+    defect: DefectPrediction | None,
+    observer: Observer,
+    *,
+    now: datetime,
+) -> Dataset:
+    """Return an Enhanced SR that says view and defect with their probabilities, in codes and in words.
+
+    Raises
+    ------
+    AnnotationError
+        If there is neither.
+    """
+    codes = sr.dictionary()
+    findings: list[Dataset] = []
+    if view is not None:
+        if view.view.code is not None:
+            findings.append(sr.code(codes.DCM.ImageView, view.view.code))
+        findings += _words(source, "View", view.view, view.probabilities)
+    if defect is not None:
+        if defect.defect.code is not None:
+            findings.append(sr.code(codes.DCM.Finding, defect.defect.code))
+        findings += _words(source, "Septal defect", defect.defect, defect.probabilities)
+    if not findings:
+        msg = f"Image {source.SOPInstanceUID} has neither view nor defect to report."
+        raise AnnotationError(msg)
+    findings += [sr.text(codes.DCM.Comment, comment) for comment in (_which_cine(source), NOT_CLINICAL) if comment]
+    root = sr.container(
+        codes.LN.DiagnosticImagingReport,
+        [*context(observer), procedure(), sr.container(codes.DCM.Findings, findings)],
+        relationship=None,
+    )
+    series = ("text", repr(observer))
+    return document(source, root, uid.EnhancedSRStorage, series, description="AI view and defect", now=now)
+
+
+def _words(source: Dataset, what: str, said: Named, probabilities: Mapping[Named, float]) -> list[Dataset]:
+    """Return what is said, in words, inferred from the cine: an image of its own without a name stops OHIF."""
+    codes = sr.dictionary()
+    likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:5]
+    shown = ", ".join(f"{name.value} {probability:.2f}" for name, probability in likely)
+    cine = sr.image(source.SOPClassUID, source.SOPInstanceUID, "INFERRED FROM")
+    return [
+        sr.text(codes.DCM.Finding, f"{what}: {said.value} (probabilities: {shown})", children=[cine]),
+        sr.number(codes.DCM.Probability, round(100 * probabilities[said], 1), codes.UCUM.Percent),
+    ]
+
+
+def _which_cine(source: Dataset) -> str | None:
+    """Return by which numbers a viewer lists the cine; None: it has none."""
+    series, instance = source.get("SeriesNumber"), source.get("InstanceNumber")
+    return None if series is None or instance is None else f"About series {series}, instance {instance}."

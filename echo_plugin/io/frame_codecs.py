@@ -6,16 +6,42 @@ Every function returns (H, W, S) uint8 or uint16. The common one, 8-bit JPEG, is
 References
 ----------
 PS3.5 8.2.1 (bit and byte order), A.4 (JPEG, JPEG-LS, JPEG 2000), G (RLE)
+
+RGB from YBR_FULL (YCbCr of full range), to the bit as libjpeg computes it.
+
+References
+----------
+ITU-T T.871 section 7, PS3.3 C.7.6.3.1.2
+
+One frame of a cine from its JPEG stream: the stream's own markers, and the fast decoder of 8-bit JPEG.
+
+References
+----------
+ITU-T T.81 annex B (markers), T.871 (JFIF), T.872 section 6.5.3 (the Adobe APP14 marker)
+
+From stored samples to what is seen: uint8 grey or RGB.
+
+Grey goes through one table over every value that can be stored: modality LUT or rescale, then the first VOI window or
+VOI LUT, else a straight line from the lowest storable value to 0 and the highest to 255; MONOCHROME1 is inverted.
+Eight-bit MONOCHROME2 without a window is thus shown as it is stored.
+
+References
+----------
+PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.7.9 (Palette Color Lookup Table), C.11.1 (Modality LUT), C.11.2 (VOI)
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset
 
+from echo_plugin.cine import ByteArray
 from echo_plugin.io import gdcm_frame
 from echo_plugin.io.dicom_header import DicomHeader
 
@@ -100,3 +126,235 @@ def gdcm_samples(raw: bytes, header: DicomHeader) -> Samples:
     if header.bits_allocated == 8:
         return np.frombuffer(decoded, dtype=np.uint8).reshape(shape)
     return np.frombuffer(decoded, dtype=np.uint16).reshape(shape)
+
+
+# 1.402, 1.772, 0.71414 and 0.34414 in 16-bit fixed point
+_CHROMA = np.arange(256, dtype=np.int32) - 128
+_HALF = 1 << 15
+_CR_TO_R = (91881 * _CHROMA + _HALF) >> 16
+_CB_TO_B = (116130 * _CHROMA + _HALF) >> 16
+_CR_TO_G = -46802 * _CHROMA
+_CB_TO_G = -22554 * _CHROMA + _HALF
+
+
+def ybr_to_rgb(ybr: ByteArray) -> ByteArray:
+    """Return (H, W, 3) uint8 RGB of YBR_FULL."""
+    y, cb, cr = ybr[..., 0].astype(np.int32), ybr[..., 1], ybr[..., 2]
+    rgb = np.stack([y + _CR_TO_R[cr], y + ((_CB_TO_G[cb] + _CR_TO_G[cr]) >> 16), y + _CB_TO_B[cb]], axis=-1)
+    return np.clip(rgb, 0, 255).astype(np.uint8)
+
+
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+"""SOF0..SOF15 without DHT, JPG and DAC; SOF55 of JPEG-LS."""
+_LOSSLESS = 0xC3
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_RGB_IDS = tuple(b"RGB")
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""An APP14 segment that says: three components, no colour transform."""
+
+
+@dataclass(frozen=True)
+class JpegMarkers:
+    """What the markers before the first scan say.
+
+    ``process`` : second byte of the SOF marker (0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3 lossless).
+    ``component_ids`` one for each component; ``is_subsampled`` : chroma is coarser than luma.
+    ``adobe_transform`` : 0 none, 1 YCbCr; None: no Adobe marker.
+    """
+
+    process: int
+    precision: int
+    height: int
+    width: int
+    component_ids: tuple[int, ...]
+    is_subsampled: bool
+    is_jfif: bool
+    adobe_transform: int | None
+
+    def holds_ybr(self, photometric_interpretation: str) -> bool:
+        """Whether the components are Y, Cb, Cr: by the stream where it tells, only then by the header's tag.
+
+        Headers that say RGB above a YCbCr stream are common (pydicom#2226), the reverse is met too.
+        """
+        if len(self.component_ids) != 3:
+            return False
+        if self.is_jfif:
+            return True
+        if self.adobe_transform is not None:
+            return self.adobe_transform != 0
+        if self.component_ids == _RGB_IDS:
+            return False
+        return self.is_subsampled or photometric_interpretation != "RGB"
+
+
+def read_markers(stream: bytes) -> JpegMarkers:
+    """Return what the markers of a JPEG or JPEG-LS stream say.
+
+    Raises
+    ------
+    ValueError
+        If no frame header can be found.
+    """
+    position, is_jfif, adobe_transform = 2, False, None
+    while stream[:2] == b"\xff\xd8" and position + 4 <= len(stream) and stream[position] == 0xFF:
+        marker = stream[position + 1]
+        if marker == 0xFF or marker in _WITHOUT_LENGTH:
+            position += 1 if marker == 0xFF else 2
+            continue
+        length = struct.unpack_from(">H", stream, position + 2)[0]
+        segment = stream[position + 4 : position + 2 + length]
+        if marker == 0xE0 and segment.startswith(b"JFIF\x00"):
+            is_jfif = True
+        elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
+            adobe_transform = segment[11]
+        elif marker in _START_OF_FRAME:
+            return _markers(marker, segment, is_jfif=is_jfif, adobe_transform=adobe_transform)
+        position += 2 + length
+    msg = "no JPEG frame header"
+    raise ValueError(msg)
+
+
+def _markers(process: int, segment: bytes, *, is_jfif: bool, adobe_transform: int | None) -> JpegMarkers:
+    precision, height, width, count = struct.unpack_from(">BHHB", segment)
+    components = list(struct.iter_unpack("BBB", segment[6 : 6 + 3 * count]))
+    samplings = {sampling for _, sampling, _ in components}
+    return JpegMarkers(
+        process=process,
+        precision=precision,
+        height=height,
+        width=width,
+        component_ids=tuple(identifier for identifier, _, _ in components),
+        is_subsampled=len(samplings) > 1,
+        is_jfif=is_jfif,
+        adobe_transform=adobe_transform,
+    )
+
+
+def decode_8_bit(stream: bytes, markers: JpegMarkers, photometric_interpretation: str, out: ByteArray) -> None:
+    """Decode an 8-bit JPEG stream into ``out``, (H, W, 1) grey or (H, W, 3) RGB uint8, contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the stream is damaged or of another size or number of components.
+    """
+    require_shape(markers, *out.shape)
+    if out.shape[2] == 1:
+        simplejpeg.decode_jpeg(stream, "GRAY", buffer=out)
+        return
+    is_ybr, is_marked = (
+        markers.holds_ybr(photometric_interpretation),
+        markers.is_jfif or markers.adobe_transform is not None,
+    )
+    as_stored = markers.process == _LOSSLESS  # libjpeg converts no colours of lossless streams
+    if not is_marked and (as_stored or not is_ybr):
+        stream = stream[:2] + _ADOBE_RGB + stream[2:]  # libjpeg would take them for YCbCr by default
+    simplejpeg.decode_jpeg(stream, "RGB", buffer=out)
+    if as_stored and is_ybr and not is_marked:
+        out[...] = ybr_to_rgb(out)
+
+
+def is_8_bit(markers: JpegMarkers) -> bool:
+    """Whether :func:`decode_8_bit` can decode it: Huffman-coded baseline, extended, progressive or lossless, 8 bits."""
+    return markers.process in (0xC0, 0xC1, 0xC2, _LOSSLESS) and markers.precision == 8
+
+
+def require_shape(markers: JpegMarkers, height: int, width: int, samples_per_pixel: int) -> None:
+    """Refuse a stream that is not of the size its header states, before anything is allocated for it.
+
+    Raises
+    ------
+    ValueError
+        If rows, columns or components differ.
+    """
+    found = (markers.height, markers.width, len(markers.component_ids))
+    if found != (height, width, samples_per_pixel):
+        msg = f"a JPEG stream of {found[0]} x {found[1]} px and {found[2]} components"
+        raise ValueError(msg)
+
+
+def require_precision(markers: JpegMarkers, bits_allocated: int) -> None:
+    """Refuse a stream whose samples do not fit the header's.
+
+    Raises
+    ------
+    ValueError
+        If the samples need another number of bytes.
+    """
+    if not (2 if bits_allocated == 8 else 9) <= markers.precision <= bits_allocated:
+        msg = f"a JPEG stream of {markers.precision} bits"
+        raise ValueError(msg)
+
+
+try:  # pydicom >= 3
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
+except ImportError:
+    from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, apply_voi
+
+
+def grey_table(header: DicomHeader) -> ByteArray:
+    """Return the (2 ** bits_stored,) uint8 grey of every stored value, MONOCHROME1 or MONOCHROME2."""
+    values = _storable_values(header)
+    real = np.asarray(apply_modality_lut(values, header.dataset), dtype=np.float64)
+    grey = _window(real, header.dataset)
+    if grey is None and header.dataset.get("VOILUTSequence"):
+        bits = int(header.dataset.VOILUTSequence[0].LUTDescriptor[2])
+        grey = np.asarray(apply_voi(real.astype(np.int32), header.dataset), dtype=np.float64) / (2**bits - 1)
+    if grey is None:
+        low, high = float(real.min()), float(real.max())
+        grey = (real - low) / max(high - low, 1.0)
+    if header.photometric_interpretation == "MONOCHROME1":
+        grey = 1.0 - grey
+    return np.rint(np.clip(grey, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def palette_table(header: DicomHeader) -> ByteArray:
+    """Return the (2 ** bits_stored, 3) uint8 RGB of every stored value of a PALETTE COLOR image."""
+    colours = np.asarray(apply_color_lut(_storable_values(header), header.dataset))
+    if colours.dtype.itemsize == 2 and colours.max() > 255:  # else 8-bit entries in 16-bit words, which are met
+        colours = colours >> 8
+    return colours.astype(np.uint8)
+
+
+def _storable_values(header: DicomHeader) -> NDArray[np.int32]:
+    """Return the value that each of the 2 ** bits_stored bit patterns means."""
+    patterns = np.arange(2**header.bits_stored, dtype=np.int32)
+    if header.is_signed:
+        patterns[patterns >= 2 ** (header.bits_stored - 1)] -= 2**header.bits_stored
+    return patterns
+
+
+def _window(real: NDArray[np.float64], header: Dataset) -> NDArray[np.float64] | None:
+    """Return 0..1 by the first VOI window, PS3.3 C.11.2.1.2 and C.11.2.1.3; None: the header has none that is valid."""
+    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
+    kind = str(header.get("VOILUTFunction") or "LINEAR").strip()
+    if centre is None or width is None or width < (1.0 if kind == "LINEAR" else 1e-9):
+        return None
+    if kind == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (real - centre) / width, -700.0, 700.0)))
+    if kind == "LINEAR_EXACT":
+        return (real - centre) / width + 0.5
+    if width == 1.0:
+        return (real > centre - 0.5).astype(np.float64)
+    return (real - (centre - 0.5)) / (width - 1.0) + 0.5
+
+
+def _first(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    first = value if isinstance(value, str | float | int) else next(iter(value), None)  # type: ignore[call-overload]
+    number = float(first) if first not in (None, "") else float("nan")
+    return number if np.isfinite(number) else None
+
+
+def aligned(samples: Samples, header: DicomHeader) -> Samples:
+    """Return the samples moved so that bit 0 is the lowest stored one, without overlay bits above."""
+    high_bit = header.dataset.get("HighBit")
+    shift = 0 if high_bit is None else int(high_bit) + 1 - header.bits_stored
+    if shift < 0 or shift + header.bits_stored > header.bits_allocated:
+        msg = f"(0028,0102) 'High Bit' {high_bit} with {header.bits_stored} bits stored"
+        raise ValueError(msg)
+    if shift == 0 and header.bits_stored == header.bits_allocated:
+        return samples
+    moved = (samples >> shift) & (2**header.bits_stored - 1)
+    return moved.astype(samples.dtype)

@@ -20,7 +20,7 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, UnknownImageError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 
 logger = logging.getLogger(__name__)
 

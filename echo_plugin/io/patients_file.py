@@ -12,9 +12,9 @@ import io
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from echo_plugin.cine import escape_path
+from echo_plugin.durable import write_atomically
 from echo_plugin.errors import AnnotationError
-from echo_plugin.io.atomic_file import write_atomically
-from echo_plugin.io.image_id import escape_path
 
 PATIENTS_FILE = "patients.csv"
 COLUMNS = ("image_id", "patient_id", "split")

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from echo_plugin.cine import ByteArray, Cine, RegionDataType, UltrasoundRegion
-from echo_plugin.io.luma import to_grey
+from echo_plugin.cine import ByteArray, Cine, RegionDataType, UltrasoundRegion, to_grey
 
 _FRAMES_LOOKED_AT = 8
 _FLICKER = 3  # grey levels; above what JPEG leaves around text that stands still

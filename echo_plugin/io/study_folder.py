@@ -9,27 +9,172 @@
 
 The image id is the SOP Instance UID of a DICOM file, else the escaped path in the folder. Safe for several threads and
 programs at a time.
+
+Image files that come into a study folder from outside, and go out of it again.
+
+A cine by its path alone, with the image id and the patient that it has in the study folder it lies in.
+
+A study folder is told by its annotations or its patients.csv. Nothing is written: a folder that is none gets no index.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
 from echo_plugin.annotations import Annotation, require_image_id
-from echo_plugin.cine import Cine
+from echo_plugin.cine import Cine, escape_path
+from echo_plugin.durable import file_stamp, fsync_directory, make_directory
 from echo_plugin.errors import AnnotationError, UnknownImageError, UnreadableCineError
 from echo_plugin.io.annotation_store import AnnotationStore
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.image_upload import LARGEST_UPLOAD_BYTES, move_out, place_upload
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
-from echo_plugin.io.study_index import CineEntry, IndexedFile, cine_entry, open_index
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY, describe_file, find_image_files
+from echo_plugin.io.study_index import (
+    ANNOTATIONS_DIRECTORY,
+    CineEntry,
+    IndexedFile,
+    cine_entry,
+    describe_file,
+    find_image_files,
+    is_image_name,
+    open_index,
+)
+
+LARGEST_UPLOAD_BYTES = 2 << 30
+_LONGEST_NAME = 120
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+_CHUNK_BYTES = 1 << 20
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.(.+)")
+
+
+def require_upload_name(name: str) -> str:
+    """Return ``name`` if it is that of an image file, without any path, on every system.
+
+    Raises
+    ------
+    UnreadableCineError
+        If it is not.
+    """
+    is_plain = name.isprintable() and not _FORBIDDEN & set(name) and len(name.encode(errors="replace")) <= _LONGEST_NAME
+    if not name or not is_plain or not is_image_name(name) or name.endswith((".", " ")):
+        msg = (
+            f"File name {name[:80]!r} is not accepted; a plain name of up to {_LONGEST_NAME} bytes with the suffix of a"
+            " DICOM, video, picture or volume file is."
+        )
+        raise UnreadableCineError(msg)
+    return name
+
+
+def place_upload(
+    root: Path, source: bytes | Path, name: str, *, max_bytes: int, path_of: Callable[[str], Path | None]
+) -> Path:
+    """Write a cine to ``root``/``name`` in one step and return its path; for one who holds the folder's lock.
+
+    ``path_of`` : the file in the folder that has a SOP Instance UID, or None. Where the same bytes are there already,
+    their path is returned.
+
+    Raises
+    ------
+    UnreadableCineError
+        If the name, size or content is not accepted, or another file has the name or UID; nothing is left behind.
+    """
+    target = root / require_upload_name(name)
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if not 0 < size <= max_bytes:
+        msg = f"File {name!r} has {size} bytes; 1 to {max_bytes} are accepted."
+        raise UnreadableCineError(msg)
+    for path in root.iterdir():  # of a program that was killed: whoever holds the lock is the only one to upload
+        if (abandoned := _TEMPORARY_NAME.fullmatch(path.name)) and is_image_name(abandoned[1]):
+            path.unlink(missing_ok=True)
+    temporary = root / f".{secrets.token_hex(8)}.{name}"
+    try:
+        _copy(source, temporary, max_bytes)
+        taken = _taken_by(temporary, target, path_of)
+        if taken is None:
+            os.replace(temporary, target)  # noqa: PTH105 - the name tests replace
+            fsync_directory(root)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return taken or target
+
+
+def move_out(root: Path, path: Path, image_id: str) -> Path:
+    """Move an image file (or the link to one) to ``.removed``/``image_id`` and return where it is now."""
+    directory = _place_of_removed(root, image_id)
+    make_directory(directory)
+    target, n = directory / path.name, 0
+    while os.path.lexists(target):
+        n += 1
+        target = directory / f"{n}.{path.name}"
+    os.replace(path, target)  # noqa: PTH105 - as above
+    fsync_directory(directory)
+    fsync_directory(path.parent)
+    return target
+
+
+def is_moved_out(root: Path, image_id: str) -> bool:
+    """Whether `move_out` has taken an image out of a study folder."""
+    return _place_of_removed(root, image_id).is_dir()
+
+
+def _place_of_removed(root: Path, image_id: str) -> Path:
+    return root / ".removed" / image_id
+
+
+def _copy(source: bytes | Path, temporary: Path, max_bytes: int) -> None:
+    """Write ``source`` to a new file that lasts."""
+    with temporary.open("xb") as file:
+        if isinstance(source, bytes):
+            file.write(source)
+        else:
+            with source.open("rb") as original:
+                while chunk := original.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    if file.tell() > max_bytes:
+                        msg = f"File {source.name!r} has more than {max_bytes} bytes."
+                        raise UnreadableCineError(msg)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _taken_by(temporary: Path, target: Path, path_of: Callable[[str], Path | None]) -> Path | None:
+    """Return the file that holds the same bytes already; None: the upload is a cine, and new."""
+    try:
+        cine = read_cine(temporary)
+        cine.read_frames([0])
+    except UnreadableCineError as exc:
+        msg = str(exc).replace(temporary.name, target.name)
+        raise UnreadableCineError(msg) from exc
+    other = path_of(cine.sop_instance_uid) if cine.sop_instance_uid else None
+    for there in (other, target):
+        if there is None or not os.path.lexists(there):
+            continue
+        if _are_equal(there, temporary):
+            return there
+        what = "the same SOP Instance UID" if there is other else "this name"
+        msg = f"File {target.name!r}: another image of the study folder has {what}; nothing is overwritten."
+        raise UnreadableCineError(msg)
+    return None
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    if not one.is_file() or one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while chunk := a.read(_CHUNK_BYTES):
+            if chunk != b.read(_CHUNK_BYTES):
+                return False
+    return True
+
 
 __all__ = ["CineEntry", "StudyFolder"]
 
@@ -248,3 +393,35 @@ def _require_fits(annotation: Annotation, entry: CineEntry) -> None:
                 f" {box.y2:.1f}) px, outside the picture of {entry.width} x {entry.height} px."
             )
             raise AnnotationError(msg)
+
+
+def read_study_cine(path: Path) -> Cine:
+    """Return the cine of a file as its study folder, the nearest one above it, knows it; of a file in none as it is.
+
+    Raises
+    ------
+    UnreadableCineError
+        If the file cannot be read as a cine.
+    AnnotationError
+        If the patients.csv of the study folder is malformed.
+    """
+    cine = read_cine(path)
+    place = path.parent.resolve() / path.name  # a link to a file counts as a file of the folder that the link is in
+    root = next((folder for folder in place.parents if _is_study_folder(folder)), None)
+    if root is None:
+        return cine
+    image_id = cine.sop_instance_uid or escape_path(PurePosixPath(place.relative_to(root).as_posix()))
+    table = root / PATIENTS_FILE
+    return replace(
+        cine, image_id=image_id, patient_id=cine.patient_id or _patients(table, file_stamp(table)).get(image_id)
+    )
+
+
+def _is_study_folder(folder: Path) -> bool:
+    return (folder / ANNOTATIONS_DIRECTORY).is_dir() or (folder / PATIENTS_FILE).is_file()
+
+
+@lru_cache(maxsize=4)
+def _patients(table: Path, _stamp: tuple[int, int] | None) -> dict[str, str]:
+    """Return the patients of a table as it was at that stamp: once for all the cines of a folder."""
+    return read_patients(table)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from echo_plugin.models.standardise import standardise
+from echo_plugin.models.backbones import standardise
 from echo_plugin.models.vit import build_vit, require_vit, sine_positions
 
 MLP_RATIO = 4

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.models.backbones import standardise
 from echo_plugin.models.lean_torchvision import (
     AnchorGenerator,
     FeaturePyramidNetwork,
@@ -30,7 +31,6 @@ from echo_plugin.models.lean_torchvision import (
     resnet18,
     resnet50,
 )
-from echo_plugin.models.standardise import standardise
 
 STRIDES_PX = (8, 16, 32)
 

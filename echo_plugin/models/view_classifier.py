@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from echo_plugin.model_card import SAMPLINGS, TEMPORAL_HEADS
+from echo_plugin.models.backbones import standardise
 from echo_plugin.models.lean_torchvision import resnet18, resnet50
-from echo_plugin.models.standardise import standardise
-from echo_plugin.models.view_choices import SAMPLINGS, TEMPORAL_HEADS
 from echo_plugin.models.vit import VITS, build_vit, require_vit
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}

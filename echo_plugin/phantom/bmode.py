@@ -1,36 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record a cine of a heart: the chain from moving scatterers to labelled grey frames."""
+"""Record a cine of a heart: the chain from moving scatterers to labelled grey frames.
+
+What the imaging of a phantom heart yields: a grey cine with everything known about it by construction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from echo_plugin.anatomy import PAEDIATRIC, Septum, View
+from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.cine import ByteArray
+from echo_plugin.cine import ByteArray, UltrasoundRegion
 from echo_plugin.phantom import septa
-from echo_plugin.phantom.disturbances import Disturbances, sample_disturbances
-from echo_plugin.phantom.grey_scale import scan_converter, smooth, to_grey
-from echo_plugin.phantom.hand import hold
+from echo_plugin.phantom.chambers import FloatArray
 from echo_plugin.phantom.heart import Heart
-from echo_plugin.phantom.phantom_cine import PhantomCine
+from echo_plugin.phantom.image_formation import (
+    ComplexArray,
+    Disturbances,
+    PolarGrid,
+    sample_disturbances,
+    scan_converter,
+    smooth,
+    to_grey,
+)
+from echo_plugin.phantom.motion import Valve, sample_valves
 from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import Pose, moved_pose, swept_pose
+from echo_plugin.phantom.scan_planes import Pose, hold, moved_pose, swept_pose
 from echo_plugin.phantom.scatterers import (
     SPECULAR_POWER,
+    Moment,
     Scatterers,
+    elevation_weight,
     heart_scatterers,
     interface_scatterers,
+    sample_abdomen,
+    sample_lung,
+    sample_slab,
 )
-from echo_plugin.phantom.slab import Moment, elevation_weight, sample_slab
-from echo_plugin.phantom.speckle import ComplexArray, PolarGrid
-from echo_plugin.phantom.surroundings import sample_abdomen, sample_lung
-from echo_plugin.phantom.valves import Valve, sample_valves
-from echo_plugin.phantom.vessels import FloatArray
-from echo_plugin.phantom.visibility import Visibility
+from echo_plugin.phantom.septa import Visibility
+
+
+@dataclass(frozen=True)
+class PhantomCine:
+    """A synthetic cine before a machine draws its overlay and a file format takes it.
+
+    ``pixels`` : (T, H, W) uint8 grey, the sector on black with the margins of the whole picture.
+    ``region`` : calibrated, tight round the sector.
+    ``phases`` : (T,) float64 in 0..1, the place in the cardiac cycle; 0 = R peak.
+    ``boxes`` : true septal boxes, score None.
+    ``defect_size_mm`` : the largest diameter; None for a normal heart.
+    ``facts`` : how the cine came to be (age_days, septal_dropout, gain_db, depth_mm, ...).
+    """
+
+    pixels: ByteArray = field(repr=False)
+    region: UltrasoundRegion
+    frame_time_ms: float
+    phases: NDArray[np.float64] = field(repr=False)
+    heart_rate_bpm: float
+    view: View
+    boxes: tuple[SeptalBox, ...] = field(repr=False)
+    defect: Defect
+    defect_size_mm: float | None
+    facts: Mapping[str, float | str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.dtype != np.uint8:
+            msg = f"Phantom cine is {self.pixels.dtype} of shape {self.pixels.shape}; (T, H, W) uint8 is accepted."
+            raise ValueError(msg)
+        T, H, W = self.pixels.shape
+        if self.phases.shape != (T,) or np.any(self.phases < 0) or np.any(self.phases > 1):
+            msg = f"Phantom cine of {T} frames has phases {self.phases.shape}; {T} values of 0..1 are accepted."
+            raise ValueError(msg)
+        if not self.region.is_calibrated or self.region.x2 > W or self.region.y2 > H:
+            msg = f"Phantom cine of {W} x {H} px: {self.region} must be calibrated and inside the picture."
+            raise ValueError(msg)
+        if any(box.frame_index >= T for box in self.boxes):
+            msg = f"Phantom cine of {T} frames has a box beyond its last frame."
+            raise ValueError(msg)
+        if (self.defect is Defect.NORMAL) != (self.defect_size_mm is None):
+            msg = f"Phantom cine: {self.defect.value} with size {self.defect_size_mm}; a size with a defect, else None."
+            raise ValueError(msg)
+
 
 OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
 KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)

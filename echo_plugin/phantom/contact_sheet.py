@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import ByteArray, Cine
-from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.annotation_store import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
-from echo_plugin.phantom.phantom_cine import PhantomCine
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
+from echo_plugin.phantom.bmode import PhantomCine
 
 SEPTUM_RGB = {
     Septum.INTERATRIAL: (90, 200, 255),

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from echo_plugin.cine import UltrasoundRegion
-from echo_plugin.phantom.vessels import FloatArray
+from echo_plugin.phantom.chambers import FloatArray
 
 SOUND_MM_PER_US = 1.54
 PICTURE_SIZES = ((480, 640), (480, 640), (360, 480), (420, 560), (300, 400), (400, 400), (434, 636), (512, 512))

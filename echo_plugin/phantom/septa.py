@@ -3,6 +3,8 @@
 
 The walls are followed as material points, the hole of a defect included, so a box is true by construction:
 that of the wall as imaged, with half a pulse and half a beam round it.
+
+How much of a septum can be seen: where its own echo stands out from haze, blood and noise.
 """
 
 from __future__ import annotations
@@ -14,15 +16,12 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import SEPTAL_VIEWS, Septum, View
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.phantom.chambers import (
-    in_interatrial_septum,
-    in_interventricular_septum,
-)
+from echo_plugin.phantom.chambers import FloatArray, in_interatrial_septum, in_interventricular_septum
 from echo_plugin.phantom.heart import Heart
+from echo_plugin.phantom.image_formation import ComplexArray, Disturbances, PolarGrid, to_grey
 from echo_plugin.phantom.motion import MaterialPoints, material_points
 from echo_plugin.phantom.probe import Probe
 from echo_plugin.phantom.scan_planes import Pose, moved_pose
-from echo_plugin.phantom.vessels import FloatArray
 
 LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
 """The imaged length, unit-heart, from which a wall counts as shown."""
@@ -135,3 +134,37 @@ def hole_in_plane_share(heart: Heart, pose: Pose, probe: Probe) -> float:
     phases = np.arange(8) / 8
     images = [moved_pose(pose, heart, p, 0.0).to_image(point.at(heart, p), heart.size_mm) for p in phases]
     return float(np.mean([abs(i[0, 2]) < reach and in_sector(i[:, :2], probe)[0] for i in images]))
+
+
+VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
+"""A wall is seen where its echo exceeds 1.5 times the background and 6 % of the brightest grey."""
+STRETCHES_PER_UNIT = 20
+"""A wall is judged in stretches of a twentieth of the unit heart from the crux to its end."""
+
+
+class Visibility:
+    """Gathers, over frames, the stretches of a wall that can be told from the background."""
+
+    def __init__(self, heart: Heart, probe: Probe, grid: PolarGrid, disturbances: Disturbances) -> None:
+        self._heart, self._probe, self._grid, self._disturbances = heart, probe, grid, disturbances
+        self._seen: dict[int, list[float]] = {}
+
+    def look(self, wall: SeptalWall, echoes: ComplexArray, pose: Pose, phase: float) -> None:
+        """Add what one frame's undisturbed echoes (R, B) show of the wall."""
+        image = pose.to_image(wall.points.at(self._heart, phase), self._heart.size_mm)
+        cut = (np.abs(image[:, 2]) < 0.6 * self._probe.elevation_mm) & in_sector(image[:, :2], self._probe)
+        depth, lateral = image[cut, 0], image[cut, 1]
+        rows, columns = self._grid.cells(np.hypot(depth, lateral), np.arctan2(lateral, depth))
+        cell = (np.rint(rows).astype(int), np.rint(columns).astype(int))
+        echo = np.abs(echoes[cell]) * self._disturbances.shading[cell]
+        grey = to_grey(echo, self._probe) / self._probe.brightness
+        visible = (echo > VISIBLE_RATIO * self._disturbances.background()[cell]) & (grey > VISIBLE_GREY)
+        stretch = np.floor(wall.points.rest[cut, 2] * STRETCHES_PER_UNIT).astype(int)
+        for number in np.unique(stretch):
+            self._seen.setdefault(int(number), []).append(float(visible[stretch == number].mean()))
+
+    def dropout(self) -> float:
+        """Return the share 0..1 of stretches that are visible in less than half of what was looked at; 0 for none."""
+        if not self._seen:
+            return 0.0
+        return float(np.mean([np.mean(seen) < 0.5 for seen in self._seen.values()]))

@@ -8,6 +8,8 @@
 
 The same arguments give the same bytes, however many processes share the work. Every file appears whole or not at all,
 and a run that was interrupted is completed by running it again.
+
+The mark of a folder of phantoms: what it was made with, so that nothing else is ever written into it.
 """
 
 from __future__ import annotations
@@ -23,16 +25,39 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from echo_plugin import __version__
 from echo_plugin.anatomy import DEFECTS, Defect, View
-from echo_plugin.io.annotation_file import annotation_from_json
-from echo_plugin.io.atomic_file import make_directory, remove_abandoned, write_atomically
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
-from echo_plugin.phantom.claim import claim_folder
-from echo_plugin.phantom.encoding import Encoding
+from echo_plugin.durable import make_directory, remove_abandoned, write_atomically
+from echo_plugin.io.annotation_store import annotation_from_json
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
+from echo_plugin.phantom.dicom_writer import Encoding
 from echo_plugin.phantom.study_patient import FIXED_COLUMNS, PatientPlan, cine_count, image_patient
 from echo_plugin.progress import Progress
+
+_MARKER = "phantom.json"
+
+
+def claim_folder(out: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that ``out`` was made with; a new or empty folder is marked with ``arguments``.
+
+    Raises
+    ------
+    ValueError
+        If ``out`` holds something that is not of the phantom.
+    """
+    marker = out / _MARKER
+    if marker.exists():
+        found: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+        return found
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        msg = f"{out} is not empty and was not made by the phantom; an empty or new folder is accepted."
+        raise ValueError(msg)
+    make_directory(out)
+    write_atomically(marker, (json.dumps(arguments, indent=1) + "\n").encode())
+    return dict(arguments)
+
 
 DEFAULT_ENCODINGS: Mapping[Encoding, float] = {
     Encoding.JPEG_COLOUR: 0.80,

@@ -19,16 +19,13 @@ from pydicom.uid import generate_uid
 from echo_plugin import __version__
 from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.io.annotation_file import annotation_to_json
-from echo_plugin.io.study_scan import ANNOTATIONS_DIRECTORY
-from echo_plugin.phantom.bmode import acquire_cine
-from echo_plugin.phantom.dicom_writer import InstanceIdentity, write_dicom_cine
-from echo_plugin.phantom.encoding import Encoding
+from echo_plugin.io.annotation_store import annotation_to_json
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
+from echo_plugin.phantom.bmode import PhantomCine, acquire_cine
+from echo_plugin.phantom.dicom_writer import Encoding, InstanceIdentity, write_dicom_cine
 from echo_plugin.phantom.heart import sample_heart
-from echo_plugin.phantom.machine import sample_machine
-from echo_plugin.phantom.overlay import draw_overlay
 from echo_plugin.phantom.patient import STUDY_DATE, sample_patient
-from echo_plugin.phantom.phantom_cine import PhantomCine
+from echo_plugin.phantom.screen import draw_overlay, sample_machine
 
 ALWAYS_RECORDED = (View.A4C, View.SUBCOSTAL_4C)
 """The views of every visit: those that show both septa."""

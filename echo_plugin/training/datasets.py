@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study folder as something to learn from: who is labelled, on which frames; pixels are in ``prepared_frames``."""
+"""A study folder as something to learn from: who is labelled, on which frames; pixels are in ``prepared_frames``.
+
+What of a study folder the phantom made, and the command that made it: no figure on phantoms is called another.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -15,13 +19,35 @@ import numpy as np
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Defect
 from echo_plugin.annotations import Annotation
+from echo_plugin.durable import file_stamp
 from echo_plugin.errors import AnnotationError, TrainingDataError
-from echo_plugin.io.annotation_file import digest_of_label
-from echo_plugin.io.file_stamp import file_stamp
+from echo_plugin.io.annotation_store import digest_of_label
 from echo_plugin.io.label_summaries import summarise
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.training.phantom_folder import phantom_ids
 from echo_plugin.training.splits import patient_defects, require_patient
+
+
+def phantom_ids(studies: Path) -> frozenset[str]:
+    """Return the image ids that the folder's phantom.csv lists; none without that file."""
+    try:
+        with (studies / "phantom.csv").open(encoding="utf-8", newline="") as table:
+            return frozenset(row["image_id"] for row in csv.DictReader(table) if row.get("image_id"))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def phantom_command(studies: Path) -> str | None:
+    """Return the command that makes the phantoms of the folder again; None: its phantom.json does not say."""
+    try:
+        made = json.loads((studies / "phantom.json").read_text(encoding="utf-8"))
+        command = f"monailabel-echo phantom DIR --patients {made['patients']} --seed {made['seed']}"
+        command += f" --frames {made['frames']}"
+        if made.get("kind") == "fetal":
+            return f"{command} --fetal"
+        return command + (f" --views {','.join(made['views'])}" if made["views"] else "")
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
 
 logger = logging.getLogger(__name__)
 

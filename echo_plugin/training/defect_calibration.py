@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from echo_plugin.defects.abstention import choose_angle
+from echo_plugin.answer.defects import choose_angle
+from echo_plugin.answer.preprocess import normalise
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.preprocess import normalise
 from echo_plugin.training.datasets import LabelledCine
-from echo_plugin.training.defect_crops import DefectCrops, middle_of
-from echo_plugin.training.defect_recipes import FIRST_FOCUS
+from echo_plugin.training.defect_crops import FIRST_FOCUS, DefectCrops, middle_of
 from echo_plugin.training.loop import lower_precision
 
 FOCUS = (0.0, 0.1, 0.25, 0.5, 1.0)

@@ -1,49 +1,181 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the defect embedder: ArcFace on crops of the septa, one answer per cine, calibrated on validation."""
+"""Training the defect embedder: ArcFace on crops of the septa, one answer per cine, calibrated on validation.
+
+What a trained defect embedder is worth: what its card says of validation and test patients.
+
+The head of the defect network learned anew on the features of a backbone that has learned.
+
+The backbone needs hours on a processor, the head seconds: features are made once and then cost nothing. As in Kang
+2020, "Decoupling representation and classifier for long-tailed recognition" (ICLR): a head that is learned with its
+backbone lags behind it, and one that was taught elsewhere does not fit other pictures.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 from echo_plugin.anatomy import Defect
-from echo_plugin.model_card import ModelCard
+from echo_plugin.answer.defects import ANGLE_KEY
+from echo_plugin.answer.preprocess import CONTEXT_MARGIN, normalise
+from echo_plugin.answer.runtime import choose_device
+from echo_plugin.measure.classes import Cohort, classification_metrics
+from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.backbones import face_file
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import DefectEmbedder
-from echo_plugin.preprocess import CONTEXT_MARGIN, normalise
 from echo_plugin.progress import Progress
-from echo_plugin.runtime import choose_device
-from echo_plugin.training.appearance import change_appearance
-from echo_plugin.training.augment import CROP_MOTION, centre_affines, compose, random_affines, warp
+from echo_plugin.training.augment import CROP_MOTION, centre_affines, change_appearance, compose, random_affines, warp
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.defect_calibration import embed_crops
+from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention, embed_crops
 from echo_plugin.training.defect_crops import (
     DefectCrops,
+    DefectRecipe,
     boxes_to_crop,
+    chosen_recipe,
     defect_classes,
+    middle_of,
+    optimisation,
     prepare_defect_crops,
     require_shown,
     shown_shares,
     without_several_defects,
 )
-from echo_plugin.training.defect_figures import choose_on_validation, majority_class, measure_on_test
-from echo_plugin.training.defect_head import renew_head
-from echo_plugin.training.defect_recipes import DefectRecipe, chosen_recipe, optimisation
-from echo_plugin.training.loop import Learned, as_published, balanced_batches, lower_precision, place, run_epochs
+from echo_plugin.training.loop import (
+    Learned,
+    Recipe,
+    as_published,
+    balanced_batches,
+    lower_precision,
+    place,
+    run_epochs,
+    schedule,
+    state_path,
+)
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
-from echo_plugin.training.recipe import Recipe
-from echo_plugin.training.start_classes import known_classes
-from echo_plugin.training.start_weights import Start, begun_training, load_start
-from echo_plugin.training.state import state_path
-from echo_plugin.training.trained_card import build_card, publish_learned
+from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
+from echo_plugin.training.splits import patient_defects
+from echo_plugin.training.start import Start, begun_training, known_classes, load_start
+
+
+def choose_on_validation(model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops) -> dict[str, float]:
+    """Let validation patients choose attention, temperatures and when to abstain; return what the card adds of it."""
+    truth = crops.truths(embedded.cines, model.config.cropping)
+    patients, patient_truth = patients_of(embedded.cines, crops)
+    _, figures = calibrate(model, embedded, truth, patients, patient_truth)
+    limit, coverage, accuracy = choose_abstention(model, embedded, truth)
+    return figures | {ANGLE_KEY: limit, "validation_coverage": coverage, "validation_accuracy_answered": accuracy}
+
+
+def patients_of(cines: Sequence[LabelledCine], crops: DefectCrops) -> tuple[list[str], Tensor]:
+    """Return the patients of some cines and (P,) the class ids of their defects: one seen in any cine is theirs."""
+    told = patient_defects((cine.patient_id, cine.annotation.defect) for cine in cines)
+    said = {patient: crops.classes.index(defect) for patient, defect in told.items() if defect is not None}
+    return list(said), torch.tensor(list(said.values()), dtype=torch.long)
+
+
+def majority_class(crops: DefectCrops, cines: Sequence[LabelledCine]) -> int:
+    """Return the class of most training patients: the constant answer."""
+    _, labels = patients_of(cines, crops)
+    return int(torch.bincount(labels, minlength=len(crops.classes)).argmax())
+
+
+@torch.no_grad()
+def measure_on_test(
+    model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops, majority: int, split: str, seed: int
+) -> dict[str, Metric]:
+    """Return the figures by cine, of those in which the wall in question is to be seen, and by patient."""
+    classes = [defect.value for defect in crops.classes]
+    truth = crops.truths(embedded.cines, model.config.cropping)
+    known = torch.where(truth >= 0)[0]
+    patients, patient_truth = patients_of(embedded.cines, crops)
+    by_patient = embedded.of_patients(model, patients).numpy()
+    alone = classification_metrics(
+        Cohort(tuple(patients), split, seed), patient_truth.numpy(), by_patient, classes=classes, majority_id=majority
+    )
+    metrics = {f"{name} (patients)": metric for name, metric in alone.items()}
+    if len(known):
+        owners = tuple(embedded.cines[number].patient_id for number in known.tolist())
+        probabilities = model.probabilities(embedded.of_cines(model)[known]).double().numpy()
+        metrics |= classification_metrics(
+            Cohort(owners, split, seed), truth[known].numpy(), probabilities, classes=classes, majority_id=majority
+        )
+    return metrics
+
+
+RECIPE = Recipe(epochs=1, learning_rate=5e-4, weight_decay=0.05)
+BATCH_SIZE = 64
+DROPOUT = 0.3
+MOST_CROPS = 6000
+"""Of more, every second, third ... is taken: neighbouring frames say the same."""
+
+
+def renew_head(
+    model: DefectEmbedder,
+    crops: DefectCrops,
+    items: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    validate: Callable[[nn.Module], float],
+) -> float:
+    """Learn the head anew on the crops ``items``; keep it if validation patients are no worse off; return the measure.
+
+    ``steps`` : batches. ``validate`` : as in `run_epochs`.
+    """
+    before, old = validate(model), {name: value.clone() for name, value in model.state_dict().items()}
+    items = items[:: -(-len(items) // MOST_CROPS)]
+    features = backbone_features(model, crops, items)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.renew_head()
+        learn_head(model, features, crops.labels[items], crops.cells[items], steps)
+    after = validate(model)
+    if after >= before:
+        return after
+    model.load_state_dict(old)
+    return before
+
+
+@torch.no_grad()
+def backbone_features(model: DefectEmbedder, crops: DefectCrops, items: Tensor, *, batch_size: int = 64) -> Tensor:
+    """Return (n, F) what the backbone gives of crops, cut as predictions cut them, on the model's device."""
+    device = model.centres.device
+    parts = []
+    for batch in torch.split(items, batch_size):
+        inputs = normalise(middle_of(crops, batch).to(device)).contiguous(memory_format=torch.channels_last)
+        with lower_precision(device):
+            parts.append(model.eval().features(inputs).float())
+    return torch.cat(parts)
+
+
+def learn_head(model: DefectEmbedder, features: Tensor, labels: Tensor, cells: Tensor, steps: int) -> None:
+    """Learn all that follows the backbone from its (n, F) features; batches hold every cell as often."""
+    learnt = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    optimiser = torch.optim.AdamW(learnt, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.arange(len(labels))
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        batches += balanced_batches(order, cells, BATCH_SIZE, generator, power=1.0)
+    model.train()
+    for step, rows in enumerate(batches[:steps]):
+        for group in optimiser.param_groups:
+            group["lr"] = RECIPE.learning_rate * schedule(step / steps, RECIPE.warm_up)
+        seen = dropout(features[rows.to(features.device)], DROPOUT)
+        loss = model.loss(model.embed_features(seen), labels[rows].to(features.device))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+    model.eval()
+
 
 PLAIN = 0.1
 """Part of the training crops whose look is left as it is."""

@@ -4,26 +4,287 @@
 A trainer gives a model, the batches of an epoch, a loss and a validation measure. What is measured, kept and published
 is the exponential moving average of the weights, which in short trainings is worth more than any schedule.
 Started by ``torchrun``, each process learns from its share of every batch, and the first one measures and reports.
+
+The numbers of one optimisation, and the course of its learning rate.
+
+All that a training is at the end of an epoch, and the file from which a killed one goes on.
+
+The file is replaced as a whole after each epoch, so a training loses at most the epoch that it was in. It holds weights
+that learned from patients: it is the user's alone to read, and is gone once the model is published.
+
+Curves of a training for TensorBoard: loss, validation measure, learning rate, time of an epoch.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import logging
 import math
+import os
+import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from echo_plugin.runtime import choose_dtype
-from echo_plugin.training.curves import training_curves
+from echo_plugin.answer.runtime import choose_dtype
+from echo_plugin.durable import fsync_directory
 from echo_plugin.training.options import EpochStatus, OnEpoch
-from echo_plugin.training.processes import agreed, is_first, kept_in_step, own_share, process_count, process_index
-from echo_plugin.training.recipe import Recipe, schedule
-from echo_plugin.training.state import KeptState, TrainingState, training_key
+from echo_plugin.training.processes import (
+    agreed,
+    gathered,
+    is_first,
+    kept_in_step,
+    own_share,
+    process_count,
+    process_index,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of one optimisation. ``optimiser`` : "adamw", "adam" or "sgd" (momentum 0.9)."""
+
+    epochs: int
+    learning_rate: float
+    optimiser: str = "adamw"
+    weight_decay: float = 1e-2
+    warm_up: float = 0.05
+    """Part of the training over which the learning rate rises from zero; then it falls as a cosine."""
+    clip_norm: float = 5.0
+    average_decay: float = 0.995
+    max_minutes: float | None = None
+    validate_every: int = 1
+    patience: int | None = None
+    """End after so many epochs without a better measure; None: never."""
+
+    def build_optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimiser; biases and norms (one axis) are not decayed."""
+        learnt = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in learnt if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
+        if self.optimiser == "adamw":
+            return torch.optim.AdamW(groups, lr=self.learning_rate)
+        if self.optimiser == "adam":
+            return torch.optim.Adam(groups, lr=self.learning_rate)
+        msg = f"Optimiser is {self.optimiser!r}; 'adamw', 'adam' and 'sgd' are accepted."
+        raise ValueError(msg)
+
+
+def schedule(progress: float, warm_up: float) -> float:
+    """Return the factor of the learning rate at ``progress`` 0..1: straight up, then half a cosine down to 1 %.
+
+    >>> [round(schedule(p, 0.1), 2) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    [0.01, 0.5, 1.0, 0.5, 0.01]
+    """
+    if progress < warm_up:
+        return max(progress / warm_up, 0.01)
+    fall = min((progress - warm_up) / max(1 - warm_up, 1e-9), 1.0)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+FOLDER = ".training"
+"""In the folder of models: the states of trainings under way."""
+
+NUMBERS = ("epoch", "loss", "metric", "best_metric", "best_epoch", "elapsed_s", "is_done", "run")
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights and statistics, quick at first (as in timm's ModelEmaV3)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards ``model``."""
+        self.updates += 1
+        weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+
+
+class TrainingState:
+    """A model with its optimiser, average and random numbers, and how far it is; ``epoch`` is the number done.
+
+    ``order`` draws the batches, alike in all processes; ``draws`` is for augmentation, each process's own.
+    ``run`` names the training among the curves of others.
+    """
+
+    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, decay: float, seed: int, run: str) -> None:
+        self.model, self.optimiser, self.average = model, optimiser, WeightAverage(model, decay)
+        self.order = torch.Generator().manual_seed(seed)
+        own_seed = (seed * 1_000_003 + process_index()) % 2**63
+        self.draws = self.order if process_count() == 1 else torch.Generator().manual_seed(own_seed)
+        self.epoch = 0
+        self.loss = math.nan
+        self.metric: float | None = None
+        self.best_metric, self.best_epoch = -math.inf, 0
+        self.best_state: dict[str, Tensor] | None = None
+        self.elapsed_s = 0.0
+        self.is_done = False
+        self.run = run
+
+    def judge(self, metric: float) -> None:
+        """Note what the averaged weights are worth, and keep them if nothing was better."""
+        self.metric = metric
+        if metric >= self.best_metric:
+            self.best_metric = metric
+            self.keep()
+
+    def keep(self) -> None:
+        """Take the averaged weights, as they are now, for the best."""
+        self.best_epoch = self.epoch
+        self.best_state = {k: v.detach().clone().cpu() for k, v in self.average.model.state_dict().items()}
+
+    def content(self) -> dict[str, Any]:
+        """Return all of it as tensors, numbers and dictionaries of them; every process must ask at once."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.model.state_dict(),
+            "updates": self.average.updates,
+            "best_state": self.best_state,
+            "random": gathered(self._random()),
+            **{name: getattr(self, name) for name in NUMBERS},
+        }
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Become what ``content`` describes."""
+        self.model.load_state_dict(content["model"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.average.model.load_state_dict(content["average"])
+        self.average.updates = content["updates"]
+        self.best_state = content["best_state"]
+        random = content["random"][process_index()]
+        self.order.set_state(random["order"])
+        self.draws.set_state(random["draws"])
+        torch.set_rng_state(random["torch"])
+        if random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"])
+        for name in NUMBERS:
+            setattr(self, name, content[name])
+
+    def _random(self) -> dict[str, Tensor | None]:
+        on_gpu = next(self.model.parameters()).device.type == "cuda"
+        return {
+            "order": self.order.get_state(),
+            "draws": self.draws.get_state(),
+            "torch": torch.get_rng_state(),  # dropout
+            "cuda": torch.cuda.get_rng_state() if on_gpu else None,
+        }
+
+
+class KeptState:
+    """The file of a training's state; ``key`` tells trainings of other data or options apart."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.key = key
+
+    def save(self, state: TrainingState) -> None:
+        """Replace the file; every process must ask at once, the first writes."""
+        content = {"key": self.key, **state.content()}
+        if not is_first():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")  # always the same: what a killed writer left is written over
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+        fsync_directory(self.path.parent)
+
+    def restore(self, state: TrainingState) -> bool:
+        """Let ``state`` go on from the file; False if there is none, or it is of another training."""
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return False
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as exc:
+            logger.warning("%s cannot be read, so training begins anew: %s", self.path, str(exc).splitlines()[0])
+            return False
+        if content.get("key") != self.key:
+            logger.warning("%s is of a training of other data or options; training begins anew.", self.path)
+            return False
+        state.restore(content)
+        return True
+
+
+def state_path(models: Path, name: str) -> Path:
+    """Return where the state of a training of model ``name`` is kept; its stages, if any, add their names."""
+    return models / FOLDER / f"{name}.pt"
+
+
+def lock_path(models: Path, name: str) -> Path:
+    """Return the file that a training of model ``name`` holds."""
+    return models / FOLDER / f"{name}.lock"
+
+
+def forget_states(models: Path, name: str) -> None:
+    """Delete the states of the trainings of model ``name``: it is published, or is to begin anew."""
+    for path in (models / FOLDER).glob(f"{name}*"):
+        if path != lock_path(models, name):  # which is held: another file of that name would be another lock
+            path.unlink(missing_ok=True)
+
+
+def training_key(model: nn.Module, *identity: object) -> str:
+    """Return a digest of the weights that a training begins with and of what else makes it what it is."""
+    digest = hashlib.sha256(repr((torch.__version__, process_count(), *identity)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def training_curves(log_dir: Path | None, state: TrainingState) -> Iterator[Callable[[TrainingState], None]]:
+    """Yield what adds the epoch just done to the curves below ``log_dir``; None: nothing is written.
+
+    A training that goes on adds to its own curves; points after the epoch it goes on from no longer count.
+    """
+    if log_dir is None:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second, which trainings without curves save
+
+    elapsed_s = state.elapsed_s
+    with SummaryWriter(str(log_dir / state.run), purge_step=state.epoch + 1) as writer:
+
+        def add(state: TrainingState) -> None:
+            nonlocal elapsed_s
+            points = {
+                "loss": state.loss,
+                "validation measure": state.metric,
+                "learning rate": state.optimiser.param_groups[0]["lr"],
+                "seconds per epoch": state.elapsed_s - elapsed_s,
+            }
+            elapsed_s = state.elapsed_s
+            for name, value in points.items():
+                if value is not None and math.isfinite(value):
+                    writer.add_scalar(name, value, state.epoch)
+            writer.flush()
+
+        yield add
+
 
 logger = logging.getLogger(__name__)
 

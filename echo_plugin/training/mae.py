@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the masked autoencoder on ultrasound without labels; its encoder is where other trainings may begin."""
+"""Training the masked autoencoder on ultrasound without labels; its encoder is where other trainings may begin.
+
+How well a masked autoencoder draws what it does not see: while it is trained, and on test patients.
+
+What a masked autoencoder sees and draws, as a picture for a person to judge.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from echo_plugin.answer.preprocess import normalise
+from echo_plugin.answer.runtime import choose_device
+from echo_plugin.cine import ByteArray
+from echo_plugin.durable import write_atomically
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.model_card import ModelCard
+from echo_plugin.measure.classes import Cohort
+from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
-from echo_plugin.preprocess import normalise
+from echo_plugin.models.masked_autoencoder import Drawn, MaskedAutoencoder, from_patches, to_patches
 from echo_plugin.progress import Progress
-from echo_plugin.runtime import choose_device
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import digest_of
-from echo_plugin.training.loop import Learned, lower_precision, run_epochs, shuffled_batches
-from echo_plugin.training.mae_figures import errors_of_frames, measure_on_test
+from echo_plugin.training.loop import FOLDER, Learned, Recipe, lower_precision, run_epochs, shuffled_batches, state_path
 from echo_plugin.training.mae_frames import (
     UnlabelledCine,
     UnlabelledFrames,
@@ -33,17 +43,115 @@ from echo_plugin.training.mae_frames import (
     parts_of,
     provenance_of,
 )
-from echo_plugin.training.mae_options import MaeOptions, mae_config
-from echo_plugin.training.mae_pictures import write_reconstructions
-from echo_plugin.training.nameless_files import FILES_KEY, NAMELESS_LIMITS
-from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
+from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch, TrainOptions, mae_config
 from echo_plugin.training.processes import first_goes_ahead, is_first
-from echo_plugin.training.provenance import fingerprints, known_parts
-from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.provenance import (
+    FILES_KEY,
+    NAMELESS_LIMITS,
+    fingerprints,
+    known_parts,
+    next_version,
+    publish_learned,
+    training_data,
+)
 from echo_plugin.training.splits import Split, split_by_patient
-from echo_plugin.training.start_weights import Start, begun_training, load_start
-from echo_plugin.training.state import FOLDER, state_path
-from echo_plugin.training.trained_card import next_version, publish_learned, training_data
+from echo_plugin.training.start import Start, begun_training, load_start
+
+MOST_FRAMES = 2048
+MEASURED_BATCH_SIZE = 64
+
+
+@torch.no_grad()
+def errors_of_frames(
+    model: MaskedAutoencoder, frames: UnlabelledFrames, items: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the (N,) errors of the hidden patches of the frames ``items``, and those of the mean of the seen patches.
+
+    ``noise`` : (N, L), chooses what is hidden.
+    """
+    device = model.mask_token.device
+    model.eval()
+    errors, plain = [torch.zeros(0)], [torch.zeros(0)]
+    for chosen, drawn_noise in zip(
+        torch.split(items, MEASURED_BATCH_SIZE), torch.split(noise, MEASURED_BATCH_SIZE), strict=True
+    ):
+        inputs = normalise(frames.pixels[chosen].to(device))
+        with lower_precision(device):
+            drawn = model(inputs, drawn_noise.to(device))
+        errors.append(model.errors(inputs, drawn).cpu())
+        plain.append(model.errors(inputs, mean_of_seen(model.targets(inputs), drawn.mask)).cpu())
+    return torch.cat(errors), torch.cat(plain)
+
+
+def mean_of_seen(targets: Tensor, mask: Tensor) -> Drawn:
+    """Return every patch as the mean of those of its frame that are seen: ``targets`` (N, L, V), ``mask`` (N, L)."""
+    seen = (1 - mask)[:, :, None]
+    mean = (targets * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True)
+    return Drawn(mean.expand_as(targets), mask)
+
+
+def measure_on_test(
+    model: MaskedAutoencoder, frames: UnlabelledFrames, items: Tensor, patients: list[str], *, words: str, seed: int
+) -> dict[str, Metric]:
+    """Return the error on frames of test patients, by patient, beside that of the mean patch; {}: there are none.
+
+    ``patients`` : (N,) of the frames ``items``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(items), generator=generator)[:MOST_FRAMES]
+    if not len(chosen):
+        return {}
+    noise = torch.rand(len(chosen), model.decoder_pos_embed.shape[1] - 1, generator=generator)
+    errors, plain = errors_of_frames(model, frames, items[chosen], noise)
+    cohort = Cohort(tuple(patients[place] for place in chosen.tolist()), words, seed)
+    baseline = cohort.mean(plain.double().numpy()).value
+    return {"reconstruction_error": cohort.mean(errors.double().numpy(), baseline)}
+
+
+HIDDEN_GREY = 0.5
+_GAP_PX = 4
+
+
+@torch.no_grad()
+def reconstruction_panels(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> ByteArray:
+    """Return (N, S, 3 * S + gaps) uint8: each frame, what was seen of it, and the hidden patches drawn in.
+
+    ``frames`` : (N, 1, S, S) from ``preprocess.normalise``; ``noise`` (N, L) chooses what is hidden.
+    """
+    model.eval()
+    drawn, mask = model(frames, noise)
+    true = to_patches(model.seen(frames), model.patch_px)
+    if model.config.is_patch_normalised:
+        drawn = drawn * (true.var(dim=2, keepdim=True) + 1e-6).sqrt() + true.mean(dim=2, keepdim=True)
+    low, high = true.amin(dim=(1, 2), keepdim=True), true.amax(dim=(1, 2), keepdim=True)
+    hidden = mask[:, :, None].bool()
+    patches = [(rows - low) / (high - low).clamp_min(1e-6) for rows in (true, drawn)]
+    seen = torch.where(hidden, torch.full_like(true, HIDDEN_GREY), patches[0])
+    joined = torch.where(hidden, patches[1], patches[0])
+    squares = [from_patches(rows, model.patch_px)[:, 0] for rows in (patches[0], seen, joined)]
+    gap = torch.ones(len(frames), frames.shape[2], _GAP_PX, device=frames.device)
+    row = torch.cat([squares[0], gap, squares[1], gap, squares[2]], dim=2)
+    panels: ByteArray = (row.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return panels
+
+
+def write_reconstructions(model: MaskedAutoencoder, frames: Tensor, noise: Tensor, png: Path, columns: int = 2) -> None:
+    """Write the panels of `reconstruction_panels` below and beside one another to a PNG, whole or not at all.
+
+    They are patients' frames: the file is the user's alone to read.
+    """
+    panels = reconstruction_panels(model, frames, noise)
+    N, H, W = panels.shape
+    rows = -(-N // columns)
+    sheet = np.full((rows * (H + _GAP_PX), columns * (W + 3 * _GAP_PX)), 255, np.uint8)
+    for index, panel in enumerate(panels):
+        top, left = index // columns * (H + _GAP_PX), index % columns * (W + 3 * _GAP_PX)
+        sheet[top : top + H, left : left + W] = panel
+    content = io.BytesIO()
+    Image.fromarray(sheet).save(content, "PNG")
+    png.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(png, content.getvalue(), mode=0o600)
+
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 100, 64, 1e-3
 FRAMES_PER_CINE = 16

@@ -21,19 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echo_plugin.batch import find_cine_files
-from echo_plugin.cine import Cine
+from echo_plugin.answer.batch import find_cine_files
+from echo_plugin.answer.preprocess import to_model_input
+from echo_plugin.cine import Cine, escape_path
+from echo_plugin.durable import file_stamp
 from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.file_stamp import file_stamp
-from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
-from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import digest_of, evenly_chosen
-from echo_plugin.training.nameless_files import patients_by_copies
-from echo_plugin.training.phantom_folder import phantom_ids
+from echo_plugin.training.datasets import digest_of, evenly_chosen, phantom_ids
 from echo_plugin.training.prepared_frames import PREPARATION
+from echo_plugin.training.provenance import patients_by_copies
 from echo_plugin.training.splits import PARTS, Split
 
 logger = logging.getLogger(__name__)

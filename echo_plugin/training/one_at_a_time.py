@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
+from echo_plugin.training.loop import lock_path
 from echo_plugin.training.processes import agreed, is_first
-from echo_plugin.training.state import lock_path
 
 if sys.platform == "win32":
     import msvcrt

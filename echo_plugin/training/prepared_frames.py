@@ -3,12 +3,17 @@
 
 They pass through ``preprocess``, the path that predictions take, a single time; epochs then read uint8 arrays. What
 differs between epochs is in ``augment`` and ``appearance``.
+
+The cache of prepared frames: a file for each cine, so that a new label costs one; the longest unused go first.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +25,46 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_plugin.anatomy import DETECTED_SEPTA
+from echo_plugin.answer.preprocess import to_model_input
 from echo_plugin.cine import Cine
+from echo_plugin.durable import drop_longest_unused, write_atomically
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
-from echo_plugin.preprocess import to_model_input
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, unsought_labels
-from echo_plugin.training.kept_frames import bound_cache, keep, kept_path, read_kept
+
+FOLDER = "cines"
+MOST_BYTES = 16 * 2**30
+"""What a cache may take on the disk: detector, views and defects of some ten thousand cines."""
+
+
+def kept_path(cache_dir: Path, key: str) -> Path:
+    """Return the file of a cine; ``key`` tells its picture, its frames and how they were prepared."""
+    return cache_dir / FOLDER / f"{key}.npz"
+
+
+def read_kept(path: Path) -> tuple[Array, Array] | None:
+    """Return pixels and targets, noting that they are in use; None: not there, or damaged."""
+    try:
+        with np.load(path) as arrays:
+            found = arrays["pixels"], arrays["targets"]
+        os.utime(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found
+
+
+def keep(path: Path, pixels: Array, targets: Array) -> None:
+    """Write pixels and targets of a cine."""
+    content = io.BytesIO()
+    np.savez(content, pixels=pixels, targets=targets)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue(), mode=0o600)
+
+
+def bound_cache(cache_dir: Path) -> None:
+    """Delete the files that were not in use for longest, down to ``MOST_BYTES``."""
+    drop_longest_unused((cache_dir / FOLDER).iterdir(), MOST_BYTES)
+
 
 logger = logging.getLogger(__name__)
 

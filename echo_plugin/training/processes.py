@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from echo_plugin.runtime import choose_device
+from echo_plugin.answer.runtime import choose_device
 
 Value = TypeVar("Value")
 

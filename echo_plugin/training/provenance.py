@@ -3,34 +3,154 @@
 
 A card lists the patients of its parts as fingerprints. A training that goes on from a model, or stands beside others in
 one folder, leaves every patient in the part where those cards have it; so nobody is measured who was learned from.
+
+Files that were learned from before anybody said who is on them, so that whoever that turns out to be counts.
+
+A file is known again by its SOP Instance UID, or, without one, by its bytes; wherever it lies and whatever it is
+called by then. One that was written anew in between, cut or de-identified say, is another file.
+
+A card keeps 32 salted bits of each, which are 6 bytes of text: with 10 000 files learned from, one strange file in
+400 000 is taken for one of them.
+
+The card of a model that has been trained, and publishing both; who is in which part is in ``provenance``.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
 import hashlib
 import logging
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+import torch
+
+from echo_plugin.answer.runtime import TRAIN_COMMANDS
+from echo_plugin.cine import is_uid
+from echo_plugin.durable import file_stamp
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
-from echo_plugin.model_card import ModelCard
-from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.runtime import TRAIN_COMMANDS
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of
-from echo_plugin.training.nameless_files import (
-    FILES_KEY,
-    ImageFile,
-    file_numbers,
-    pack_numbers,
-    patients_on_nameless,
-    unpack_numbers,
-)
+from echo_plugin.model_card import STARTERS, Metric, ModelCard, TrainingData, load_card
+from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of, phantom_command
+from echo_plugin.training.loop import Learned, forget_states
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.processes import agreed, is_first
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
-from echo_plugin.training.start_weights import Start
+from echo_plugin.training.start import Start
+
+FILES_KEY = "nameless_files"
+"""Of a card's config: the numbers of the files, big-endian and ascending, in base64."""
+NAMELESS_LIMITS = (
+    " Some files that it, or the model it began with, learned from named no patient: whoever is on them counts as"
+    " learned from where the same file is met again, and cannot be told by a file that was written anew since."
+)
+_NUMBER = np.dtype(">u4")
+
+
+class ImageFile(Protocol):
+    """A file and who is on it; ``patient_id`` None: nobody says."""
+
+    @property
+    def image_id(self) -> str:
+        """The SOP Instance UID, or what is made of the path."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def patient_id(self) -> str | None:
+        """The patient's id."""
+
+
+def file_numbers(files: Iterable[ImageFile], salt: str) -> frozenset[int]:
+    """Return the numbers of files under a card's salt; one that cannot be read has none."""
+    return frozenset(number for file in files if (number := _number(file, salt)) is not None)
+
+
+def pack_numbers(numbers: Iterable[int]) -> str:
+    """Return numbers as a card keeps them.
+
+    >>> pack_numbers([258, 1]), unpack_numbers("AAAAAQAAAQI=") == {1, 258}
+    ('AAAAAQAAAQI=', True)
+    """
+    return base64.b64encode(np.array(sorted(set(numbers)), dtype=_NUMBER).tobytes()).decode("ascii")
+
+
+def unpack_numbers(text: object) -> frozenset[int]:
+    """Return the numbers that `pack_numbers` was given; of a card that keeps none, none."""
+    return frozenset(np.frombuffer(base64.b64decode(text), _NUMBER).tolist() if isinstance(text, str) else ())
+
+
+def patients_on_nameless(card: ModelCard, files: Iterable[ImageFile]) -> frozenset[str]:
+    """Return the patients of those files from which the model, or one it began with, learned without a name."""
+    numbers, salt = unpack_numbers(card.config.get(FILES_KEY)), str(card.config.get("patient_salt"))
+    if not numbers:
+        return frozenset()
+    named = ((file, (file.patient_id or "").strip()) for file in files)
+    return frozenset(patient for file, patient in named if patient and _number(file, salt) in numbers)
+
+
+def patients_by_copies(files: Sequence[ImageFile]) -> list[str | None]:
+    """Return who is on each of the files; on a nameless one, who is on the first copy among them that names anybody.
+
+    Only files of a size that both a nameless one and a named one have are read.
+    """
+    patients = [file.patient_id for file in files]
+    alike: defaultdict[object, list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        alike[_cheap_key(file)].append(place)
+    for places in alike.values():
+        nameless = [place for place in places if not patients[place]]
+        if not nameless or len(nameless) == len(places):
+            continue
+        said: dict[str | None, str | None] = {}
+        for place in places:
+            if patients[place]:
+                said.setdefault(_content(files[place]), patients[place])
+        said[None] = None  # what cannot be read is no copy of anything
+        for place in nameless:
+            patients[place] = said.get(_content(files[place]))
+    return patients
+
+
+def _cheap_key(file: ImageFile) -> object:
+    """Return what copies of a file share, and can be told without reading it."""
+    stamp = None if is_uid(file.image_id) else file_stamp(file.path)
+    return file.image_id if stamp is None else stamp[1]
+
+
+def _number(file: ImageFile, salt: str) -> int | None:
+    content = _content(file)
+    if content is None:
+        return None
+    return int.from_bytes(hashlib.sha256(f"{salt}{content}".encode()).digest()[: _NUMBER.itemsize], "big")
+
+
+def _content(file: ImageFile) -> str | None:
+    """Return what a file is known again by, under no salt yet; None: it cannot be read."""
+    if is_uid(file.image_id):
+        return file.image_id
+    try:
+        return _digest(file.path, file_stamp(file.path))
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _digest(path: Path, stamp: tuple[int, int] | None) -> str:
+    """Return the SHA-256 of a file's bytes, read once however many cards ask. ``stamp`` : of this writing of it."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
 
 logger = logging.getLogger(__name__)
 
@@ -183,3 +303,91 @@ def data_key(cines: Sequence[LabelledCine], split: Split, options: TrainOptions,
     """Return what tells trainings on other data, or of another network, apart."""
     chosen = (options.recipe, options.batch_size, options.frames_per_cine)
     return digest_of([cines_digest(cines), split.digest, repr(chosen), repr(config)])
+
+
+PHANTOM_LIMITS = (
+    "Trained on phantoms only: synthetic children imaged by a convolution model."
+    " Figures are figures on phantoms and say nothing about patients."
+)
+UNMEASURED_LIMITS = " Its metrics are missing: no annotated patient was left to measure with."
+GREY_LIMITS = " Frames are made grey before the network sees them: of colour Doppler it sees the brightness alone."
+FEW_LIMITS = "Learned from the annotations of one study folder; not tested on other hospitals or machines."
+
+
+def build_card(
+    origin: Origin,
+    learned: Learned,
+    options: TrainOptions,
+    models: Path,
+    *,
+    name: str,
+    task: str,
+    architecture: str,
+    classes: tuple[str, ...],
+    config: Mapping[str, float | int | str | bool | list[float] | list[int]],
+    metrics: Mapping[str, Metric],
+) -> ModelCard:
+    """Return the card of a model of labelled cines to be published to ``models``; ``config`` has ``input_size_px``."""
+    labelled, split, start = origin.labelled, origin.split, origin.start
+    data = training_data(labelled.provenance, len(origin.cines), cines_digest(origin.cines), split, start)
+    size, seen = config["input_size_px"], fingerprints(split, start, data.digest)
+    return ModelCard(
+        name=name,
+        version=next_version(start, name, models),
+        task=task,
+        architecture=architecture,
+        classes=classes,
+        input_size_px=int(size) if isinstance(size, int | float) else 0,
+        config={
+            **{k: v for k, v in config.items() if v == v},
+            **seen,
+            "split_digest": split.digest,
+        },
+        training_data=data,
+        metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
+        command=_commands(name, labelled, options, learned),
+        wall_time_s=round(learned.wall_time_s, 1),
+        seed=options.seed,
+        licence=start.licence,
+        limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS)
+        + GREY_LIMITS
+        + ("" if metrics else UNMEASURED_LIMITS)
+        + (NAMELESS_LIMITS if FILES_KEY in seen else ""),
+    )
+
+
+def training_data(provenance: str, cines: int, digest: str, split: Split, start: Start) -> TrainingData:
+    """Return what a card says of so many ``cines``: their provenance, with that of the start, and who is on them."""
+    return TrainingData(provenance + start.words, sum(split.sizes.values()), cines, digest, split.sizes)
+
+
+def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learned: Learned) -> str:
+    """Return the commands that repeat a training: that of the phantoms, if it had them alone, and its own."""
+    train = options.command
+    if not train:
+        train = f"monailabel-echo train {TRAIN_COMMANDS[name]} --studies DIR --models DIR"
+        train += f" --epochs {learned.epochs} --seed {options.seed}"
+    made = phantom_command(labelled.folder.root) if labelled.is_phantom else None
+    return f"{made} && {train}" if made else train
+
+
+def next_version(start: Start, name: str, models: Path) -> str:
+    """Return the version of a model that went on from ``start`` and is published to ``models``.
+
+    It is above that of ``start``, of what is published there, and of the starter weights: a training from other
+    weights would otherwise publish, under the same name, a number that there has been.
+    """
+    cards = [start.card] if start.card is not None and start.card.name == name else []
+    for folder in (models, STARTERS):
+        with suppress(ModelNotFoundError, ModelMismatchError):
+            cards.append(load_card(folder, name))
+    named = [card.version for card in cards if not card.version.isdecimal()]
+    return f"{named[0]}+1" if named else str(max((int(card.version) for card in cards), default=0) + 1)
+
+
+def publish_learned(models: Path, learned: Learned, card: ModelCard) -> ModelCard:
+    """Publish what was learned, from the first process; there is nothing left to go on with then."""
+    if is_first():
+        card = publish(models, learned.state, card, storage_dtype=torch.float16)
+        forget_states(models, card.name)
+    return agreed(card)

@@ -3,27 +3,278 @@
 
 What is random about a picture is drawn once for a clip: its frames are turned by one angle, moved and changed alike,
 for a view that shook from frame to frame would have no motion of its own. How, is in ``view_recipes``.
+
+How the view classifier is optimised and how its pictures are varied: our recipe and that of the fetal paper.
+
+Batches are (B, T, S, S) float 0..1; what is random is drawn once for a clip, whose frames are changed alike.
+
+Clips for the view classifier: which frames are prepared for them, which belong to whom, what the model says.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from echo_plugin.answer.preprocess import normalise
+from echo_plugin.answer.views import LearnedTimes, choose_clips
+from echo_plugin.cine import Cine
+from echo_plugin.geometry import FloatArray
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
-from echo_plugin.models.view_classifier import ViewClassifier
-from echo_plugin.preprocess import normalise
-from echo_plugin.training.clips import ClipTable, cine_probabilities
-from echo_plugin.training.loop import Learned, lower_precision, run_epochs
+from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.progress import Progress
+from echo_plugin.training.augment import VIEW_MOTION, change_appearance, compose, random_affines, uniform, warp
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder
+from echo_plugin.training.loop import Learned, Recipe, balanced_batches, lower_precision, run_epochs
 from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
-from echo_plugin.training.recipe import Recipe
-from echo_plugin.training.view_recipes import ViewRecipe, view_recipe
+from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+
+PLAIN = 0.1
+"""Part of the training clips whose look is left as it is, in our recipe."""
+CROP_ATTEMPTS = 10
+"""Of torchvision's RandomResizedCrop, before it takes the whole picture."""
+
+
+def vary_as_ours(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return clips turned, moved and with another look; left and right are not exchanged."""
+    is_plain = (torch.rand(len(pixels), generator=generator) < PLAIN).to(pixels.device)[:, None, None, None]
+    pixels = torch.where(is_plain, pixels, change_appearance(pixels, generator))
+    size = pixels.shape[-1]
+    return warp(pixels, random_affines(len(pixels), size, VIEW_MOTION, generator), size)
+
+
+def mirrored(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return clips of which half, drawn at random, are exchanged left and right."""
+    is_flipped = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)[:, None, None, None]
+    return torch.where(is_flipped, pixels.flip(-1), pixels)
+
+
+def vary_as_usf_mae(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return clips rotated by 0 to 90 degrees, flipped both ways half the time, and cropped at random.
+
+    A fetus lies as it likes, so no view of it depends on a side.
+    """
+    count, side = len(pixels), pixels.shape[-1]
+    angle = uniform(count, 0, math.pi / 2, generator)
+    cos, sin = angle.cos(), angle.sin()
+    flips = 1 - 2 * (torch.rand(count, 2, generator=generator) < 0.5).float()
+    rotation = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
+    linear = flips[:, :, None] * rotation
+    middle = torch.full((count, 2, 1), side / 2)
+    turned = torch.cat([linear, middle - linear @ middle], dim=2)
+    return warp(pixels, compose(resized_crops(count, side, generator), turned), side)
+
+
+def resized_crops(count: int, side_px: int, generator: torch.Generator) -> Tensor:
+    """Return (count, 2, 3) affines of torchvision's RandomResizedCrop with scale (0.5, 2), the fetal paper's.
+
+    More than the whole area is asked for two times in three; what does not fit is drawn again, and in the end the whole
+    picture is taken.
+    """
+    area = side_px**2 * (torch.rand(count, CROP_ATTEMPTS, generator=generator) * 1.5 + 0.5)
+    ratio = ((torch.rand(count, CROP_ATTEMPTS, generator=generator) * 2 - 1) * math.log(4 / 3)).exp()
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2).round()  # (count, tries, w and h)
+    fits = (sides <= side_px).all(dim=2)
+    first = fits.float().argmax(dim=1)
+    chosen = sides[torch.arange(count), first]
+    chosen = torch.where(fits.any(dim=1)[:, None], chosen, torch.full_like(chosen, float(side_px)))
+    corner = (torch.rand(count, 2, generator=generator) * (side_px - chosen + 1)).floor()
+    scale = side_px / chosen
+    return torch.cat([torch.diag_embed(scale), (-corner * scale)[:, :, None]], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecipe:
+    """The numbers of one way to train views; ``clip_rate`` : learning rate of the second stage, as a part."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warm_up: float
+    clip_norm: float
+    smoothing: float
+    vary: Callable[[Tensor, torch.Generator], Tensor]
+    clip_rate: float = 1 / 3
+    border: float = 0.0
+    """Part of the side that is cut off all round; ``ViewConfig`` carries it to predictions."""
+
+
+RECIPES = {
+    "ours": ViewRecipe(
+        epochs=40,
+        batch_size=32,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warm_up=0.05,
+        clip_norm=5.0,
+        smoothing=0.05,  # neighbouring views shade over
+        vary=vary_as_ours,
+    ),
+    "usf-mae": ViewRecipe(
+        epochs=120,
+        batch_size=64,
+        learning_rate=5e-4,
+        weight_decay=0.01,
+        warm_up=0.1,
+        clip_norm=1.0,
+        smoothing=0.0,
+        vary=vary_as_usf_mae,
+        border=0.05,
+    ),
+}
+"""The fetal paper's (arXiv 2512.24492) warm-up and clipping are from its authors' code; how wide the border is, it
+does not say. Our own pictures are cut at the ultrasound region before, so no text is left for it to cut."""
+
+
+def view_recipe(options: TrainOptions) -> ViewRecipe:
+    """Return the recipe that the options name.
+
+    Raises
+    ------
+    ValueError
+        If it is none for views.
+    """
+    if options.recipe not in RECIPES:
+        msg = f"Recipe {options.recipe!r} is none for views; {', '.join(RECIPES)} are accepted."
+        raise ValueError(msg)
+    recipe = RECIPES[options.recipe]
+    if not options.mirror:
+        return recipe
+    return replace(recipe, vary=lambda pixels, generator: recipe.vary(mirrored(pixels, generator), generator))
+
+
+def learned_times(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> LearnedTimes | None:
+    """Return the median interval of frames and length of cines; None: none says when its frames were taken."""
+    steps = [(labelled.folder.entry(cine.image_id).frame_time_ms, cine.frame_count) for cine in cines]
+    known = np.array([(step, step * (count - 1)) for step, count in steps if step and count > 1])
+    return LearnedTimes(*np.median(known, axis=0).tolist()) if len(known) else None
+
+
+@dataclass(frozen=True)
+class ClipChoice:
+    """Which clips are prepared of a cine, by the function by which predictions choose theirs.
+
+    ``counts`` : so many clips spread over the cine, then so many spread anew, and so on.
+    """
+
+    config: ViewConfig
+    times: LearnedTimes | None
+    counts: tuple[int, ...]
+
+    def of(self, cine: Cine) -> NDArray[np.int64]:
+        """Return (sum of ``counts``, T) 0-based frame indices."""
+        return np.concatenate([choose_clips(self.config, self.times, cine, count) for count in self.counts])
+
+    @property
+    def facts(self) -> str:
+        """What tells this choice from others."""
+        return f"{self.config.sampling}-{self.config.frames_per_clip}-{self.counts}-{self.times}"
+
+    def prepare(
+        self,
+        labelled: LabelledFolder,
+        cines: Sequence[LabelledCine],
+        cache_dir: Path | None,
+        progress: Progress | None = None,
+    ) -> PreparedFrames:
+        """Return the frames of the clips of each cine, one clip after another; its times are read with its pixels."""
+        size = self.config.input_size_px
+
+        def prepare(cine: Cine, labels: LabelledCine, frame_indices: tuple[int, ...]) -> tuple[Tensor, NDArray[Any]]:
+            chosen, place = np.unique(self.of(cine), return_inverse=True)
+            pixels, targets = prepare_whole(size)(cine, labels, tuple(chosen.tolist()))
+            return pixels[torch.from_numpy(place.ravel())], targets[place.ravel()]
+
+        name = f"views-{size}-{self.facts}"
+        choice = [(cine, ()) for cine in cines]
+        return prepare_frames(labelled, choice, prepare, name=name, cache_dir=cache_dir, progress=progress)
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """Clips of prepared frames: ``frames`` (N, T) rows of ``pixels``, ``labels`` (N,), ``cine`` (N,), clips by part."""
+
+    pixels: Tensor
+    frames: Tensor
+    labels: Tensor
+    cine: Tensor
+    parts: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, prepared: PreparedFrames, length: int, labels: Tensor, parts: Mapping[str, Sequence[LabelledCine]]
+    ) -> ClipTable:
+        """Return the clips of ``length`` neighbouring rows; ``labels`` by cine."""
+        frames = torch.arange(len(prepared.pixels)).reshape(-1, length)
+        cine = prepared.cine[::length]
+        members = {
+            part: torch.where(torch.isin(cine, prepared.cine[prepared.of(cines)]))[0] for part, cines in parts.items()
+        }
+        return cls(prepared.pixels, frames, labels[cine], cine, members)
+
+    def draw(self, stage: str, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+        """Return an epoch's batches: every clip for its frames, or one clip of every cine; rarer views more often."""
+        clips = self.parts["train"]
+        if stage == "clips":
+            clips = clips[torch.randperm(len(clips), generator=generator)]
+            _, first = np.unique(self.cine[clips].numpy(), return_index=True)
+            clips = clips[torch.from_numpy(first)]
+            batch_size = max(batch_size // 2, 2)
+        return balanced_batches(clips, self.labels[clips], batch_size, generator)
+
+
+@torch.no_grad()
+def clip_logits(
+    model: ViewClassifier, table: ClipTable, chosen: Tensor, stage: str = "clips", *, batch_size: int = 16
+) -> FloatArray:
+    """Return (N, K) view logits of the clips ``chosen``; stage "frames": log of the mean over single frames."""
+    device = model.frame_head.weight.device
+    model.eval()
+    rows = []
+    for first in range(0, len(chosen), batch_size):
+        inputs = normalise(table.pixels[table.frames[chosen[first : first + batch_size]]].to(device))
+        with lower_precision(device):
+            if stage == "clips":
+                rows.append(model(inputs).float())
+            else:
+                logits = model.frame_logits(inputs.flatten(0, 1)).float()
+                mean = logits.softmax(dim=1).reshape(*inputs.shape[:2], -1).mean(dim=1)
+                rows.append(mean.clamp_min(1e-12).log())
+    each: FloatArray = torch.cat(rows).double().cpu().numpy()
+    return each
+
+
+def cine_logits(
+    model: ViewClassifier, table: ClipTable, part: str, stage: str
+) -> tuple[list[FloatArray], NDArray[np.int_], NDArray[np.int_]]:
+    """Return the logits of the clips of each cine, M times (n, K), (M,) true class ids and (M,) cine indices."""
+    chosen = table.parts[part]
+    each = clip_logits(model, table, chosen, stage)
+    cines, place = np.unique(table.cine[chosen].numpy(), return_inverse=True)
+    labels = table.labels[chosen].numpy()
+    truth = np.array([labels[place == i][0] for i in range(len(cines))])
+    return [each[place == i] for i in range(len(cines))], truth, cines
+
+
+def cine_probabilities(
+    model: ViewClassifier, table: ClipTable, part: str, stage: str
+) -> tuple[FloatArray, NDArray[np.int_], NDArray[np.int_]]:
+    """Return (M, K) mean probabilities over the clips of each cine, (M,) true class ids and (M,) cine indices."""
+    logits, truth, cines = cine_logits(model, table, part, stage)
+    return np.stack([softmax(clips, axis=1).mean(axis=0) for clips in logits]), truth, cines
+
 
 FRAME_STAGE = 0.6
 """Part of the epochs, and of the time, given to the first stage."""

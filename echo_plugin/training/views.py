@@ -1,38 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the view classifier in the two stages of the neonatal-view paper: single frames first, then clips."""
+"""Training the view classifier in the two stages of the neonatal-view paper: single frames first, then clips.
+
+A logistic regression on what a frozen encoder says of frames: how much its features hold before any fine-tuning.
+
+The cines that a view classifier learns from, and what is said of those of views that it does not tell apart.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from echo_plugin.anatomy import VIEW_VOCABULARIES, View
+from echo_plugin.anatomy import VIEW_VOCABULARIES, View, vocabulary_name
+from echo_plugin.answer.preprocess import normalise
+from echo_plugin.answer.runtime import choose_device
+from echo_plugin.answer.views import OpenSetRule, choose_rule, cine_scores, rule_to_config
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.metrics import Cohort, classification_metrics
+from echo_plugin.geometry import FloatArray
+from echo_plugin.measure.classes import Cohort, classification_metrics
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.runtime import choose_device
-from echo_plugin.training.clips import ClipChoice, ClipTable, cine_logits, cine_probabilities, learned_times
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.linear_probe import probe_of_clips
-from echo_plugin.training.loop import Learned, place
+from echo_plugin.training.loop import Learned, lower_precision, place, state_path
 from echo_plugin.training.options import OnEpoch, TrainOptions
 from echo_plugin.training.processes import first_goes_ahead
-from echo_plugin.training.provenance import Origin, data_key, origin_of, words_for_test
-from echo_plugin.training.start_weights import Start, begun_training, load_start
-from echo_plugin.training.state import state_path
-from echo_plugin.training.trained_card import build_card, publish_learned
-from echo_plugin.training.view_cines import cines_of_views, words_for_other_views
-from echo_plugin.training.view_recipes import view_recipe
-from echo_plugin.training.view_stages import learn_views
-from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_to_config
+from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
+from echo_plugin.training.start import Start, begun_training, load_start
+from echo_plugin.training.view_stages import (
+    ClipChoice,
+    ClipTable,
+    cine_logits,
+    cine_probabilities,
+    learn_views,
+    learned_times,
+    view_recipe,
+)
+
+
+@torch.no_grad()
+def encoder_features(model: ViewClassifier, pixels: Tensor, *, batch_size: int = 64) -> FloatArray:
+    """Return the (N, D) embeddings of (N, S, S) uint8 frames."""
+    device = model.frame_head.weight.device
+    model.eval()
+    rows = []
+    for batch in torch.split(pixels, batch_size):
+        with lower_precision(device):
+            rows.append(model.features(normalise(batch.to(device))).float().cpu())
+    features: FloatArray = torch.cat(rows).double().numpy()
+    return features
+
+
+def probe(features: FloatArray, labels: NDArray[np.int_], others: FloatArray) -> NDArray[np.int_]:
+    """Return the (M,) classes of ``others`` (M, D) by a logistic regression of (N, D) features with (N,) labels.
+
+    Features are scaled to unit deviation first; scikit-learn's own regularisation is left as it is.
+
+    Raises
+    ------
+    ValueError
+        If all labels are the same.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(labels)) < 2:
+        msg = f"A probe learns from {len(labels)} frames of one class only; two classes at least are accepted."
+        raise ValueError(msg)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    answers: NDArray[np.int_] = regression.fit(features, labels).predict(others)
+    return answers
+
+
+def probe_of_clips(
+    model: ViewClassifier, table: ClipTable, patients: Sequence[str], *, words: str, seed: int
+) -> dict[str, Metric]:
+    """Return the accuracy of a probe of training patients' frames on test patients', one frame of each clip.
+
+    Beside it stands what the commonest training class scores. ``patients`` : of the cines that ``table.cine`` counts.
+    {}: all training frames are of one class.
+    """
+    train, test = table.parts["train"], table.parts["test"]
+    labels, truth = table.labels[train].numpy(), table.labels[test].numpy()
+    if len(np.unique(labels)) < 2:
+        return {}
+    features, others = (encoder_features(model, table.pixels[table.frames[clips, 0]]) for clips in (train, test))
+    right = probe(features, labels, others) == truth
+    cohort = Cohort(tuple(patients[cine] for cine in table.cine[test].tolist()), words, seed)
+    baseline = float((truth == np.bincount(labels).argmax()).mean())
+    return {"linear probe accuracy": cohort.mean(right.astype(np.float64), baseline)}
+
+
+logger = logging.getLogger(__name__)
+
+
+def cines_of_views(labelled: LabelledFolder, vocabulary: Sequence[View]) -> tuple[LabelledCine, ...]:
+    """Return the cines whose labelled view is in ``vocabulary``; a warning counts those of other views."""
+    words = words_for_other_views(labelled, vocabulary)
+    if words:
+        logger.warning("%s", words)
+    return tuple(cine for cine in labelled.cines if cine.annotation.view in vocabulary)
+
+
+def words_for_other_views(labelled: LabelledFolder, vocabulary: Sequence[View]) -> str:
+    """Return a sentence that counts the cines of views outside ``vocabulary``, by view; "" if there are none."""
+    views = [cine.annotation.view for cine in labelled.cines]
+    others = Counter(view for view in views if view is not None and view not in vocabulary)
+    if not others:
+        return ""
+    by_name = sorted((view.value, count) for view, count in others.items())
+    counts = ", ".join(f"{name} {count}" for name, count in by_name)
+    names = [view.value for view in vocabulary]
+    having = [word for word, known in VIEW_VOCABULARIES.items() if others.keys() & set(known)]
+    hint = f"; --vocabulary {' or '.join(having)} has some of them" if having else ""
+    named = vocabulary_name(names) or ", ".join(names)
+    return f"{others.total()} cines are left out, whose views the vocabulary {named} lacks ({counts}){hint}."
+
 
 CLIPS_PER_CINE = 4
 DEFAULT_VOCABULARY = "paediatric"

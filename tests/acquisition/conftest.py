@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, publish
-from echo_plugin.models.from_card import build_detector
+from echo_plugin.model_card import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector, publish
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from echo_plugin.acquisition.confirmed import Confirmed, says_the_same
+from echo_plugin.acquisition.label_quality import Confirmed, says_the_same
 from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.io.markups import boxes_from_markups, boxes_to_markups

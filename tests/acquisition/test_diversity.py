@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from echo_plugin.acquisition.diversity import Cover, distances_to_nearest
-from echo_plugin.acquisition.pool import Pool, gather_labels, list_cines, no_scores
+from echo_plugin.acquisition.pool import Cover, Pool, distances_to_nearest, gather_labels, list_cines, no_scores
 from echo_plugin.acquisition.strategies import Situation, most_unlike
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation

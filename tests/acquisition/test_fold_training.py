@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from echo_plugin.acquisition import fold_training
-from echo_plugin.acquisition.fold_training import train_folds
-from echo_plugin.models.card_file import STARTERS
+from echo_plugin.acquisition import review
+from echo_plugin.acquisition.review import train_folds
+from echo_plugin.model_card import STARTERS
 from echo_plugin.training import detector
 from echo_plugin.training.options import TrainOptions
 
@@ -40,6 +40,6 @@ def test_nothing_begins_where_both_know_a_patient_or_do_not_say(
 ):
     unsaid = tmp_path / "unsaid"
     shutil.copytree(published_detector, unsaid)
-    monkeypatch.setattr(fold_training, "STARTERS", unsaid)
+    monkeypatch.setattr(review, "STARTERS", unsaid)
 
     assert beginning(easy_studies, published_detector, "child03") == ("scratch", None)

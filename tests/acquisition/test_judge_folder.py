@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.acquisition import judge_folder
-from echo_plugin.acquisition.judge import LabelJudge
-from echo_plugin.acquisition.judge_folder import JudgedLabels, judge_labels
-from echo_plugin.acquisition.label_quality import label_quality
+from echo_plugin.acquisition import score_folder
+from echo_plugin.acquisition.label_quality import LabelJudge, label_quality
+from echo_plugin.acquisition.score_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.score_store import Judgement, ScoreStore
 from echo_plugin.acquisition.uncertainty import Calibration, pooled
 from echo_plugin.anatomy import Septum
@@ -70,9 +69,9 @@ def test_labels_are_looked_at_first_then_judged_by_one_calibration(
     strange_studies, published_detector, tmp_path, monkeypatch
 ):
     folder, seen, asked = StudyFolder(strange_studies), [], []
-    look, fit = LabelJudge.look, judge_folder.calibrate
+    look, fit = LabelJudge.look, score_folder.calibrate
     monkeypatch.setattr(LabelJudge, "look", lambda self, *a: seen.append(look(self, *a)) or seen[-1])
-    monkeypatch.setattr(judge_folder, "calibrate", lambda *a: asked.append(a) or fit(*a))
+    monkeypatch.setattr(score_folder, "calibrate", lambda *a: asked.append(a) or fit(*a))
     store = ScoreStore(tmp_path / "scores.sqlite")
 
     labels = judge_labels(folder, published_detector, store, device="cpu")
@@ -107,7 +106,7 @@ def fits_to_few(monkeypatch):
     def fit(middle, rows):
         return Calibration(middle) if len(rows) < FEWEST else Calibration(0.3, 2.0, fitted_to=len(rows))
 
-    monkeypatch.setattr(judge_folder, "calibrate", fit)
+    monkeypatch.setattr(score_folder, "calibrate", fit)
 
 
 def test_labels_judged_before_scores_could_be_calibrated_are_judged_again_once(
@@ -134,7 +133,7 @@ def test_labels_judged_by_half_of_todays_boxes_or_fewer_are_judged_again(
     strange_studies, published_detector, tmp_path, fits_to_few, monkeypatch
 ):
     store = ScoreStore(tmp_path / "s.sqlite")
-    monkeypatch.setattr(judge_folder, "PORTION", 12)
+    monkeypatch.setattr(score_folder, "PORTION", 12)
 
     judged = judge_labels(StudyFolder(strange_studies), published_detector, store, device="cpu").judged
 

@@ -9,7 +9,7 @@ from cleanlab.object_detection.rank import get_label_quality_scores
 
 from echo_plugin.acquisition.label_quality import KINDS, WORDS, judged_boxes, label_quality
 from echo_plugin.acquisition.uncertainty import Calibration, calibrate
-from echo_plugin.boxes.metrics import FrameBoxes
+from echo_plugin.measure.boxes import FrameBoxes
 
 IAS, IVS = [20.0, 20, 60, 90], [70.0, 90, 120, 170]
 

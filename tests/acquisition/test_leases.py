@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from echo_plugin.acquisition.leases import Leases
+from echo_plugin.acquisition.score_store import Leases
 
 
 class Clock:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.acquisition import live_pool
-from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
-from echo_plugin.acquisition.live_pool import LivePool
-from echo_plugin.acquisition.probe import CineProber
+from echo_plugin.acquisition import pool as pool_module
+from echo_plugin.acquisition.pool import LivePool
 from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, CineProber, probe_frames
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 
@@ -121,7 +120,7 @@ def test_a_reader_waits_for_new_judgements_alone_and_never_for_a_calibration(str
     for image_id in (first, second):
         store.judge(Judgement(image_id, 1, "m", 0.5, (0,), "words", np.zeros((60, 3))))
     live.calibrate_if_due()
-    monkeypatch.setattr(live_pool, "calibrate", lambda *a: pytest.fail("a reader waited for a calibration"))
+    monkeypatch.setattr(pool_module, "calibrate", lambda *a: pytest.fail("a reader waited for a calibration"))
     monkeypatch.setattr(store, "judgements", lambda **k: read.append(judgements(**k)) or read[-1])
 
     for image_id, quality in ((third, 0.1), (first, 0.2)):

@@ -10,12 +10,22 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from echo_plugin.acquisition import judge, review_report
-from echo_plugin.acquisition.agreement import agreement, cohens_kappa
-from echo_plugin.acquisition.fold_training import link_cines, train_folds
-from echo_plugin.acquisition.review import fold_judges, published_judge, review, split_folds, to_json
-from echo_plugin.acquisition.review_report import describe_review, write_review
-from echo_plugin.acquisition.review_scores import keep_judgements
+from echo_plugin.acquisition import label_quality
+from echo_plugin.acquisition import review as review_module
+from echo_plugin.acquisition.review import (
+    agreement,
+    cohens_kappa,
+    describe_review,
+    fold_judges,
+    keep_judgements,
+    link_cines,
+    published_judge,
+    review,
+    split_folds,
+    to_json,
+    train_folds,
+    write_review,
+)
 from echo_plugin.acquisition.score_store import SCORES_FILE, ScoreStore
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
@@ -147,18 +157,18 @@ def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
     strange_studies, published_detector, tmp_path, monkeypatch
 ):
     seen, drawn = {}, []
-    look, draw = judge.to_model_input, review_report.draw_pictures
+    look, draw = label_quality.to_model_input, review_module.draw_pictures
     monkeypatch.setattr(
-        judge, "to_model_input", lambda cine, *a, **k: seen.setdefault(cine.image_id, look(cine, *a, **k))
+        label_quality, "to_model_input", lambda cine, *a, **k: seen.setdefault(cine.image_id, look(cine, *a, **k))
     )
-    monkeypatch.setattr(review_report, "draw_pictures", lambda pictures: drawn.extend(pictures) or draw(pictures))
+    monkeypatch.setattr(review_module, "draw_pictures", lambda pictures: drawn.extend(pictures) or draw(pictures))
 
     result = review(strange_studies, published_judge(published_detector, "cpu"), judges="the published detector")
     held = [value for doubt in result.doubts for value in vars(doubt.judged).values() if isinstance(value, np.ndarray)]
     write_review(tmp_path, result)
 
     assert held == []
-    assert len(drawn) == review_report.SHOWN < len(result.doubts)
+    assert len(drawn) == review_module.SHOWN < len(result.doubts)
     for doubt, picture in zip(result.doubts, drawn, strict=False):  # stills: a frame each
         np.testing.assert_array_equal(picture.pixels, seen[doubt.judgement.image_id][0][0].numpy())
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.acquisition.live_pool import LivePool
-from echo_plugin.acquisition.probe import CineProber
+from echo_plugin.acquisition.pool import LivePool
 from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import ScoreStore, models_key
+from echo_plugin.acquisition.uncertainty import CineProber
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
 from echo_plugin.host import score_job
 from echo_plugin.io.label_summaries import LabelSummaries

@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 
-from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
 from echo_plugin.acquisition.pool import VIEWS, Pool, fill_in, gather_labels, list_cines, no_scores
 from echo_plugin.acquisition.score_store import Judgement
 from echo_plugin.acquisition.strategies import (
@@ -21,7 +20,7 @@ from echo_plugin.acquisition.strategies import (
     of_a_failing_view,
     uncertain_and_unlike,
 )
-from echo_plugin.acquisition.uncertainty import Calibration
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, Calibration, CineEvidence
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.io.label_summaries import summarise

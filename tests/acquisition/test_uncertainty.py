@@ -7,14 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from echo_plugin.acquisition.evidence import LOOKS, OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence, probe_frames
 from echo_plugin.acquisition.uncertainty import (
+    LOOKS,
+    OVERLAPS_SHAPE,
+    PROBES,
+    SCORES_SHAPE,
     Calibration,
+    CineEvidence,
     binary_entropy,
     calibrate,
     cine_uncertainties,
     frame_uncertainties,
     frames_to_draw,
+    probe_frames,
 )
 
 

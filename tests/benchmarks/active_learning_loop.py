@@ -40,19 +40,18 @@ import torch
 
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
-from echo_plugin.boxes.matching import average_precision, match_detections
-from echo_plugin.io.atomic_file import write_atomically
+from echo_plugin.durable import write_atomically
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.volume import rendition_geometry
-from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, load_published
-from echo_plugin.models.from_card import build_detector
+from echo_plugin.measure.boxes import average_precision, match_detections
+from echo_plugin.model_card import load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, build_detector, load_published
 from echo_plugin.phantom.study import write_phantom_study_folder
 from echo_plugin.training.datasets import detection_frames, open_labelled_folder
-from echo_plugin.training.detector_figures import detect, true_boxes
+from echo_plugin.training.detector import detect, true_boxes
 from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -128,9 +127,9 @@ class HeldOut:
 
 def keep_pictures() -> None:
     """Prepare the frames that are scored once; the server does so again for every new model, to the same pixels."""
-    from echo_plugin.acquisition import probe
+    from echo_plugin.acquisition import uncertainty
 
-    kept, prepare = {}, probe.to_model_input
+    kept, prepare = {}, uncertainty.to_model_input
 
     def prepared(cine, frame_indices, size_px, **options):
         key = (cine.image_id, tuple(frame_indices), size_px)
@@ -138,7 +137,7 @@ def keep_pictures() -> None:
             kept[key] = prepare(cine, frame_indices, size_px, **options)
         return kept[key]
 
-    probe.to_model_input = prepared
+    uncertainty.to_model_input = prepared
 
 
 class Site:

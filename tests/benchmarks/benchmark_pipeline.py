@@ -95,11 +95,16 @@ def time_plainly(path: Path, models: Path, device: str) -> dict[str, float]:
     import torch
     from pydicom.pixel_data_handlers import convert_color_space
 
+    from echo_plugin.answer.preprocess import normalise, to_model_input
     from echo_plugin.cine import Cine, FramesInMemory
     from echo_plugin.io.sector import tissue_region
-    from echo_plugin.models.checkpoint import load_published, load_state
-    from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
-    from echo_plugin.preprocess import normalise, to_model_input
+    from echo_plugin.models.checkpoint import (
+        build_detector,
+        build_embedder,
+        build_view_classifier,
+        load_published,
+        load_state,
+    )
 
     ms = {}
     start = time.perf_counter()
@@ -144,8 +149,8 @@ def main() -> None:
         path, models = Path(folder) / "cine.dcm", options.models or Path(folder) / "models"
         write_cine(path, options.frames)
         before_import = time.perf_counter()
+        from echo_plugin.answer.predict import EchoPipeline
         from echo_plugin.io.cine_file import read_cine
-        from echo_plugin.predict import EchoPipeline
 
         import_ms = 1000 * (time.perf_counter() - before_import)
         if options.models is None:

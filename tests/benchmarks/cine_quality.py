@@ -16,8 +16,8 @@ import numpy as np
 from scipy.ndimage import laplace, sobel
 from scipy.stats import spearmanr
 
+from echo_plugin.answer.preprocess import to_model_input
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.preprocess import to_model_input
 
 
 def measures(frame: np.ndarray, following: np.ndarray) -> dict[str, float]:

@@ -20,18 +20,15 @@ from typing import Any
 
 import torch
 
-from echo_plugin.defects.tables import words
+from echo_plugin.answer.preprocess import normalise
+from echo_plugin.answer.runtime import Runtime, prepare_network
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.held_out import choose_held_out
-from echo_plugin.model_card import Metric, ModelCard
-from echo_plugin.models.card_file import load_card
-from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, load_published, load_state
-from echo_plugin.models.from_card import build_detector
-from echo_plugin.preprocess import normalise
-from echo_plugin.runtime import Runtime, prepare_network
+from echo_plugin.evaluate.defect_tables import words
+from echo_plugin.evaluate.held_out import choose_held_out
+from echo_plugin.model_card import Metric, ModelCard, load_card
+from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector, load_published, load_state
 from echo_plugin.training.datasets import detection_frames
-from echo_plugin.training.detector import FRAMES_PER_CINE, train_detector
-from echo_plugin.training.detector_figures import measure_on_test
+from echo_plugin.training.detector import FRAMES_PER_CINE, measure_on_test, train_detector
 from echo_plugin.training.detector_recipes import chosen_images, septa_shown
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames

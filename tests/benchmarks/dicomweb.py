@@ -25,9 +25,9 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from echo_plugin.anatomy import View
-from echo_plugin.host import dicomweb, pacs_routes
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
+from echo_plugin.host.routes import dicomweb
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
 
@@ -91,8 +91,8 @@ def measure(instances: int) -> dict[str, float]:
         dicomweb.echo_app = lambda: SimpleNamespace(dicomweb=archive)
         here = serve(dicomweb.router)
         behind = SimpleNamespace(pacs=Pacs(here))
-        pacs_routes.echo_app = lambda: behind
-        through = serve(pacs_routes.router)
+        archive.echo_app = lambda: behind
+        through = serve(archive.router)
         cine = next(i for i in archive.catalogue.instances().values() if i.text("NumberOfFrames") == "20")
         frames = f"studies/{cine.study_uid}/series/{cine.series_uid}/instances/{cine.sop_uid}/frames"
         with httpx.Client(timeout=120, trust_env=False) as client:

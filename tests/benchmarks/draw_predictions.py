@@ -7,9 +7,9 @@ python tests/benchmarks/draw_predictions.py ../shared/data/color3d_jpeg_baseline
 import argparse
 from pathlib import Path
 
+from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.phantom.contact_sheet import SheetRow, draw_contact_sheet
-from echo_plugin.predict import EchoPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, COLUMNS = 2, 4

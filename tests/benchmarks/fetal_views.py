@@ -26,20 +26,17 @@ import numpy as np
 import torch
 
 from echo_plugin.anatomy import FETAL_5
+from echo_plugin.answer.preprocess import GREY_MEAN, GREY_STD, crop_square, to_model_input
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
 from echo_plugin.models.view_classifier import ViewClassifier
-from echo_plugin.models.vit_checkpoint import load_vit
-from echo_plugin.preprocess import GREY_MEAN, GREY_STD, crop_square, to_model_input
-from echo_plugin.training.clips import ClipTable, clip_logits
-from echo_plugin.training.linear_probe import encoder_features, probe
+from echo_plugin.models.vit import load_vit
 from echo_plugin.training.mae import learn_mae
 from echo_plugin.training.mae_frames import UnlabelledFrames
-from echo_plugin.training.mae_options import MaeOptions, mae_config
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import MaeOptions, TrainOptions, mae_config
 from echo_plugin.training.splits import split_by_patient
-from echo_plugin.training.view_stages import learn_stage, stages_of
-from echo_plugin.training.views import view_config
+from echo_plugin.training.view_stages import ClipTable, clip_logits, learn_stage, stages_of
+from echo_plugin.training.views import encoder_features, probe, view_config
 
 VIT, BATCH, MASK_RATIO = "vit_micro_patch8", 32, 0.5
 STEPS = {32: {0.01: 150, 0.1: 400, 1.0: 800}, 64: {0.1: 400, 1.0: 1600}}

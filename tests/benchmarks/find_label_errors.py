@@ -22,11 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from echo_plugin.acquisition.judge import JudgedCine, LabelJudge
-from echo_plugin.acquisition.label_quality import judged_boxes, label_quality
+from echo_plugin.acquisition.label_quality import JudgedCine, LabelJudge, judged_boxes, label_quality
 from echo_plugin.acquisition.uncertainty import calibrate, pooled
-from echo_plugin.boxes.metrics import FrameBoxes
-from echo_plugin.held_out import choose_held_out
+from echo_plugin.evaluate.held_out import choose_held_out
+from echo_plugin.measure.boxes import FrameBoxes
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.datasets import detection_frames
 

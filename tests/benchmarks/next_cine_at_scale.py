@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
 from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.tasks.next_cine import strategies
-from echo_plugin.host.waiting_cines import WaitingCines
-from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.host.next_cine import WaitingCines, strategies
+from echo_plugin.io.annotation_store import annotation_to_json
 
 
 def make_folder(root: Path, cines: int, labelled: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from echo_plugin.anatomy import View
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.transfer import measure_transfer, measure_view_share, read_reference_boxes
+from echo_plugin.papers.transfer import measure_transfer, measure_view_share, read_reference_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
 CINE = "color3d_jpeg_baseline.dcm"

@@ -22,7 +22,7 @@ from next_cine_at_scale import fill_scores, judge, make_folder
 
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.annotation_store import annotation_to_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLS = 20

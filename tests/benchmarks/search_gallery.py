@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from echo_plugin.anatomy import Defect
-from echo_plugin.defects.gallery import Gallery, PastCase
+from echo_plugin.answer.gallery import Gallery, PastCase
 
 QUERIES = 15
 

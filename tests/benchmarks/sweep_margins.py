@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from echo_plugin.defects.reproduced_rows import SWEEP_MARGINS, SWEEP_SCALES
-from echo_plugin.defects.verification import acceptance_curve, area_under, cross_patient_pairs
-from echo_plugin.models.checkpoint import load_published
+from echo_plugin.measure.verification import acceptance_curve, area_under, cross_patient_pairs
+from echo_plugin.models.checkpoint import build_embedder, load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder
-from echo_plugin.models.from_card import build_embedder
+from echo_plugin.papers.defects_table import SWEEP_MARGINS, SWEEP_SCALES
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.defect_calibration import EmbeddedCrops, embed_crops, fit_temperature
 from echo_plugin.training.defect_crops import boxes_to_crop, prepare_defect_crops
-from echo_plugin.training.defect_head import backbone_features, learn_head
+from echo_plugin.training.defects import backbone_features, learn_head
 from echo_plugin.training.provenance import known_patients
 
 STEPS = 500

@@ -12,19 +12,14 @@ import pytest
 
 from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, Septum
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.answer.gallery import NearestCase, PastCase
+from echo_plugin.answer.predict import EchoPipeline
+from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.cine import Cine, FramesInMemory
-from echo_plugin.defects.gallery import NearestCase, PastCase
 from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
-from echo_plugin.host.infer_task import CineInferTask
-from echo_plugin.host.tasks.defects import DEFECT
-from echo_plugin.host.tasks.septal_boxes import SEPTAL_BOXES
-from echo_plugin.host.tasks.similar_cases import SIMILAR_CASES
-from echo_plugin.host.tasks.views import VIEW
+from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineInferTask
 from echo_plugin.io.volume import rendition_geometry
-from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.card_file import card_to_json
-from echo_plugin.predict import EchoPipeline
-from echo_plugin.prediction import CinePrediction
+from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
 
 EVERY_TASK = pytest.mark.parametrize(
     "about", [SEPTAL_BOXES, DEFECT, VIEW, SIMILAR_CASES], ids=["septal_boxes", "defects", "views", "similar_cases"]

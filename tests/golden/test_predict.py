@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from echo_plugin.answer.predict import EchoPipeline
+from echo_plugin.answer.runtime import Runtime
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.predict import EchoPipeline
-from echo_plugin.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).with_name("predict.json")

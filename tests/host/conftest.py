@@ -26,8 +26,8 @@ def two_children(tmp_path_factory) -> Path:
 @pytest.fixture
 def archive(two_children, tmp_path, monkeypatch):
     """The DICOM archive over a copy of that folder, served by the server's routes."""
-    from echo_plugin.host import dicomweb
     from echo_plugin.host.dicom_archive import DicomArchive
+    from echo_plugin.host.routes import dicomweb
     from echo_plugin.io.study_folder import StudyFolder
 
     root = shutil.copytree(two_children, tmp_path / "studies")

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from pydicom import dcmread
 
+from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.errors import AnnotationError
 from echo_plugin.host.app import EchoApp
-from echo_plugin.host.panel_routes_picture import _parse_box, _within
 from echo_plugin.host.reports import ReportingPipeline, source_of
-from echo_plugin.predict import EchoPipeline
+from echo_plugin.host.routes.panel import _parse_box, _within
 
 
 def _fails(*_):

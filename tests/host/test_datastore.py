@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from echo_plugin.acquisition.confirmed import says_the_same
+from echo_plugin.acquisition.label_quality import says_the_same
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import (
@@ -21,12 +21,12 @@ from echo_plugin.errors import (
     UnknownImageError,
     UnreadableCineError,
 )
+from echo_plugin.host import next_cine
 from echo_plugin.host.datastore import FINAL, ORIGINAL, EchoDatastore
-from echo_plugin.host.tasks import next_cine
-from echo_plugin.host.tasks.batch import require_batch
-from echo_plugin.host.tasks.train import CineTrainer
-from echo_plugin.host.waiting_cines import WaitingCines
-from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.host.jobs import require_batch
+from echo_plugin.host.next_cine import WaitingCines
+from echo_plugin.host.train import CineTrainer
+from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.markups import boxes_from_markups, boxes_to_markups
 from echo_plugin.io.volume import read_rendition_geometry, rendition_geometry
 from echo_plugin.phantom.study import write_phantom_study_folder

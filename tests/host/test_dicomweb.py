@@ -21,10 +21,9 @@ from pydicom.encaps import generate_pixel_data_frame
 
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host import dicom_archive
+from echo_plugin.host.dicom_archive import _pattern, parse_query, read_metadata
 from echo_plugin.host.dicomweb_media import accepted_types
-from echo_plugin.host.dicomweb_query import _pattern, parse_query
 from echo_plugin.io.dicom_catalogue import DicomCatalogue
-from echo_plugin.io.dicom_json import read_metadata
 
 STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 

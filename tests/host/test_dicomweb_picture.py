@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread
 
-from echo_plugin.host.dicomweb_picture import fitted
+from echo_plugin.host.dicomweb_media import fitted
 
 MM_PER_PX = 0.25
 

@@ -10,9 +10,8 @@ from pydicom import dcmread
 from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.host import dicomweb_store
-from echo_plugin.host.report_submission import annotate_from_report
-from echo_plugin.host.reports import Reports
+from echo_plugin.host.reports import Reports, annotate_from_report
+from echo_plugin.host.routes import dicomweb
 from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
 from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
 
@@ -196,7 +195,7 @@ def test_instances_beside_a_report_that_fails_as_an_annotation_are_kept(post, fi
     def fail(*_):
         raise failure
 
-    monkeypatch.setattr(dicomweb_store, "annotate_from_report", fail)
+    monkeypatch.setattr(dicomweb, "annotate_from_report", fail)
 
     answer = post(report_of(first), copied(first, "1.2.3.4.8"))
 

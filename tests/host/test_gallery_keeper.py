@@ -7,8 +7,8 @@ from PIL import Image
 
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.host import gallery_keeper
-from echo_plugin.host.gallery_keeper import GalleryKeeper
+from echo_plugin.host import keepers
+from echo_plugin.host.keepers import GalleryKeeper
 from echo_plugin.io.study_folder import StudyFolder
 
 
@@ -36,7 +36,7 @@ def updates(monkeypatch):
         progress(0, 1, "a.png")
         done.append(folder)
 
-    monkeypatch.setattr(gallery_keeper, "update_gallery", update)
+    monkeypatch.setattr(keepers, "update_gallery", update)
     return done
 
 
@@ -80,7 +80,7 @@ def test_what_fails_is_told_and_tried_again_only_when_something_changed(keeper, 
         msg = "Disk is full."
         raise OSError(msg)
 
-    monkeypatch.setattr(gallery_keeper, "update_gallery", fail)
+    monkeypatch.setattr(keepers, "update_gallery", fail)
 
     assert (keeper.look(), keeper.look()) == (True, False)
     assert "The gallery could not be updated: Disk is full." in caplog.text

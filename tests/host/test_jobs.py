@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.host import job_routes, jobs
-from echo_plugin.host.auto_finetune import AutoFinetune, submissions_wanted
+from echo_plugin.host import jobs
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.tasks.train import TRAINABLES, CineTrainer, trainers
+from echo_plugin.host.routes import slicer
+from echo_plugin.host.train import TRAINABLES, AutoFinetune, CineTrainer, submissions_wanted, trainers
 from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.training.options import EpochStatus
 
@@ -47,7 +47,7 @@ class Tasks:
 def tasks(monkeypatch) -> Tasks:
     tasks = Tasks()
     monkeypatch.setattr(jobs, "AsyncTask", tasks)
-    monkeypatch.setattr(job_routes, "AsyncTask", tasks)
+    monkeypatch.setattr(slicer, "AsyncTask", tasks)
     return tasks
 
 
@@ -60,7 +60,7 @@ def app(easy_studies, tmp_path, monkeypatch, tasks):
     here = SimpleNamespace(
         datastore=lambda: store, _trainers=trainers(tmp_path / "models", store.cache, "cpu"), models=tmp_path / "models"
     )
-    monkeypatch.setattr(job_routes, "echo_app", lambda: here)
+    monkeypatch.setattr(slicer, "echo_app", lambda: here)
     return here
 
 

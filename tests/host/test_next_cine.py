@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
-from echo_plugin.acquisition.probe import CineProber
 from echo_plugin.acquisition.score_store import Judgement
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence, CineProber
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
-from echo_plugin.host import choice_routes, panel_routes
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.doubtful_labels import LEARNED
-from echo_plugin.host.score_keeper import JUDGE_EVERY_S, ScoreKeeper
-from echo_plugin.host.tasks.next_cine import strategies
-from echo_plugin.host.waiting_cines import WaitingCines
+from echo_plugin.host.keepers import JUDGE_EVERY_S, ScoreKeeper
+from echo_plugin.host.next_cine import LEARNED, WaitingCines, strategies
+from echo_plugin.host.routes import panel
 from echo_plugin.io import cine_file
 from echo_plugin.io.study_index import CineEntry
-from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.card_file import card_to_json
-from echo_plugin.training.nameless_files import FILES_KEY, file_numbers, pack_numbers
+from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
+from echo_plugin.training.provenance import FILES_KEY, file_numbers, pack_numbers
 from echo_plugin.training.splits import PARTS, patient_fingerprints
 
 SCORED = ("uncertainty", "diversity", "hybrid", "failing_view")
@@ -69,10 +65,10 @@ def test_the_strategy_that_viewers_preselect_is_the_one_measured_best_also_for_w
 ):
     app = App(store, waiting)
     app._strategies = strategies(waiting)
-    monkeypatch.setattr(panel_routes, "echo_app", lambda: app)
-    monkeypatch.setattr(panel_routes, "_facts", lambda entry: {"image_id": entry.image_id})
+    monkeypatch.setattr(panel, "echo_app", lambda: app)
+    monkeypatch.setattr(panel, "_facts", lambda entry: {"image_id": entry.image_id})
 
-    answer = asyncio.run(panel_routes.next_cine(client_id="r1"))
+    answer = asyncio.run(panel.next_cine(client_id="r1"))
 
     assert next(iter(app._strategies)) == "uncertainty"
     assert (answer["strategy"], answer["image_id"]) == ("uncertainty", "c7.png")
@@ -129,16 +125,16 @@ class App:
 
 
 def test_a_cine_that_was_chosen_from_a_list_is_with_its_annotator_until_it_is_submitted(store, waiting, monkeypatch):
-    monkeypatch.setattr(choice_routes, "echo_app", lambda: App(store, waiting))
+    monkeypatch.setattr(panel, "echo_app", lambda: App(store, waiting))
     store.studies.save_annotation(Annotation("c0.png", view=View.A4C), author="r0")
 
-    mine, again, theirs = (choice_routes.take("c0.png", client_id=name) for name in ("r1", "r1", "r2"))
+    mine, again, theirs = (panel.take("c0.png", client_id=name) for name in ("r1", "r1", "r2"))
 
     assert mine == again == {"image": "c0.png", "is_yours": True}
     assert theirs["is_yours"] is False
     assert theirs["reason"] == "Cine c0.png is with another annotator; ask again in 30 minutes."
     waiting.submitted("c0.png")
-    assert choice_routes.take("c0.png", client_id="r2")["is_yours"]
+    assert panel.take("c0.png", client_id="r2")["is_yours"]
 
 
 def test_a_cine_whose_label_says_nothing_stays_with_its_annotator(store, waiting):
@@ -163,14 +159,14 @@ def test_when_all_are_being_looked_at_ones_own_comes_again_and_others_are_told_t
 
 
 def test_cines_marked_unusable_or_unreadable_are_passed_over(store, waiting, monkeypatch):
-    monkeypatch.setattr(choice_routes, "echo_app", lambda: App(store, waiting))
+    monkeypatch.setattr(panel, "echo_app", lambda: App(store, waiting))
     store.images.set_aside("c6.png", "damaged")
 
-    said = choice_routes.mark_unusable("c7.png", client_id="r1")
+    said = panel.mark_unusable("c7.png", client_id="r1")
 
     assert said == {"image": "c7.png", "unusable": True, "revision": 1, "author": "r1"}
     assert strategies(waiting)["uncertainty"]({"client_id": "r1"}, store)["id"] == "c5.png"
-    choice_routes.mark_unusable("c7.png", unusable=False, client_id="r2")
+    panel.mark_unusable("c7.png", unusable=False, client_id="r2")
     assert strategies(waiting)["uncertainty"]({}, store)["id"] == "c7.png"
     assert [a.is_unusable for a in store.studies.history("c7.png")] == [True, False]
 
@@ -246,9 +242,9 @@ def test_a_label_that_was_confirmed_is_not_doubted_again_though_it_is_judged_the
     second = choose({"client_id": "r1"}, store)["id"]
 
     assert (first, second) == ("c1.png", "c2.png")
-    monkeypatch.setattr(panel_routes, "echo_app", lambda: App(store, waiting))
-    monkeypatch.setattr(panel_routes, "_facts", lambda entry: {"image_id": entry.image_id})
-    assert [one["image_id"] for one in panel_routes.suspicious()] == ["c2.png"]
+    monkeypatch.setattr(panel, "echo_app", lambda: App(store, waiting))
+    monkeypatch.setattr(panel, "_facts", lambda entry: {"image_id": entry.image_id})
+    assert [one["image_id"] for one in panel.suspicious()] == ["c2.png"]
 
 
 def publish(models: Path, config: dict) -> None:
@@ -330,7 +326,7 @@ def keeper(store, tmp_path, published_detector, monkeypatch):
         started.append(Process())
         return started[-1]
 
-    monkeypatch.setattr("echo_plugin.host.score_keeper.subprocess.Popen", start)
+    monkeypatch.setattr("echo_plugin.host.keepers.subprocess.Popen", start)
     return keeper, started
 
 
@@ -391,7 +387,7 @@ def test_stopping_ends_the_process(keeper):
 
 
 def test_without_a_detector_nothing_is_started_and_the_progress_says_why(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("echo_plugin.host.score_keeper.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
+    monkeypatch.setattr("echo_plugin.host.keepers.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
     keeper = ScoreKeeper(store, WaitingCines(store, tmp_path / "none"), tmp_path / "none", "cpu")
 
     keeper.look()

@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from echo_plugin.host import ohif, ohif_package
+from echo_plugin.host import ohif_package
 from echo_plugin.host.ohif_package import (
     TARBALL,
     ViewerPackage,
@@ -22,7 +22,8 @@ from echo_plugin.host.ohif_package import (
     require_integrity,
     unpack,
 )
-from echo_plugin.host.request_parts import HEAVY, run_heavy
+from echo_plugin.host.requests import HEAVY, run_heavy
+from echo_plugin.host.routes import viewer as viewer_routes
 
 FILES = {
     "package/package.json": "{}",
@@ -65,9 +66,9 @@ def package(tmp_path, tarball) -> ViewerPackage:
 
 @pytest.fixture
 def browser(package, monkeypatch) -> TestClient:
-    monkeypatch.setattr(ohif, "VIEWER", package)
+    monkeypatch.setattr(viewer_routes, "VIEWER", package)
     app = FastAPI()
-    app.include_router(ohif.router)
+    app.include_router(viewer_routes.router)
     return TestClient(app)
 
 
@@ -275,12 +276,12 @@ def test_pages_that_wait_for_the_viewer_keep_nobody_from_predicting(package, mon
         assert may_end.wait(60)
         fetch(*places)
 
-    monkeypatch.setattr(ohif, "VIEWER", package)
+    monkeypatch.setattr(viewer_routes, "VIEWER", package)
     monkeypatch.setattr(ohif_package, "fetch", slow)
     answers = []
 
     async def page() -> None:
-        answers.append(await ohif.viewer_file(""))
+        answers.append(await viewer_routes.viewer_file(""))
 
     async def visit() -> str:
         async with anyio.create_task_group() as group:

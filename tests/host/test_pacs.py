@@ -23,23 +23,24 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydicom import dcmread
 
-from echo_plugin.acquisition.live_pool import LivePool
+from echo_plugin.acquisition.pool import LivePool
 from echo_plugin.acquisition.score_store import ScoreStore
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.host import pacs_answers, pacs_routes
+from echo_plugin.host import pacs as pacs_module
 from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.pacs import (
     AUTHORIZATION_VARIABLE,
     CREDENTIALS_VARIABLE,
     Pacs,
+    PacsError,
     authorization_from_environment,
 )
-from echo_plugin.host.pacs_answers import PacsError
 from echo_plugin.host.pacs_folder import PacsFolder
-from echo_plugin.host.pacs_routes import stored_uids
-from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.host.routes import archive as archive_routes
+from echo_plugin.host.routes.archive import stored_uids
+from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
@@ -63,9 +64,9 @@ def folder(pacs, tmp_path) -> PacsFolder:
 def through(pacs, folder, monkeypatch) -> Iterator[TestClient]:
     """A client of the routes that pass through to that archive."""
     app = SimpleNamespace(pacs=pacs, datastore=lambda: SimpleNamespace(studies=folder))
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: app)
     server = FastAPI()
-    server.include_router(pacs_routes.router)
+    server.include_router(archive_routes.router)
     with TestClient(server, base_url="http://127.0.0.1") as client:
         yield client
 
@@ -170,7 +171,7 @@ def test_frames_and_refusals_pass_through(through, first):
 )
 def test_no_path_leads_out_of_the_archive(through, recorder, monkeypatch, path):
     app = SimpleNamespace(pacs=Pacs(recorder.url))
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: app)
 
     answer = through.get(f"/dicom-web/{path}")
 
@@ -189,7 +190,7 @@ def logged(caplog):
 
 def test_query_and_credentials_reach_the_archive_and_no_log(through, recorder, monkeypatch, logged):
     app = SimpleNamespace(pacs=Pacs(recorder.url, f"Bearer {SECRET}"))
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: app)
 
     answer = through.get("/dicom-web/studies?PatientName=D%C3%B6e%2A&limit=3&limit=4", headers={"accept": "a/b;q=0.1"})
 
@@ -241,7 +242,7 @@ def test_nothing_is_logged_otherwise_because_a_module_was_imported():
     ("accepted", "asked"), [("gzip, br, zstd;q=0.9", "gzip"), ("br", "identity"), ("", "identity")]
 )
 def test_no_encoding_is_asked_for_that_cannot_be_read_here(through, recorder, monkeypatch, accepted, asked):
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
 
     through.get("/dicom-web/studies", headers={"Accept-Encoding": accepted})
 
@@ -249,7 +250,7 @@ def test_no_encoding_is_asked_for_that_cannot_be_read_here(through, recorder, mo
 
 
 def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, monkeypatch):
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
 
     through.get("/dicom-web/studies", headers={"authorization": "Basic eA==", "cookie": "a=b", "origin": "http://x"})
 
@@ -259,7 +260,7 @@ def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, mo
 
 def test_a_redirect_is_not_followed(through, recorder, monkeypatch):
     recorder.answer = (302, {"Location": "http://169.254.169.254/"}, b"")
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
 
     answer = through.get("/dicom-web/studies")
 
@@ -269,7 +270,7 @@ def test_a_redirect_is_not_followed(through, recorder, monkeypatch):
 
 
 def test_an_archive_that_is_off_is_named(through, monkeypatch):
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs("http://127.0.0.1:9/dicom-web")))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs("http://127.0.0.1:9/dicom-web")))
 
     answer = through.get("/dicom-web/studies?PatientName=Doe")
 
@@ -515,7 +516,7 @@ def test_only_reports_that_the_archive_took_become_annotations(through, folder, 
     taken, other = _report(first, "1.2.3.4.7", 1), _report(first, "1.2.3.4.8", 2)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pacs_routes, "stored_uids", lambda content: stored_uids(content) - {"1.2.3.4.8"})
+        patched.setattr(archive_routes, "stored_uids", lambda content: stored_uids(content) - {"1.2.3.4.8"})
         answer = _post(through, taken, other)
 
     assert answer.status_code == 200
@@ -543,7 +544,7 @@ def test_the_archives_answer_is_given_whatever_becomes_of_a_report(
 ):
     answering_post.answer = (200, {"Content-Type": kind}, body)
     app = SimpleNamespace(pacs=Pacs(answering_post.url), datastore=lambda: SimpleNamespace(studies=folder))
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: app)
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: app)
 
     answer = _post(through, _report(first, "1.2.3.4.7", 1))
 
@@ -559,9 +560,9 @@ def test_one_connection_serves_all_frames_and_is_closed_with_the_server(recorder
     connections, archive = [], Pacs(recorder.url)
     accept = recorder.get_request
     monkeypatch.setattr(recorder, "get_request", lambda: connections.append(accept()) or connections[-1])
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
     server = FastAPI()
-    server.include_router(pacs_routes.router)
+    server.include_router(archive_routes.router)
 
     with TestClient(server, base_url="http://127.0.0.1") as through:
         answers = [through.get("/dicom-web/studies").content for _ in range(5)]
@@ -605,9 +606,9 @@ def forgetful() -> Iterator[tuple[str, list[str]]]:
 def test_a_question_that_met_a_closed_connection_is_asked_again(forgetful, monkeypatch):
     url, asked = forgetful
     archive = Pacs(url)
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
     server = FastAPI()
-    server.include_router(pacs_routes.router)
+    server.include_router(archive_routes.router)
 
     with TestClient(server, base_url="http://127.0.0.1") as through:
         answer = through.get("/dicom-web/studies")
@@ -727,7 +728,7 @@ def study_list(length: int) -> bytes:
 @pytest.fixture
 def bound(monkeypatch) -> int:
     """The longest answer that is read, made short enough for a test."""
-    monkeypatch.setattr(pacs_answers, "LONGEST_BYTES", 1 << 20)
+    monkeypatch.setattr(pacs_module, "LONGEST_BYTES", 1 << 20)
     return 1 << 20
 
 
@@ -747,7 +748,7 @@ def test_an_answer_that_is_too_long_is_refused_in_one_sentence(recorder, bound, 
 def test_a_viewer_is_told_that_an_answer_is_too_long(through, recorder, bound, monkeypatch):
     recorder.answer = (200, JSON_TYPE, study_list(bound + 1))
     archive = Pacs(recorder.url)
-    monkeypatch.setattr(pacs_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=archive))
 
     refused = through.get("/dicom-web/studies")
     recorder.answer = (200, JSON_TYPE, study_list(bound))
@@ -767,7 +768,7 @@ def test_the_rest_of_an_answer_without_an_end_is_not_read(bound):
             yield b"[" * (1 << 16)
 
     with pytest.raises(PacsError, match="more than 1 MiB"):
-        pacs_answers.read_whole(httpx.Response(200, content=without_end()), "127.0.0.1:1")
+        pacs_module.read_whole(httpx.Response(200, content=without_end()), "127.0.0.1:1")
 
     assert bound < sum(sent) <= bound + (1 << 17)
 
@@ -781,7 +782,7 @@ def test_the_longest_answer_is_read(recorder, bound):
 def test_the_bound_leaves_room_for_the_studies_of_a_big_archive():
     kilobytes_each = 1.34  # of Orthanc 1.10.1 with the fields that OHIF asks for
 
-    assert 200_000 * kilobytes_each * 1000 < pacs_answers.LONGEST_BYTES
+    assert 200_000 * kilobytes_each * 1000 < pacs_module.LONGEST_BYTES
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe\xfd", b"[" * 100_000], ids=["cut off", "no text", "too deep"])

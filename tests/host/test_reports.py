@@ -12,12 +12,12 @@ from pydicom import dcmread
 
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
+from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.host import reports as reports_module
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.host.reports import Reports
 from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
-from echo_plugin.io.dicom_sr_read import read_report
-from echo_plugin.prediction import CinePrediction
+from echo_plugin.io.dicom_sr import read_report
 
 BOX = SeptalBox(1, 100.5, 60.25, 200.0, 180.0, Septum.INTERVENTRICULAR, 0.8)
 PREDICTION = CinePrediction(

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from echo_plugin.acquisition import live_pool
-from echo_plugin.acquisition.evidence import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
 from echo_plugin.acquisition.score_store import DETECTOR, Judgement, models_key
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
-from echo_plugin.defects.gallery import STARTERS
+from echo_plugin.answer.gallery import STARTERS
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.score_keeper import ScoreKeeper
-from echo_plugin.host.waiting_cines import WaitingCines
-from echo_plugin.models.card_file import card_to_json, load_card
+from echo_plugin.host.keepers import ScoreKeeper
+from echo_plugin.host.next_cine import WaitingCines
+from echo_plugin.model_card import card_to_json, load_card
 
 
 def test_progress_says_by_which_detector_cines_are_chosen(tmp_path):
@@ -57,7 +56,7 @@ def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkey
         before = float(pool.scores.uncertainty[0])
 
     ScoreKeeper(store, waiting, models, "cpu").look()
-    monkeypatch.setattr(live_pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
+    monkeypatch.setattr(pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
 
     with waiting.pool.reading() as pool:
         assert pool.scores.uncertainty[0] < 0.4 < before

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import AnnotationError
-from echo_plugin.io.annotation_file import annotation_from_json, annotation_to_json
+from echo_plugin.io.annotation_store import annotation_from_json, annotation_to_json
 
 COORDINATES = st.floats(-1e6, 1e6, allow_nan=False)
 

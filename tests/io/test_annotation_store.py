@@ -14,8 +14,7 @@ import pytest
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import AnnotationConflictError, AnnotationError, UnknownImageError
-from echo_plugin.io.annotation_file import annotation_from_json
-from echo_plugin.io.annotation_store import AnnotationStore
+from echo_plugin.io.annotation_store import AnnotationStore, annotation_from_json
 
 BOX = SeptalBox(1, 1.0, 2.0, 3.0, 4.0, Septum.INTERATRIAL)
 DRAFT = Annotation("1.2.3", boxes=(BOX,), annotated_frames=(0, 1))

@@ -23,7 +23,7 @@ from pydicom.uid import (
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io import dicom_cine
 from echo_plugin.io.dicom_cine import read_dicom_cine
-from echo_plugin.io.ybr import ybr_to_rgb
+from echo_plugin.io.frame_codecs import ybr_to_rgb
 
 MakeDicom = Callable[..., Path]
 JPEG_LOSSLESS, JPEG_LOSSLESS_ANY = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57"

@@ -11,8 +11,7 @@ from pydicom.dataset import Dataset
 from echo_plugin.cine import RegionDataType
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.dicom_cine import read_dicom_cine, read_dicom_header
-from echo_plugin.io.dicom_regions import valid_regions
-from echo_plugin.io.dicom_times import age_days, frame_times_ms
+from echo_plugin.io.dicom_header import age_days, frame_times_ms, valid_regions
 
 MakeDicom = Callable[..., Path]
 

@@ -19,9 +19,16 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.errors import AnnotationError
 from echo_plugin.io import sr_content as sr
-from echo_plugin.io.dicom_sr import Observer, boxes_report, write_report
-from echo_plugin.io.dicom_sr_read import boxes_of_person, is_ours, read_report
-from echo_plugin.io.dicom_sr_text import NOT_CLINICAL, text_report
+from echo_plugin.io.dicom_sr import (
+    NOT_CLINICAL,
+    Observer,
+    boxes_of_person,
+    boxes_report,
+    is_ours,
+    read_report,
+    text_report,
+    write_report,
+)
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 MODEL, DOCTOR = Observer("septal_boxes", "1.2", "phantoms"), Observer("Müller")

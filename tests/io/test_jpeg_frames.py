@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from echo_plugin.io.dicom_cine import read_dicom_cine
-from echo_plugin.io.jpeg_frames import read_markers
+from echo_plugin.io.frame_codecs import read_markers
 
 MakeDicom = Callable[..., Path]
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"

@@ -9,7 +9,7 @@ import pytest
 
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.dicom_cine import read_dicom_cine
-from echo_plugin.io.ybr import ybr_to_rgb
+from echo_plugin.io.frame_codecs import ybr_to_rgb
 
 MakeDicom = Callable[..., Path]
 

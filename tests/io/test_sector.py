@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_plugin.cine import Cine, FramesInMemory, RegionDataType, UltrasoundRegion
+from echo_plugin.cine import Cine, FramesInMemory, RegionDataType, UltrasoundRegion, to_grey
 from echo_plugin.geometry import box_iou
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.luma import to_grey
 from echo_plugin.io.sector import find_sector, tissue_region
 
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from echo_plugin.errors import AnnotationError
-from echo_plugin.io.study_cine import read_study_cine
-from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.study_folder import StudyFolder, read_study_cine
 
 
 @pytest.fixture

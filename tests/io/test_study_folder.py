@@ -73,16 +73,16 @@ def test_unreadable_file_is_listed_with_its_error_and_stops_no_other(root: Path)
 
 
 def test_reader_that_breaks_on_one_file_stops_no_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from echo_plugin.io import study_scan
+    from echo_plugin.io import study_index
 
-    real = study_scan.read_cine
+    real = study_index.read_cine
 
     def read(path: Path, **options: object) -> object:
         if path.name == "a.dcm":
             raise RuntimeError("a bug")
         return real(path, **options)
 
-    monkeypatch.setattr(study_scan, "read_cine", read)
+    monkeypatch.setattr(study_index, "read_cine", read)
     folder = StudyFolder(root)
 
     assert folder.image_ids() == ["1.2.1"]

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_plugin.cine import ByteArray, Cine, FramesInMemory, RegionDataType, UltrasoundRegion
+from echo_plugin.cine import ByteArray, Cine, FramesInMemory, RegionDataType, UltrasoundRegion, to_grey
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.io.luma import to_grey
 from echo_plugin.io.volume import RenditionGeometry, read_rendition_geometry, rendition_geometry, write_rendition
 
 

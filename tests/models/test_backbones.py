@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from echo_plugin.answer.runtime import fold_batch_norms
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.models.backbones import BODIES, build_body, face_file
+from echo_plugin.models.backbones import BODIES, FaceResNet, build_body, face_file
 from echo_plugin.models.body_weights import load_body
-from echo_plugin.models.iresnet import FaceResNet
 from echo_plugin.models.lean_torchvision import densenet121, resnet18
-from echo_plugin.runtime import fold_batch_norms
 
 torch.set_num_threads(1)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from echo_plugin import durable
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard
-from echo_plugin.models import checkpoint, durable_file
+from echo_plugin.models import checkpoint
 from echo_plugin.models.checkpoint import config_from_card, load_card, load_published, load_state, load_weights, publish
 from echo_plugin.models.defect_embedder import EmbedderConfig
 
@@ -230,11 +231,11 @@ def test_card_with_two_input_sizes_is_refused(card: ModelCard) -> None:
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    durable_file.write_synced(path, b"old")
-    monkeypatch.setattr(durable_file.os, "fsync", lambda _descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    durable.write_synced(path, b"old")
+    monkeypatch.setattr(durable.os, "fsync", lambda _descriptor: (_ for _ in ()).throw(OSError("disk full")))
 
     with pytest.raises(OSError, match="disk full"):
-        durable_file.write_synced(path, b"new")
+        durable.write_synced(path, b"new")
 
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]

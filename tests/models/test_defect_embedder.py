@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from echo_plugin.models.arcface_loss import FiniteArcFaceLoss, FiniteSubCenterLoss, SharedCosFaceLoss
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.defect_embedder import (
+    DefectEmbedder,
+    EmbedderConfig,
+    FiniteArcFaceLoss,
+    FiniteSubCenterLoss,
+    SharedCosFaceLoss,
+)
 
 COSINES = torch.tensor([[0.8, 0.1, -0.3], [-0.95, 0.2, 0.1]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0])

@@ -9,8 +9,8 @@ import torch
 
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.model_card import ModelCard
+from echo_plugin.models.checkpoint import build_detector, build_embedder, build_view_classifier
 from echo_plugin.models.defect_embedder import EmbedderConfig
-from echo_plugin.models.from_card import build_detector, build_embedder, build_view_classifier
 from echo_plugin.models.septal_detector import DetectorConfig
 from echo_plugin.models.view_classifier import ViewConfig
 
@@ -94,7 +94,7 @@ def test_number_of_views_and_outputs_must_agree(make_card: MakeCard) -> None:
 def test_networks_are_imported_without_the_compiler() -> None:
     """It costs seconds of every command; torchvision's one question to it is still answered by it."""
     code = (
-        "import sys, types, echo_plugin.models.from_card\n"
+        "import sys, types, echo_plugin.models.checkpoint\n"
         "strays = {'torch._dynamo', 'monai', 'pytorch_metric_learning', 'pydicom'} & set(sys.modules)\n"
         "assert not strays, strays\n"
         "from torchvision.ops.roi_align import is_compile_supported\n"

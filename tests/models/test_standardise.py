@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from echo_plugin.models.standardise import standardise
+from echo_plugin.models.backbones import standardise
 
 
 def test_frames_of_any_gain_and_offset_become_the_same():

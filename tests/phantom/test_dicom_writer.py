@@ -9,13 +9,10 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from echo_plugin.cine import RegionDataType
+from echo_plugin.cine import RegionDataType, to_grey
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.io.luma import to_grey
-from echo_plugin.phantom.dicom_writer import InstanceIdentity, write_dicom_cine
-from echo_plugin.phantom.encoding import Encoding
-from echo_plugin.phantom.machine import sample_machine
-from echo_plugin.phantom.overlay import draw_overlay
+from echo_plugin.phantom.dicom_writer import Encoding, InstanceIdentity, write_dicom_cine
+from echo_plugin.phantom.screen import draw_overlay, sample_machine
 
 IDENTITY = InstanceIdentity("1.2.3.1", "1.2.3.2", "1.2.3.3", 4, 8 * 3600 + 125)
 every_encoding = pytest.mark.parametrize("encoding", Encoding, ids=lambda e: e.value)

@@ -4,9 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from echo_plugin.phantom.ecg import ecg_mv, r_wave_times_ms
-from echo_plugin.phantom.machine import Corner, sample_machine
-from echo_plugin.phantom.overlay import draw_overlay, sector_mask
+from echo_plugin.phantom.screen import Corner, draw_overlay, ecg_mv, r_wave_times_ms, sample_machine, sector_mask
 
 
 def machines(count, **changes):

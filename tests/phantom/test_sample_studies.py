@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from echo_plugin.anatomy import DEFECTS, Septum
-from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.annotation_store import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
 
 SAMPLES = Path(__file__).parents[2] / "sample_studies"

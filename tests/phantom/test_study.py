@@ -12,12 +12,12 @@ from PIL import Image
 
 from echo_plugin.anatomy import DEFECTS, PAEDIATRIC, Defect, View
 from echo_plugin.cine import RegionDataType
-from echo_plugin.io.annotation_file import annotation_from_json
+from echo_plugin.io.annotation_store import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom import study_patient
 from echo_plugin.phantom.contact_sheet import write_contact_sheet
-from echo_plugin.phantom.encoding import Encoding
+from echo_plugin.phantom.dicom_writer import Encoding
 from echo_plugin.phantom.study import DEFAULT_ENCODINGS, write_phantom_study_folder
 from echo_plugin.phantom.study_patient import PatientPlan, patient_defect, patient_views
 

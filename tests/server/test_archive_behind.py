@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from echo_plugin.annotations import Annotation
-from echo_plugin.io.annotation_file import annotation_to_json
+from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.study_folder import StudyFolder
 
 pytestmark = pytest.mark.server

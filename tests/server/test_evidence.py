@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from echo_plugin.defects.gallery import GALLERY_FILE
+from echo_plugin.answer.gallery import GALLERY_FILE
 
 pytestmark = pytest.mark.server
 LIMIT_S = 120

@@ -16,7 +16,7 @@ import requests
 from PIL import Image
 
 from echo_plugin.annotations import view_words
-from echo_plugin.io.luma import to_grey
+from echo_plugin.cine import to_grey
 from echo_plugin.io.volume import rendition_geometry
 
 pytestmark = [pytest.mark.server, pytest.mark.slicer]

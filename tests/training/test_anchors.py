@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from echo_plugin.geometry import box_iou
 from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL, STRIDES_PX, DetectorConfig, ExactAnchors
-from echo_plugin.training.anchors import fit_anchors, fixed_shapes, placed_iou
+from echo_plugin.training.detector_recipes import fit_anchors, fixed_shapes, placed_iou
 
 SIDE = 192
 STRIDES = np.repeat(np.array(STRIDES_PX, dtype=float), ANCHORS_PER_LEVEL)

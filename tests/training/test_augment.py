@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echo_plugin.geometry import transform_boxes
-from echo_plugin.training.appearance import change_appearance
 from echo_plugin.training.augment import (
     DETECTOR_MOTION,
     VIEW_MOTION,
     Motion,
     centre_affines,
+    change_appearance,
     compose,
     move_boxes,
     random_affines,

@@ -10,19 +10,17 @@ from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.models.card_file import STARTERS, card_to_json, load_card
-from echo_plugin.models.checkpoint import load_published
+from echo_plugin.model_card import STARTERS, card_to_json, load_card
+from echo_plugin.models.checkpoint import build_embedder, load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.models.from_card import build_embedder
 from echo_plugin.models.lean_torchvision import resnet18
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, calibrate_patients, choose_abstention
 from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares, visible_defect
-from echo_plugin.training.defect_head import backbone_features, renew_head
-from echo_plugin.training.defects import train_defects
+from echo_plugin.training.defects import backbone_features, renew_head, train_defects
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.start_weights import Start
-from echo_plugin.training.trained_card import next_version
+from echo_plugin.training.provenance import next_version
+from echo_plugin.training.start import Start
 
 torch.set_num_threads(1)
 ATRIAL, VENTRICULAR = DETECTED_SEPTA

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training.clips import ClipTable
-from echo_plugin.training.linear_probe import encoder_features, probe, probe_of_clips
+from echo_plugin.training.view_stages import ClipTable
+from echo_plugin.training.views import encoder_features, probe, probe_of_clips
 
 
 def test_classes_that_a_line_parts_are_told_apart():

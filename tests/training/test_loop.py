@@ -17,10 +17,8 @@ from echo_plugin.models.checkpoint import load_published
 from echo_plugin.training import detector as detector_module
 from echo_plugin.training import loop as loop_module
 from echo_plugin.training.detector import train_detector
-from echo_plugin.training.loop import lower_precision, run_epochs
+from echo_plugin.training.loop import FOLDER, Recipe, lower_precision, run_epochs
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.recipe import Recipe
-from echo_plugin.training.state import FOLDER
 
 torch.set_num_threads(1)
 ITEMS = torch.arange(24)
@@ -279,7 +277,7 @@ def test_a_gpu_learns_in_bfloat16_and_goes_on_after_an_interruption(easy_studies
 
 
 def test_the_command_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    from echo_plugin.cli_train import _shown_on
+    from echo_plugin.cli.train import _shown_on
     from echo_plugin.training.options import EpochStatus
 
     moved = []
@@ -310,7 +308,7 @@ def test_a_training_interrupted_anywhere_leaves_no_torn_state(tmp_path, monkeypa
 
 
 def test_files_beside_the_models_are_no_models(tmp_path: Path) -> None:
-    from echo_plugin.overview import describe_installation
+    from echo_plugin.cli.main import describe_installation
 
     _train(_network(), state_path=tmp_path / FOLDER / "septal_detector.pt")
 

@@ -21,16 +21,13 @@ from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.mae import train_mae
-from echo_plugin.training.mae_figures import mean_of_seen
+from echo_plugin.training.loop import FOLDER
+from echo_plugin.training.mae import mean_of_seen, reconstruction_panels, train_mae
 from echo_plugin.training.mae_frames import find_unlabelled, parts_of
-from echo_plugin.training.mae_options import MaeOptions, mae_config
-from echo_plugin.training.mae_pictures import reconstruction_panels
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import MaeOptions, TrainOptions, mae_config
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.splits import Split
-from echo_plugin.training.start_weights import load_start
-from echo_plugin.training.state import FOLDER
+from echo_plugin.training.start import load_start
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)

@@ -16,21 +16,22 @@ from PIL import Image
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.held_out import choose_held_out
+from echo_plugin.evaluate.held_out import choose_held_out
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.study_index import CineEntry
 from echo_plugin.training.mae import train_mae
-from echo_plugin.training.nameless_files import (
+from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.provenance import (
     FILES_KEY,
     NAMELESS_LIMITS,
     file_numbers,
+    known_patients,
     pack_numbers,
     patients_by_copies,
     patients_on_nameless,
+    seen_patients,
     unpack_numbers,
 )
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.provenance import known_patients, seen_patients
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)

@@ -9,10 +9,10 @@ import torch
 
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
+from echo_plugin.training.loop import forget_states, state_path
 from echo_plugin.training.mae import train_mae
 from echo_plugin.training.one_at_a_time import TrainingUnderWayError, only_training
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.state import forget_states, state_path
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)

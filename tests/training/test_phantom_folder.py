@@ -2,8 +2,7 @@
 import json
 import shutil
 
-from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.phantom_folder import phantom_command, phantom_ids
+from echo_plugin.training.datasets import open_labelled_folder, phantom_command, phantom_ids
 
 
 def _list_as_phantoms(studies, image_ids):

@@ -14,8 +14,7 @@ from echo_plugin.models.body_weights import load_body
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.pretrained import body_of
-from echo_plugin.training.start_weights import load_start
+from echo_plugin.training.start import body_of, load_start
 
 torch.set_num_threads(1)
 MAKE = {"resnet18": resnet18, "mobilenet_v3_large": mobilenet_v3_large}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
-from echo_plugin.training.mae_pictures import write_reconstructions
+from echo_plugin.training.mae import write_reconstructions
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
 

@@ -11,11 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo_plugin.model_card import ModelCard
-from echo_plugin.models.card_file import load_card
+from echo_plugin.model_card import ModelCard, load_card
 from echo_plugin.training.loop import Learned
 from echo_plugin.training.processes import agreed, first_goes_ahead, gathered, is_first, joined_processes, own_share
-from echo_plugin.training.trained_card import publish_learned
+from echo_plugin.training.provenance import publish_learned
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
@@ -25,7 +24,7 @@ from pathlib import Path
 from torch import nn
 from echo_plugin.training.loop import run_epochs
 from echo_plugin.training.processes import agreed, first_goes_ahead, gathered, joined_processes, process_index
-from echo_plugin.training.recipe import Recipe
+from echo_plugin.training.loop import Recipe
 
 torch.set_num_threads(1)
 out, resumes = Path(sys.argv[1]), len(sys.argv) > 2
@@ -143,7 +142,7 @@ def test_a_training_alone_is_the_first_and_asks_nobody():
 
 
 def test_a_process_that_is_not_the_first_publishes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("echo_plugin.training.trained_card.is_first", lambda: False)
+    monkeypatch.setattr("echo_plugin.training.provenance.is_first", lambda: False)
 
     publish_learned(tmp_path, Learned({"weight": torch.zeros(1)}, 0.0, 1, 1.0), ModelCard.__new__(ModelCard))
 

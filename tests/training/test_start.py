@@ -15,12 +15,11 @@ from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training.defect_recipes import SUB_CENTRES, chosen_recipe
+from echo_plugin.training.defect_crops import SUB_CENTRES, chosen_recipe
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.start_network import with_network_of_start
-from echo_plugin.training.start_weights import Start, load_start
+from echo_plugin.training.start import Start, load_start, with_network_of_start
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)

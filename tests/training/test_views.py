@@ -8,21 +8,25 @@ import pytest
 import torch
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES, View
+from echo_plugin.answer.preprocess import to_model_input
+from echo_plugin.answer.views import (
+    LearnedTimes,
+    OpenSetRule,
+    choose_clips,
+    choose_rule,
+    cine_scores,
+    rule_of,
+    times_of,
+)
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.models.checkpoint import load_published
-from echo_plugin.models.from_card import build_view_classifier
+from echo_plugin.models.checkpoint import build_view_classifier, load_published
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
-from echo_plugin.preprocess import to_model_input
-from echo_plugin.training import clips, view_stages, views
-from echo_plugin.training.clips import ClipChoice, ClipTable, learned_times
+from echo_plugin.training import view_stages, views
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.provenance import known_patients
-from echo_plugin.training.view_cines import cines_of_views, words_for_other_views
-from echo_plugin.training.view_recipes import view_recipe
-from echo_plugin.training.views import train_views, view_config
-from echo_plugin.views.open_set import OpenSetRule, choose_rule, cine_scores, rule_of
-from echo_plugin.views.sampling import LearnedTimes, choose_clips, times_of
+from echo_plugin.training.view_stages import ClipChoice, ClipTable, learned_times, view_recipe
+from echo_plugin.training.views import cines_of_views, train_views, view_config, words_for_other_views
 
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
@@ -69,7 +73,7 @@ def test_the_open_set_limit_is_that_of_the_validation_cines_that_move(monkeypatc
     known = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.2, 0.0], [90.0, 0.0]])
     views_of, members = torch.tensor([0, 0, 1, 1, 0]), torch.arange(5)
     table = ClipTable(torch.zeros(5), members[:, None], views_of, members, {"validation": members})
-    monkeypatch.setattr(clips, "clip_logits", lambda model, table, chosen, stage: known[chosen.numpy()])
+    monkeypatch.setattr(view_stages, "clip_logits", lambda model, table, chosen, stage: known[chosen.numpy()])
     names = [view.value for view in TWO]
 
     rule = views.open_set_rule(None, table, names, labelled_cines(12, 12, 12, 12, 1))

@@ -9,15 +9,14 @@ import torch
 
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
-from echo_plugin.boxes.metrics import FrameBoxes, detection_metrics
 from echo_plugin.cine import Cine, FramesInMemory
-from echo_plugin.evaluation_pictures import recall_curves
+from echo_plugin.evaluate.report import recall_curves
 from echo_plugin.io.datasets.source_cine import WEAK_SCORE
-from echo_plugin.metrics import Cohort
+from echo_plugin.measure.boxes import FrameBoxes, detection_metrics
+from echo_plugin.measure.classes import Cohort
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.training.datasets import LabelledCine, unsought_labels
-from echo_plugin.training.detector import detection_loss
-from echo_plugin.training.detector_figures import true_boxes
+from echo_plugin.training.detector import detection_loss, true_boxes
 from echo_plugin.training.detector_recipes import OURS, septa_shown
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection
 

@@ -18,11 +18,11 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from echo_plugin.anatomy import Defect, View
+from echo_plugin.cine import escape_path
 from echo_plugin.errors import DataSetError
 from echo_plugin.io.datasets.source_cine import PARTS, DataSet, LeftOut, SourceCine
-from echo_plugin.io.image_id import escape_path
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
-from echo_plugin.io.study_scan import is_image_name
+from echo_plugin.io.study_index import is_image_name
 
 _FETAL_NAMES = {
     "aorta": View.FETAL_AORTA,

@@ -23,7 +23,7 @@ from echo_plugin.io.datasets.source_cine import (
     named_file,
     read_table,
 )
-from echo_plugin.io.study_scan import is_image_name
+from echo_plugin.io.study_index import is_image_name
 
 COLUMNS = ("subject_id", "study_id", "dicom_filepath")
 NOTES = ("The data set has no labels of views or defects: cines to label, or to learn from without labels.",)

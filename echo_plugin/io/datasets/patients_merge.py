@@ -5,18 +5,187 @@ Three tables are compared: what the last import wrote (``.import_patients.csv``)
 and what the data set says now. A value that differs from the last import's is a person's, as is a line that is not from
 an import, and a line that is gone. New cines of a patient whom the person gave another id get that id, and a person's
 part of the split holds for all the patient's cines. Other columns, and the order of lines, are kept.
+
+One patient from two sources: the header of a DICOM file, and what the data set says of the file.
+
+A study folder always believes a header before patients.csv. So a file whose header is silent must be given the id that
+the headers of its patient have: with the data set's own id one patient would be two, and could be in training and test.
+
+``patients.csv`` as a person keeps it: other columns, the order of lines and the way ids are written stay.
+
+``.import_patients.csv``: what the last import wrote into ``patients.csv``, and whom header and data set named.
+
+Two columns more than there: ``header_id`` and ``set_id``, "" where nothing is said. A header that once joined silent
+files to a patient may be gone at the next import; what it said is here still.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from echo_plugin.io.datasets.last_import import read_last_import, write_last_import
-from echo_plugin.io.datasets.patients_table import Line, read_table, write_table
-from echo_plugin.io.patients_file import PATIENTS_FILE
+from echo_plugin.cine import escape_path
+from echo_plugin.durable import write_atomically
+from echo_plugin.errors import AnnotationError
+from echo_plugin.io.patients_file import COLUMNS, PATIENTS_FILE, read_patients
+
+TwoSources = tuple[str | None, str | None]
+"""The patient of one cine by its header and by the data set; None: not said."""
+
+
+def contradictions(sources: Sequence[TwoSources]) -> list[int]:
+    """Return the indices of the cines whose header's patients and the data set's do not stand one to one."""
+    of_set, of_header = _headers_by_set_id(sources), _headers_by_set_id([(own, header) for header, own in sources])
+    return [
+        index
+        for index, (header, own) in enumerate(sources)
+        if header and own and (len(of_set[own]) > 1 or len(of_header[header]) > 1)
+    ]
+
+
+def one_patient_each(sources: Sequence[TwoSources]) -> tuple[list[str | None], tuple[str, ...]]:
+    """Return the patient of every cine, in order, and notes of what was joined.
+
+    A header says it; else the headers of the other files that the data set gives to the same patient, if they agree;
+    else the data set, if there are none. Where they do not agree nobody knows, and None keeps the cine from learning.
+
+    >>> one_patient_each([("anna", "p1"), (None, "p1"), (None, "p2")])[0]
+    ['anna', 'anna', 'p2']
+    """
+    headers = _headers_by_set_id(sources)
+    patients: list[str | None] = []
+    joined = unknown = 0
+    for header, own in sources:
+        found = headers.get(own, set()) if own else set()
+        is_silent = bool(own) and not header
+        joined += is_silent and found not in (set(), {own}) and len(found) == 1
+        unknown += is_silent and len(found) > 1
+        patients.append(header or (own if not found else next(iter(found)) if len(found) == 1 else None))
+    notes = []
+    if joined:
+        notes.append(f"{joined} cines without a patient in the header have the id that headers give their patient.")
+    if unknown:
+        notes.append(
+            f"{unknown} cines have no patient: their own header is silent, and those of the files that the data set"
+            " holds together with them name several."
+        )
+    return patients, tuple(notes)
+
+
+def _headers_by_set_id(sources: Sequence[TwoSources]) -> Mapping[str, set[str]]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for header, own in sources:
+        if header and own:
+            found[own].add(header)
+    return found
+
+
+@dataclass(frozen=True)
+class Line:
+    """The patient and the part of one cine; part "": none."""
+
+    patient: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """``cells`` : every line as written, with the image id it is about."""
+
+    header: list[str]
+    cells: list[tuple[str, list[str]]]
+    lines: Mapping[str, Line]
+
+
+def read_table(path: Path, known: Container[str] | None) -> Table | None:
+    """Return the table, where an image has its id, one of ``known``, or its path; None: there is no such file.
+
+    ``known`` : None where every image has its id.
+    """
+    if not path.is_file():
+        return None
+    read_patients(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header, *rows = [row for row in csv.reader(file) if row]
+    places = [header.index(name) if name in header else None for name in COLUMNS]
+    cells: list[tuple[str, list[str]]] = []
+    lines: dict[str, Line] = {}
+    for row in rows:
+        image, patient, part = (row[k].strip() if k is not None and k < len(row) else "" for k in places)
+        image_id = image if known is None or image in known else escape_path(PurePosixPath(image))
+        cells.append((image_id, row))
+        lines[image_id] = Line(patient, part or (lines[image_id].part if image_id in lines else ""))
+    return Table(header, cells, lines)
+
+
+def write_table(path: Path, table: Table | None, lines: Mapping[str, Line]) -> None:
+    """Write the lines: those that are in the table in their places, new ones after them by image id."""
+    header = list(table.header) if table else list(COLUMNS)
+    if COLUMNS[2] not in header and any(line.part for line in lines.values()):
+        header.append(COLUMNS[2])
+    old = [(i, cells) for i, cells in (table.cells if table else ()) if i in lines]
+    new = sorted(set(lines) - {image_id for image_id, _ in old})
+    rows = [_with_values(header, cells, lines[i]) for i, cells in old]
+    rows += [_with_values(header, _at(header, COLUMNS[0], i), lines[i]) for i in new]
+    if table and header == table.header and rows == [cells for _, cells in table.cells]:
+        return  # byte for byte as the person left it
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, text.getvalue().encode())
+
+
+def _at(header: Sequence[str], column: str, value: str) -> list[str]:
+    return [value if name == column else "" for name in header]
+
+
+def _with_values(header: Sequence[str], cells: Sequence[str], line: Line) -> list[str]:
+    """Return the cells with the patient and the part of a line; cells that say so already are as they were."""
+    row = list(cells)
+    for column, value in zip(COLUMNS[1:], (line.patient, line.part), strict=True):
+        place = header.index(column) if column in header else len(header)
+        found = row[place].strip() if place < len(row) else ""
+        if found != value:
+            row += [""] * (place + 1 - len(row))
+            row[place] = value
+    return row
+
+
+LAST_IMPORT_FILE = ".import_patients.csv"
+_HEADER, _SET = "header_id", "set_id"
+
+
+@dataclass(frozen=True)
+class LastImport:
+    """By image id, the ``lines`` that were written, and the ``sources`` as imports so far found them."""
+
+    lines: Mapping[str, Line] = field(default_factory=dict, repr=False)
+    sources: Mapping[str, TwoSources] = field(default_factory=dict, repr=False)
+
+
+def read_last_import(out: Path) -> LastImport:
+    """Return what the last import into the folder ``out`` said; nothing: nobody knows, and every line is a person's."""
+    with contextlib.suppress(AnnotationError):
+        table = read_table(out / LAST_IMPORT_FILE, None)
+        if table:
+            named = [(image_id, dict(zip(table.header, cells, strict=False))) for image_id, cells in table.cells]
+            return LastImport(table.lines, {i: (row.get(_HEADER) or None, row.get(_SET) or None) for i, row in named})
+    return LastImport()
+
+
+def write_last_import(out: Path, lines: Mapping[str, Line], sources: Mapping[str, TwoSources]) -> None:
+    """Write the lines, and the ``sources`` of each that has them, in the order of image ids."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*COLUMNS, _HEADER, _SET])
+    for image_id, line in sorted(lines.items()):
+        header, own = sources.get(image_id, (None, None))
+        table.writerow([image_id, line.patient, line.part, header or "", own or ""])
+    write_atomically(out / LAST_IMPORT_FILE, text.getvalue().encode())
 
 
 @dataclass(frozen=True)

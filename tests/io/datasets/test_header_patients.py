@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_plugin.io.datasets.class_folders import read_class_folders
-from echo_plugin.io.datasets.header_patients import contradictions, one_patient_each
-from echo_plugin.io.datasets.import_report import ImportReport
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
+from echo_plugin.io.datasets.patients_merge import contradictions, one_patient_each
+from echo_plugin.io.datasets.source_cine import ImportReport
 from echo_plugin.io.datasets.study_writer import make_study_folder
 from echo_plugin.io.patients_file import read_parts
 from echo_plugin.io.study_folder import StudyFolder

@@ -11,8 +11,8 @@ from echo_plugin.annotations import Annotation
 from echo_plugin.io.datasets.camus import read_camus
 from echo_plugin.io.datasets.cardiacnet import read_cardiacnet
 from echo_plugin.io.datasets.class_folders import read_class_folders
-from echo_plugin.io.datasets.import_report import ImportReport
 from echo_plugin.io.datasets.ned import read_ned
+from echo_plugin.io.datasets.source_cine import ImportReport
 from echo_plugin.io.datasets.study_writer import make_study_folder
 from echo_plugin.io.study_folder import StudyFolder
 

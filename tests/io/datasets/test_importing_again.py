@@ -10,9 +10,9 @@ from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.errors import AnnotationError, DataSetError
 from echo_plugin.io.datasets.class_folders import read_class_folders
-from echo_plugin.io.datasets.import_report import ImportReport
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
 from echo_plugin.io.datasets.ned import read_ned
+from echo_plugin.io.datasets.source_cine import ImportReport
 from echo_plugin.io.datasets.study_writer import make_study_folder
 from echo_plugin.io.patients_file import read_parts, read_patients
 from echo_plugin.io.study_folder import StudyFolder

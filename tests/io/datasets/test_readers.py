@@ -13,14 +13,7 @@ from echo_plugin.io.datasets.class_folders import read_class_folders
 from echo_plugin.io.datasets.echonet import read_echonet_dynamic, read_echonet_pediatric
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
 from echo_plugin.io.datasets.ned import CLASSES, read_ned
-from echo_plugin.io.datasets.source_cine import (
-    AbsentFileError,
-    DataSet,
-    LeftOut,
-    NotTakenError,
-    SourceCine,
-    named_file,
-)
+from echo_plugin.io.datasets.source_cine import AbsentFileError, DataSet, LeftOut, NotTakenError, SourceCine, named_file
 from echo_plugin.io.datasets.tmed2 import read_tmed2
 
 

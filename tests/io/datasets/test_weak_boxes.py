@@ -3,11 +3,7 @@ import numpy as np
 import pytest
 
 from echo_plugin.anatomy import Septum
-from echo_plugin.io.datasets.weak_boxes import (
-    septa_between_chambers,
-    septum_left_of_ventricle,
-    septum_of_myocardium,
-)
+from echo_plugin.io.datasets.weak_boxes import septa_between_chambers, septum_left_of_ventricle, septum_of_myocardium
 
 CHAMBERS = {"lv": 1, "la": 2, "ra": 3, "rv": 4}
 LEFT_HEART = {"ventricle": 1, "myocardium": 2, "atrium": 3}

@@ -10,10 +10,9 @@ from echo_plugin.anatomy import PAEDIATRIC, SEPTAL_VIEWS, Defect, Septum, View
 from echo_plugin.phantom.bmode import acquire_cine, set_up
 from echo_plugin.phantom.bmode import record as record_acquisition
 from echo_plugin.phantom.chambers import Tissue, distances, tissue_at
-from echo_plugin.phantom.grey_scale import scan_converter, to_grey
 from echo_plugin.phantom.heart import Hole, sample_heart
+from echo_plugin.phantom.image_formation import PolarGrid, scan_converter, to_grey
 from echo_plugin.phantom.scan_planes import look_at, standard_pose
-from echo_plugin.phantom.speckle import PolarGrid
 
 
 def record(view, seed, frames=2, defect=None):

@@ -5,9 +5,9 @@ import pytest
 from echo_plugin.anatomy import Defect, View
 from echo_plugin.phantom import septa
 from echo_plugin.phantom.bmode import acquire_cine
-from echo_plugin.phantom.hand import hold
 from echo_plugin.phantom.heart import sample_heart
 from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.scan_planes import hold
 
 
 def hearts_with(kind, count):

@@ -9,9 +9,9 @@ from echo_plugin.phantom.motion import (
     contraction,
     end_systole_phase,
     material_points,
+    sample_valves,
     semilunar_opening,
 )
-from echo_plugin.phantom.valves import sample_valves
 
 CURVES = (contraction, atrioventricular_opening, semilunar_opening, atrial_filling)
 

@@ -3,11 +3,10 @@ import numpy as np
 import pytest
 
 from echo_plugin.anatomy import View
+from echo_plugin.phantom.image_formation import PolarGrid
 from echo_plugin.phantom.motion import end_systole_phase
 from echo_plugin.phantom.scan_planes import standard_pose
-from echo_plugin.phantom.scatterers import heart_scatterers, random_signs
-from echo_plugin.phantom.slab import elevation_weight, sample_slab
-from echo_plugin.phantom.speckle import PolarGrid
+from echo_plugin.phantom.scatterers import elevation_weight, heart_scatterers, random_signs, sample_slab
 
 
 def envelope(image, amplitude, grid):

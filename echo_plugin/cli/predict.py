@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb ``predict`` of the command line: what the models say of many files, as text, JSON, a table or a tree.
+
+Files sorted by study and view: a new tree of links or copies. What is sorted stays where it is, as it is.
+
+    OUT/<Study Instance UID>/<view>/<image id>.dcm
+    OUT/folder-1/<view>/<image id>                    files without a study, by the folder that they lie in
+
+A cine that shows no standard view is under ``NO-STANDARD-VIEW``, whatever it was called. No name of a folder of the
+source is repeated, for folders are named after patients; the tree is there whole or not at all.
+
+The views of many files as one table, a row a file, for a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import typer
+
+from echo_plugin.anatomy import View
+from echo_plugin.cine import is_uid
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, write_json
+from echo_plugin.durable import fsync_directory, make_directory, require_writable, write_atomically
+from echo_plugin.errors import EchoError
+from echo_plugin.io.cine_file import escape_path, read_cine
+from echo_plugin.progress import progress_bar
+
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
+Sort = Annotated[
+    Path | None, typer.Option("--sort", metavar="DIR", help="Make DIR/<study>/<view> with links to the cines.")
+]
+
+
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="Cines, or folders of them.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated: view, boxes, defect.")] = "view,boxes,defect",
+    frames: Annotated[str, typer.Option(help="all, or 0-based indices such as 0,5,9, for the boxes.")] = "all",
+    models: Models = DEFAULT_MODELS,
+    device: Device = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: by many processes (extra ray).")] = "local",
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write one JSON list there; - is stdout. Resumed if repeated."),
+    ] = None,
+    table: Csv = None,
+    sort: Sort = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --sort: copies instead of links.")] = False,
+    raw_boxes: Annotated[
+        bool, typer.Option("--raw-boxes", help="Every box of the detector, weak ones too, not linked over time.")
+    ] = False,
+) -> None:
+    """Predict view, septal boxes and defect of cines.
+
+    Example: monailabel-echo predict sample_studies --tasks view --csv views.csv --sort sorted
+    """
+    from echo_plugin.answer.batch import describe_results, find_cine_files, parse_frames, parse_tasks, predict_archive
+    from echo_plugin.answer.prediction import RAW_BOXES
+
+    try:
+        chosen, frame_indices = parse_tasks(tasks), parse_frames(frames)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    if raw_boxes and "boxes" not in chosen:
+        msg = "--raw-boxes are boxes; --tasks boxes asks for them."
+        raise typer.BadParameter(msg)
+    _require_views(chosen, table, sort, is_copy=copy)
+    json_file = None if json_target in (None, "-") else Path(str(json_target))
+    _require_places(paths, json_file, table, sort)
+    files = find_cine_files(paths)
+    journal = json_file and Path(f"{json_target}.part")
+    found = tuple(RAW_BOXES if raw_boxes and task == "boxes" else task for task in chosen)
+    asked: dict[str, Any] = {"tasks": found, "frame_indices": frame_indices, "device": device}
+    with progress_bar("Predicting") as bar:
+        results = predict_archive(files, models, engine=engine, journal=journal, progress=bar, **asked)
+    if json_target is not None:
+        write_json(results, json_target)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
+    else:
+        sys.stdout.write(describe_results(results, chosen))
+    _keep_views(results, table, sort, is_copy=copy)
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        typer.echo(f"{result['path']}: {result['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _require_views(tasks: Sequence[str], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:
+    """Refuse to keep views that nobody asks for."""
+    if (table or sort) and "view" not in tasks:
+        msg = "--csv and --sort are of the views; --tasks view asks for them."
+        raise typer.BadParameter(msg)
+    if is_copy and sort is None:
+        msg = "--copy copies what --sort sorts; name a folder with --sort."
+        raise typer.BadParameter(msg)
+
+
+def _require_places(paths: Sequence[Path], json_file: Path | None, table: Path | None, sort: Path | None) -> None:
+    """Refuse, before anything is predicted, a place that could not be written to afterwards, or holds another's file.
+
+    Raises
+    ------
+    EchoError
+        If a file cannot be written there, or is there and is none of ours.
+    """
+    from echo_plugin.cli.options import require_report_place
+
+    if sort is not None:
+        require_sortable(sort, paths)
+    if json_file and table and json_file.resolve() == table.resolve():
+        msg = f"--json and --csv both name {table}; a file for each is accepted."
+        raise EchoError(msg)
+    for option, file, is_ours in (("--json", json_file, _is_list_of_answers), ("--csv", table, _is_view_table)):
+        if file is None:
+            continue
+        require_report_place(file, option, is_ours)
+        if sort is not None and file.resolve().is_relative_to(sort.resolve()):
+            msg = f"{option} {file} lies in the folder of --sort, which is made anew; another place is accepted."
+            raise EchoError(msg)
+
+
+def _is_list_of_answers(file: Path) -> bool:
+    """Whether a file is a list as ``--json`` writes it; another program's list is not."""
+    from echo_plugin.answer.prediction import TASKS
+
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(
+        isinstance(entry, dict) and "path" in entry and not entry.keys().isdisjoint(("error", *TASKS))
+        for entry in found
+    )
+
+
+def _is_view_table(file: Path) -> bool:
+    from echo_plugin.cli.options import begins_with
+
+    return begins_with(file, ",".join(COLUMNS).encode())
+
+
+def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:
+    if table is not None:
+        write_view_table(results, table)
+    if sort is not None:
+        counts = sort_by_view(results, sort, is_copy=is_copy)
+        words = ", ".join(f"{view} {count}" for view, count in sorted(counts.items())) or "none"
+        typer.echo(f"Sorted into {sort}: {words}.", err=True)
+
+
+NO_STANDARD_VIEW = "NO-STANDARD-VIEW"
+
+
+def require_sortable(out: Path, sources: Sequence[Path]) -> None:
+    """Raise EchoError unless ``out`` is new or empty, can be replaced, and neither lies in a source nor holds one."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        msg = f"Folder {out} to sort into is not empty; a new or empty one is accepted."
+        raise EchoError(msg)
+    target = out.resolve()
+    if target == Path.cwd() or os.path.ismount(target):
+        msg = f"Folder {out} to sort into cannot be replaced by the sorted one; a new folder is accepted."
+        raise EchoError(msg)
+    for source in sources:
+        folder = (source if source.is_dir() else source.parent).resolve()
+        if target.is_relative_to(folder) and source.is_dir():
+            msg = f"Folder {out} to sort into lies in {source}, which is sorted; one outside of it is accepted."
+            raise EchoError(msg)
+        if folder.is_relative_to(target):
+            msg = f"Folder {out} to sort into holds {source}, which is sorted; another one is accepted."
+            raise EchoError(msg)
+    nearest = next((directory for directory in target.parents if directory.is_dir()), None)
+    if nearest is None:  # Windows: each drive has a root of its own
+        msg = f"Folder {out} to sort into lies on no drive that is there; one on another drive is accepted."
+        raise EchoError(msg)
+    require_writable(nearest)
+
+
+def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bool) -> Counter[str]:
+    """Make the tree ``out`` of the entries of ``predict --json``, and return the number of files of each view.
+
+    ``is_copy`` : copy the files; else they are linked, and must stay where they are. Entries with an error are left.
+
+    Raises
+    ------
+    EchoError
+        If a link, a copy or the tree cannot be made; nothing is left of it then.
+    """
+    out = out.resolve()
+    make_directory(out.parent)
+    partial = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir()
+        counts = _fill(partial, results, is_copy=is_copy)
+        if out.is_dir():
+            out.rmdir()  # empty, or this fails
+        partial.rename(out)
+        fsync_directory(out.parent)
+    except OSError as exc:
+        msg = f"Folder {out} cannot be sorted into ({exc.strerror or exc}); where links are not allowed, --copy copies."
+        raise EchoError(msg) from exc
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts
+
+
+def _fill(tree: Path, results: Sequence[Mapping[str, Any]], *, is_copy: bool) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    folders: dict[Path, str] = {}
+    for result in results:
+        if result.get("view") is None:
+            continue
+        source, view = Path(result["path"]), _view_folder(result["view"])
+        cine = read_cine(source)  # its header alone: no frame is decoded
+        study = cine.study_instance_uid or ""
+        if not is_uid(study):
+            study = folders.setdefault(source.parent.absolute(), f"folder-{len(folders) + 1}")
+        directory = tree / study / view
+        directory.mkdir(parents=True, exist_ok=True)
+        place = _free_name(directory, f"{cine.image_id}.dcm" if is_uid(cine.image_id) else _escaped(source))
+        if is_copy:
+            shutil.copyfile(source, place)
+        else:
+            place.symlink_to(source.absolute())
+        counts[view] += 1
+    return counts
+
+
+def _view_folder(view: Mapping[str, Any]) -> str:
+    is_strange = view.get("is_standard") is False or view["view"] == View.OTHER.value
+    return NO_STANDARD_VIEW if is_strange else str(view["view"])
+
+
+def _escaped(source: Path) -> str:
+    return escape_path(PurePosixPath(source.name))
+
+
+def _free_name(directory: Path, name: str) -> Path:
+    """Return a path of that name, or numbered: the same cine may have been named twice, in two files."""
+    path, number = directory / name, 2
+    while os.path.lexists(path):
+        path, number = directory / f"{PurePosixPath(name).stem}_{number}{PurePosixPath(name).suffix}", number + 1
+    return path
+
+
+COLUMNS = ("path", "image_id", "frames", "view", "probability", "is_standard", "is_still", "error")
+"""The first columns; the probability of each view follows as ``p(A4C)``. Empty: not known."""
+
+
+def write_view_table(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the entries of ``predict --json`` as comma-separated text, whole or not at all; failed files have a row."""
+    said = [result["view"] for result in results if result.get("view") is not None]
+    views = dict.fromkeys(name for view in said for name in view["probabilities"])
+    text = io.StringIO(newline="")
+    rows = csv.DictWriter(text, [*COLUMNS, *(f"p({name})" for name in views)], restval="", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(_row(result) for result in results)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: result[name] for name in ("path", "image_id", "frames", "error") if name in result}
+    view = result.get("view")
+    if view is None:
+        return row
+    row |= {name: view[name] for name in ("view", "is_standard", "is_still") if view[name] is not None}
+    row["probability"] = f"{view['probability']:.4f}"
+    return row | {f"p({name})": f"{p:.4f}" for name, p in view["probabilities"].items()}
