@@ -110,8 +110,11 @@ class ModelCard:
 
 
 SCHEMA = "monailabel-echo/model-card/1"
-STARTERS = Path(__file__).resolve().parents[1] / "apps" / "echo" / "model"
-"""The starter weights of a checkout, which are public."""
+_CHECKOUT = Path(__file__).resolve().parents[1] / "apps" / "echo"
+APP_FOLDER = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().with_name("app")
+"""The app folder that MONAI Label loads: of the checkout, or as the wheel carries it."""
+STARTERS = APP_FOLDER / "model"
+"""The starter weights, which are public."""
 
 
 def card_to_json(card: ModelCard) -> str:
