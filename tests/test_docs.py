@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from echo_plugin.cli.main import app
+from tests.test_floors import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 MANUAL = ROOT / "apps" / "echo"
@@ -67,6 +68,15 @@ def test_the_manual_has_a_page_for_each_line_of_its_index() -> None:
     index = (MANUAL / "README.md").read_text(encoding="utf-8")
 
     assert [page.name for page in (MANUAL / "docs").glob("*.md") if f"(docs/{page.name})" not in index] == []
+
+
+def test_the_drawing_of_the_rooms_has_every_room_from_the_top_down() -> None:
+    drawing = (MANUAL / "docs" / "architecture.md").read_text(encoding="utf-8")
+    words, *floors = [sorted(floor) for floor in FLOORS if floor != {"__main__"}]
+    places = [max(drawing.index(f"<b>{room}</b>") for room in floor) for floor in floors]
+
+    assert places == sorted(places, reverse=True)
+    assert [word for word in words if word not in drawing.partition("<b>the words</b>")[2].partition("\n")[0]] == []
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
