@@ -164,11 +164,18 @@ def phantom(
 def info(
     models: Models = DEFAULT_MODELS,
     json_target: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON there.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write a page beside each card, for people.")] = False,
 ) -> None:
     """Show versions, device and the published models with their cards, without loading any model.
 
     Example: monailabel-echo info --json -
     """
+    if markdown:
+        from echo_plugin.cli.model_cards import write_model_cards
+
+        for page in write_model_cards(models):
+            typer.echo(f"Wrote {page}.", err=True)
+        return
     facts = describe_installation(models)
     if json_target is not None:
         write_json(facts, json_target)

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models
+from echo_plugin.cli.results_page import write_results_page
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
     from echo_plugin.papers.defects_table import Row
+
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the table as a page of results there.")]
 
 PHANTOM_SEED = 8400
 """Of the cohorts: sets of their own, which no starter model has learned from."""
@@ -54,6 +57,7 @@ def reproduce_defects_command(
     epochs: Annotated[int | None, typer.Option(help="Of every row; the recipes' own by default.", min=1)] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Wall time of each training.", min=0.01)] = None,
     jobs: Annotated[int, typer.Option(help="Processes that make phantoms.", min=1)] = 1,
+    markdown: Markdown = None,
     device: Device = "auto",
 ) -> None:
     """Train every network and loss of the defect table on the same patients, and print it beside the paper's.
@@ -73,6 +77,7 @@ def reproduce_defects_command(
     )
     rows = _rows(small, sweep)
     counts = patients or ([PAPER_PATIENTS] if small or sweep else [PAPER_PATIENTS, LARGE_PATIENTS])
+    pages = []
     cohorts = [studies] if studies else [_phantoms(out, count, small, jobs) for count in counts]
     for cohort in cohorts:
         title = f"{'sweep' if sweep else 'table'}-{cohort.name}"
@@ -87,7 +92,12 @@ def reproduce_defects_command(
                 summarise=summarise_sweep if sweep else summarise_table,
                 progress=bar,
             )
-        sys.stdout.write(describe(title, report))
+        pages.append(describe(title, report))
+        sys.stdout.write(pages[-1])
+    if markdown is not None:
+        write_results_page(
+            markdown, "Defects as the ASD/VSD paper tabulates them", "\n".join(f"#{page}" for page in pages)
+        )
 
 
 def _rows(small: bool, sweep: bool) -> list[Row]:
@@ -158,6 +168,7 @@ def reproduce_views_command(
         bool, typer.Option("--still", help="Hold that encoder still and learn only what joins frames: minutes a seed.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes that make phantoms.", min=1)] = 1,
+    markdown: Markdown = None,
     device: Device = "auto",
 ) -> None:
     """Train every way to join frames into a view, and print the table beside the paper's.
@@ -192,6 +203,8 @@ def reproduce_views_command(
             progress=bar,
         )
     sys.stdout.write(describe(report))
+    if markdown is not None:
+        write_results_page(markdown, "Views as the neonatal-view paper tabulates them", describe(report))
 
 
 def _view_phantoms(out: Path, patients: int, frames: int, jobs: int) -> Path:

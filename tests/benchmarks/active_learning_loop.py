@@ -377,4 +377,7 @@ def write_figures(out: Path, settings: dict, results: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from results_page import printed_page
+
+    with printed_page("What a choice of the next cine is worth"):
+        sys.exit(main())

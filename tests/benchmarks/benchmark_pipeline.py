@@ -187,4 +187,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Speed of a prediction"):
+        main()

@@ -64,4 +64,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Measures of a cine beside the image quality of its phantom"):
+        main()

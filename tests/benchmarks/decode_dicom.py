@@ -65,4 +65,7 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    from results_page import printed_page
+
+    with printed_page("Speed of reading a DICOM cine"):
+        main(Path(sys.argv[1]))

@@ -192,4 +192,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Backbones of the detector"):
+        main()

@@ -128,4 +128,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from results_page import printed_page
+
+    with printed_page("Speed of DICOMweb"):
+        sys.exit(main())

@@ -17,6 +17,7 @@ when it is done; started again, the rest is done.
 import argparse
 import csv
 import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,10 +220,30 @@ def main() -> None:
             mae = pretrained(train, parts, asked.runs, seen, asked.epochs) if method == "ViT + MAE" else {}
             results[key] = run(train, test, method, fraction, seed, mae)
             kept.write_text(json.dumps(results, indent=1))
-        print(key, results[key], flush=True)
+        print(key, results[key], file=sys.stderr, flush=True)
+    print(table(results))
     if asked.picture:
         draw(results, asked.picture)
 
 
+def table(results: dict[str, dict]) -> str:
+    """Return the mean accuracy of each method over its seeds, with the least and the largest, in Markdown."""
+    lines = [
+        "| method | labelled patients | stills | seen | seeds | accuracy, held-out phantoms |",
+        "|---|---|---|---|---|---|",
+    ]
+    settings = dict.fromkeys(tuple(key.split("|")[:3]) for key in results)
+    for method, fraction, seen in sorted(settings, key=lambda one: (one[2], float(one[1]), one[0])):
+        own = [r for key, r in results.items() if key.startswith(f"{method}|{fraction}|{seen}|")]
+        values = [r["accuracy"] for r in own]
+        words = f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+        stills = own[0]["labelled_stills"]
+        lines.append(f"| {method} | {float(fraction):.0%} | {stills} | {seen} | {len(own)} | {words} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Pre-training on fetal views"):
+        main()

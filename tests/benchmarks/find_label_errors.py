@@ -132,4 +132,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from results_page import printed_page
+
+    with printed_page("How well errors in labels are found"):
+        sys.exit(main())

@@ -123,4 +123,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from results_page import printed_page
+
+    with printed_page("The next cine among many"):
+        sys.exit(main())

@@ -42,4 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Speed of the phantom"):
+        main()

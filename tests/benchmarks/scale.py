@@ -164,4 +164,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from results_page import printed_page
+
+    with printed_page("A folder of many cines"):
+        sys.exit(main())

@@ -97,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from results_page import printed_page
+
+    with printed_page("Scale and margin of ArcFace on one backbone"):
+        main()
