@@ -38,11 +38,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox, require_image_id
-from echo_plugin.durable import make_directory, remove_abandoned, write_atomically
+from echo_plugin.durable import locked, make_directory, remove_abandoned, write_atomically
 from echo_plugin.errors import AnnotationConflictError, AnnotationError, UnknownImageError
 
 SCHEMA = "monailabel-echo/annotation"
@@ -241,7 +239,6 @@ def _time(value: object, where: str) -> datetime | None:
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 60.0
-_LOCK_POLL_S = 0.005
 _ARCHIVED = re.compile(r"(\d+)(?:\.(\d+))?\.json")
 _UPLOADED = re.compile(r"(\d+)\.upload(?:\.[a-z0-9]+)+")
 _UPLOAD_SUFFIX = re.compile(r"(?:\.[a-z0-9]{1,10}){1,3}")
@@ -354,10 +351,7 @@ class AnnotationStore:
             If the directory cannot be made or written to.
         """
         make_directory(self._directory)
-        lock = FileLock(self._directory / ".lock", timeout=LOCK_TIMEOUT_S, poll_interval=_LOCK_POLL_S)
-        with (
-            lock
-        ):  # a lock object of its own for each turn: one that is shared lets the threads of a program in together
+        with locked(self._directory / ".lock", timeout_s=LOCK_TIMEOUT_S):
             yield
 
     @contextmanager
@@ -370,7 +364,7 @@ class AnnotationStore:
                     remove_abandoned(self._directory)
                     self._is_tidy = True
                 yield
-        except Timeout as exc:
+        except TimeoutError as exc:
             msg = f"Annotation of {image_id} cannot be saved: another program has held the lock for {LOCK_TIMEOUT_S} s."
             raise AnnotationError(msg) from exc
         except OSError as exc:

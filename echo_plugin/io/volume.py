@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
-import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.cine import ByteArray, Cine, FramesInMemory, UltrasoundRegion, to_grey
+from echo_plugin.durable import replace_atomically
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.sector import find_sector, header_tissue_region
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
@@ -92,18 +91,15 @@ def write_rendition(cine: Cine, path: Path) -> RenditionGeometry:
         )
         raise UnreadableCineError(msg)
     geometry = rendition_geometry(cine)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
+
+    def write(partial: Path) -> None:
+        with partial.open("xb") as file:
             file.write(_nrrd_header(geometry))
-            for start in range(0, cine.frame_count, _FRAMES_AT_ONCE):
-                frames = cine.read_frames(range(start, min(start + _FRAMES_AT_ONCE, cine.frame_count)))
+            for start in range(0, T, _FRAMES_AT_ONCE):
+                frames = cine.read_frames(range(start, min(start + _FRAMES_AT_ONCE, T)))
                 file.write(np.ascontiguousarray(to_grey(frames)).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    replace_atomically(path, write)
     return geometry
 
 

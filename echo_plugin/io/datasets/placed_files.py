@@ -78,7 +78,7 @@ def write_packed(pixels: ByteArray, path: Path) -> None:
         pixels = to_grey(pixels)[..., None] if to_grey(pixels).ndim == 3 else to_grey(pixels)
     is_colour = pixels.shape[-1] == 3
     image = itk.image_from_array(np.ascontiguousarray(pixels if is_colour else pixels[..., 0]), is_vector=is_colour)
-    replace_atomically(path, lambda partial: itk.imwrite(image, str(partial), compression=True), suffix=".nrrd")
+    replace_atomically(path, lambda partial: itk.imwrite(image, str(partial), compression=True))
 
 
 UNJUDGED_FILE = ".import_unjudged.json"
