@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Septa, defects and views, with their coded concepts and the view vocabularies.
+"""Septa, defects and views, with their coded concepts, the view vocabularies, and which septum a text names.
 
 The order of the members is the order of class ids in every model; a model card repeats it.
 Codes are looked up in pydicom's own SNOMED CT dictionary, never typed from memory.
-
-Which septum a free text names: labels that people and viewers put beside a box.
-
-Only English words and the abbreviations of a heart report; what is not understood is UNSPECIFIED, never a guess.
 """
 
 from __future__ import annotations
@@ -240,7 +236,8 @@ _INTERVENTRICULAR = re.compile(r"ivs|vsd|(?:inter)?ventric(?:ular|le|les)(?:sept
 def septum_named_in(text: str) -> Septum:
     """Return the septum that ``text`` names; UNSPECIFIED if it names none, or both.
 
-    A defect names its wall (ASD: interatrial). Case, digits, hyphens and underscores do not matter.
+    A defect names its wall (ASD: interatrial). Only English words and the abbreviations of a heart report are known;
+    case, digits, hyphens and underscores do not matter.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person or a model says about a cine: septal boxes, defect, view.
 
-Objects here are immutable and valid. Files of them are in ``io.study_folder`` and ``io.markups``.
+Objects here are immutable and valid. Files of them are in ``io.annotation_store`` and ``io.markups``.
 """
 
 from __future__ import annotations

@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cine: frames of one ultrasound recording with their times, regions and identity.
+"""A cine: frames of one ultrasound recording with their times, regions and identity; image ids made of paths; grey.
 
 Only what a sonographer would call by name; no file format, no model. Reading is in ``io``.
-
-The image id of a file that brings none: its path in the study folder, escaped so that it can name a file.
-
-Letters, digits, ``_``, ``-`` and single inner dots stay, every other byte of the UTF-8 text becomes ``%XX``. What
-would begin otherwise than with a letter or digit, or would look like a UID, gets ``_`` in front. Text of more than
-200 characters is cut and ends in ``%-`` and its SHA-256: unique still, but no longer reversible.
-
-Grey from RGB: the luma of Rec. 601, as JPEG and Pillow compute it.
 """
 
 from __future__ import annotations
@@ -23,7 +15,6 @@ from enum import IntEnum
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,25 +205,6 @@ class Cine:
         return self.frames.read(frame_indices)
 
 
-@dataclass(frozen=True)
-class Study:
-    """The cines of one examination of one patient."""
-
-    study_instance_uid: str
-    patient_id: str | None
-    patient_age_days: int | None
-    cines: tuple[Cine, ...]
-
-    def __post_init__(self) -> None:
-        for cine in self.cines:
-            if cine.patient_id != self.patient_id:
-                msg = f"Study {self.study_instance_uid}: cine {cine.image_id} is of another patient."
-                raise ValueError(msg)
-            if cine.study_instance_uid not in (None, self.study_instance_uid):
-                msg = f"Study {self.study_instance_uid}: cine {cine.image_id} is of another study."
-                raise ValueError(msg)
-
-
 LONGEST_ID = 200
 _KEPT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _HASH_MARK = "%-"
@@ -251,7 +223,11 @@ def is_uid(text: str) -> bool:
 
 
 def escape_path(relative: PurePosixPath) -> str:
-    """Return the image id of a path relative to its study folder.
+    """Return the image id of a path relative to its study folder, escaped so that it can name a file on every system.
+
+    Letters, digits, ``_``, ``-`` and single inner dots stay, every other byte of the UTF-8 text becomes ``%XX``. What
+    would begin otherwise than with a letter or digit, or would look like a UID, gets ``_`` in front. Text of more than
+    200 characters is cut and ends in ``%-`` and its SHA-256: unique still, but no longer reversible.
 
     Examples
     --------
@@ -274,26 +250,11 @@ def escape_path(relative: PurePosixPath) -> str:
     return escaped
 
 
-def unescape_path(image_id: str) -> PurePosixPath:
-    """Return the path that :func:`escape_path` was given.
-
-    Raises
-    ------
-    ValueError
-        If the id was cut and hashed.
-    """
-    if _HASH_MARK in image_id:
-        msg = f"Image id {image_id!r} was shortened; its path cannot be told from it."
-        raise ValueError(msg)
-    escaped = image_id.removeprefix("_")
-    return PurePosixPath(unquote_to_bytes(escaped).decode("utf-8", "surrogatepass"))
-
-
 _WEIGHTS = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 in 16-bit fixed point; their sum is 2 ** 16: grey stays grey
 
 
 def to_grey(frames: ByteArray) -> ByteArray:
-    """Return (N, H, W) uint8 grey of (N, H, W, C) frames, C = 1 or 3; empty in, empty out."""
+    """Return (N, H, W) uint8 grey, the luma of Rec. 601 as JPEG has it, of (N, H, W, C) frames, C = 1 or 3."""
     if frames.shape[-1] == 1:
         return frames[..., 0]
     grey = np.empty(frames.shape[:-1], dtype=np.uint8)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from echo_plugin.cine import Cine, FramesInMemory, Study, UltrasoundRegion
+from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.errors import UnknownImageError
 
 
@@ -113,16 +113,6 @@ def test_spacing_must_be_positive() -> None:
 def test_data_type_of_a_region_must_be_named() -> None:
     with pytest.raises(ValueError, match=r"data_type is 1; a RegionDataType is accepted"):
         UltrasoundRegion(0, 0, 5, 5, data_type=1)
-
-
-def test_a_study_of_two_patients_is_refused() -> None:
-    with pytest.raises(ValueError, match="another patient"):
-        Study("1.2", "A", None, (make_cine(patient_id="B"),))
-
-
-def test_a_study_with_a_cine_of_another_study_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"cine 1\.2\.3 is of another study"):
-        Study("1.2", "A", None, (make_cine(patient_id="A", study_instance_uid="1.9"),))
 
 
 def test_identity_is_not_in_the_repr() -> None:

@@ -2,13 +2,14 @@
 """Paths become image ids and come back."""
 
 from pathlib import PurePosixPath
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from echo_plugin.annotations import require_image_id
-from echo_plugin.cine import escape_path, is_uid, unescape_path
+from echo_plugin.cine import escape_path, is_uid
 
 PIECES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).filter(
     lambda s: s not in {".", ".."}
@@ -28,7 +29,7 @@ def test_escaped_path_comes_back(path: PurePosixPath) -> None:
     image_id = escape_path(path)
 
     if "%-" not in image_id:
-        assert unescape_path(image_id) == path
+        assert unquote_to_bytes(image_id.removeprefix("_")).decode("utf-8", "surrogatepass") == str(path)
 
 
 @given(ANY_LENGTH)
@@ -52,8 +53,7 @@ def test_long_names_that_differ_at_their_end_keep_apart() -> None:
 
 
 def test_shortened_id_tells_that_its_path_is_lost() -> None:
-    with pytest.raises(ValueError, match="was shortened"):
-        unescape_path(escape_path(PurePosixPath("x" * 300)))
+    assert "%-" in escape_path(PurePosixPath("x" * 300))
 
 
 def test_file_named_like_a_uid_does_not_pass_for_one() -> None:

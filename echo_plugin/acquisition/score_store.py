@@ -114,8 +114,7 @@ class ScoreStore:
 
     def stamps(self, models: str) -> dict[str, str]:
         """Return by image id the stamp of what was scored with these models, in vain too."""
-        rows = self._file.connection().execute("SELECT image_id, stamp FROM scores WHERE models = ?", (models,))
-        return dict(rows)
+        return dict(self._file.rows("SELECT image_id, stamp FROM scores WHERE models = ?", (models,)))
 
     def unscored(self, models: str, entries: Sequence[CineEntry]) -> list[tuple[CineEntry, str]]:
         """Return the readable cines without a score of these models, with the stamps of their files."""
@@ -125,10 +124,7 @@ class ScoreStore:
 
     def counts(self) -> dict[str, int]:
         """Return how many cines each pair of models has scored; the one that scored last comes last."""
-        rows = self._file.connection().execute(
-            "SELECT models, COUNT(*) FROM scores GROUP BY models ORDER BY MAX(number)"
-        )
-        return dict(rows)
+        return dict(self._file.rows("SELECT models, COUNT(*) FROM scores GROUP BY models ORDER BY MAX(number)"))
 
     def put(self, models: str, image_id: str, stamp: str, evidence: CineEvidence | str) -> None:
         """Keep the evidence of a cine, or the sentence why there is none."""
@@ -143,7 +139,7 @@ class ScoreStore:
                 evidence.view_probability,
             )
         error = evidence if isinstance(evidence, str) else None
-        with self._file.connection() as connection:
+        with self._file.changing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO scores VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (models, image_id, stamp, *row, error, time.time()),
@@ -159,7 +155,7 @@ class ScoreStore:
 
     def newer_than(self, models: str, number: int) -> list[KeptScore]:
         """Return the scores made after that of ``number``, ascending."""
-        rows = self._file.connection().execute(
+        rows = self._file.rows(
             "SELECT number, image_id, stamp, frames, scores, overlaps, embedding, view, view_probability FROM scores"
             " WHERE number > ? AND models = ? ORDER BY number",
             (number, models),
@@ -190,7 +186,7 @@ class ScoreStore:
 
     def judgements(self, *, newer_than: int = 0) -> dict[str, Judgement]:
         """Return by image id those made after number ``newer_than``; the revision of each may be an old one by now."""
-        rows = self._file.connection().execute(
+        rows = self._file.rows(
             "SELECT image_id, revision, models, quality, frames, words, judged, fitted_to FROM judgements"
             " WHERE number > ?",
             (newer_than,),
@@ -211,10 +207,9 @@ class ScoreStore:
 
     def version(self) -> tuple[int, int]:
         """Return numbers that grow with every score and judgement that is put."""
-        row = self._file.connection().execute(
+        ((scores, judgements),) = self._file.rows(
             "SELECT (SELECT COALESCE(MAX(number), 0) FROM scores), (SELECT COALESCE(MAX(number), 0) FROM judgements)"
         )
-        scores, judgements = row.fetchone()
         return scores, judgements
 
 
@@ -278,7 +273,7 @@ class Leases:
     def take(self, image_id: str, holder: str | None) -> bool:
         """Hand a cine out; False if it is with somebody already."""
         now = self._clock()
-        with self._file.connection() as connection:  # one statement: of two at once, one finds the other's row
+        with self._file.changing() as connection:  # one statement: of two at once, one finds the other's row
             cursor = connection.execute(
                 "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE SET holder = excluded.holder,"
                 " shown_at = excluded.shown_at, expires_at = excluded.expires_at"
@@ -290,7 +285,7 @@ class Leases:
     def show_again(self, image_id: str, holder: str) -> bool:
         """Hand a cine to its holder once more, for as long again; False if it is with somebody else by now."""
         now = self._clock()
-        with self._file.connection() as connection:
+        with self._file.changing() as connection:
             cursor = connection.execute(
                 "UPDATE leases SET shown_at = ?, expires_at = ? WHERE image_id = ? AND holder = ?",
                 (now, now + self._duration_s, image_id, holder),
@@ -300,14 +295,14 @@ class Leases:
     def end(self, image_id: str) -> None:
         """Let the cine go: its annotator has submitted it."""
         now = self._clock()
-        with self._file.connection() as connection:
+        with self._file.changing() as connection:
             connection.execute(
                 "UPDATE leases SET expires_at = ? WHERE image_id = ? AND expires_at > ?", (now, image_id, now)
             )
 
     def shown(self) -> dict[str, Lease]:
         """Return the last time each cine was shown, by image id; those that are not leased by now among them."""
-        rows = self._file.connection().execute("SELECT image_id, holder, shown_at, expires_at FROM leases")
+        rows = self._file.rows("SELECT image_id, holder, shown_at, expires_at FROM leases")
         return {row[0]: Lease(*row) for row in rows}
 
     def is_running(self, lease: Lease) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import secrets
 import shutil
@@ -29,11 +28,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.anatomy import View
-from echo_plugin.cine import is_uid
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, write_json
+from echo_plugin.cine import escape_path, is_uid
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, require_report_place, write_json
 from echo_plugin.durable import fsync_directory, make_directory, require_writable, write_atomically
 from echo_plugin.errors import EchoError
-from echo_plugin.io.cine_file import escape_path, read_cine
+from echo_plugin.io.cine_file import read_cine
 from echo_plugin.progress import progress_bar
 
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
@@ -108,47 +107,25 @@ def _require_views(tasks: Sequence[str], table: Path | None, sort: Path | None, 
 
 
 def _require_places(paths: Sequence[Path], json_file: Path | None, table: Path | None, sort: Path | None) -> None:
-    """Refuse, before anything is predicted, a place that could not be written to afterwards, or holds another's file.
+    """Refuse, before anything is predicted, a place that could not be written to afterwards.
 
     Raises
     ------
     EchoError
-        If a file cannot be written there, or is there and is none of ours.
+        If two things go to one place, or something cannot be written there.
     """
-    from echo_plugin.cli.options import require_report_place
-
     if sort is not None:
         require_sortable(sort, paths)
     if json_file and table and json_file.resolve() == table.resolve():
         msg = f"--json and --csv both name {table}; a file for each is accepted."
         raise EchoError(msg)
-    for option, file, is_ours in (("--json", json_file, _is_list_of_answers), ("--csv", table, _is_view_table)):
+    for option, file in (("--json", json_file), ("--csv", table)):
         if file is None:
             continue
-        require_report_place(file, option, is_ours)
+        require_report_place(file, option)
         if sort is not None and file.resolve().is_relative_to(sort.resolve()):
             msg = f"{option} {file} lies in the folder of --sort, which is made anew; another place is accepted."
             raise EchoError(msg)
-
-
-def _is_list_of_answers(file: Path) -> bool:
-    """Whether a file is a list as ``--json`` writes it; another program's list is not."""
-    from echo_plugin.answer.prediction import TASKS
-
-    try:
-        found = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, list) and all(
-        isinstance(entry, dict) and "path" in entry and not entry.keys().isdisjoint(("error", *TASKS))
-        for entry in found
-    )
-
-
-def _is_view_table(file: Path) -> bool:
-    from echo_plugin.cli.options import begins_with
-
-    return begins_with(file, ",".join(COLUMNS).encode())
 
 
 def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:

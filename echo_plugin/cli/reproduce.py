@@ -228,5 +228,5 @@ def _study_folder(data: Path, out: Path) -> Path:
     from echo_plugin.io.datasets.study_writer import make_study_folder
 
     with progress_bar("Importing NED") as bar:
-        make_study_folder("ned", data, out / "study", read_ned(data), progress=bar)
+        make_study_folder("ned", data, out / "study", read_ned(data), is_replacing=True, progress=bar)
     return out / "study"

@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``monailabel-echo import``: a public data set becomes a study folder.
-
-The command ``monailabel-echo export``: annotated cines for other programs, without anybody's identity.
-
-The command ``monailabel-echo labels``: defects and views of many cines from a table.
-"""
+"""The commands of study folders: ``import`` (of a public data set), ``export`` and ``labels`` (from a table)."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -17,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echo_plugin.cli.options import Studies
+from echo_plugin.cli.options import Studies, require_report_place, write_json
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
     from echo_plugin.io.datasets.source_cine import DataSet, ImportReport
-
-REPORT_BEGINS = b'{\n "data_set": '
 
 
 class DataSetName(StrEnum):
@@ -44,6 +36,9 @@ def import_data_set(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="The unpacked data set.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Study folder to make.")],
     copy: Annotated[bool, typer.Option("--copy", help="Copy the files; without it they are linked.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make an earlier import in OUT anew; labels that people gave stay.")
+    ] = False,
     validation_folds: Annotated[
         str, typer.Option(help="echonet-pediatric: folds for validation, comma-separated.")
     ] = "8",
@@ -56,23 +51,17 @@ def import_data_set(
 
     Example: monailabel-echo import ned ~/neo-echoset-raw studies/ned
     """
-    from echo_plugin.cli.options import begins_with, require_report_place
-    from echo_plugin.durable import write_atomically
     from echo_plugin.io.datasets.study_writer import make_study_folder
 
     if json_target not in (None, "-"):
-        require_report_place(Path(json_target), "--json", lambda file: begins_with(file, REPORT_BEGINS), made_later=out)
+        require_report_place(Path(json_target), "--json", made_later=out)
     data_set = _data_set(name, src, [_folds(text) for text in (validation_folds, test_folds)])
     with progress_bar(f"Importing {name}") as bar:
-        report = make_study_folder(name, src, out, data_set, is_copy=copy, progress=bar)
+        report = make_study_folder(name, src, out, data_set, is_copy=copy, is_replacing=replace, progress=bar)
     if json_target is None:
         _show(report)
-        return
-    text = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
-    if json_target == "-":
-        sys.stdout.write(text)
     else:
-        write_atomically(Path(json_target), text.encode())
+        write_json(report.to_json(), json_target)
 
 
 def _data_set(name: DataSetName, src: Path, folds: list[tuple[int, ...]]) -> DataSet:

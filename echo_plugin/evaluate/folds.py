@@ -30,7 +30,7 @@ from torch import Tensor
 from echo_plugin.anatomy import View
 from echo_plugin.answer.runtime import choose_device
 from echo_plugin.answer.views import LearnedTimes
-from echo_plugin.durable import write_synced
+from echo_plugin.durable import write_atomically
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import ModelCard
@@ -212,7 +212,7 @@ def read_outcome(path: Path, key: str) -> dict[str, Any] | None:
 
 def keep_outcome(path: Path, key: str, outcome: Mapping[str, Any]) -> None:
     """Write a JSON-ready outcome under its key; whole or not at all."""
-    write_synced(path, json.dumps({"key": key, **outcome}).encode())
+    write_atomically(path, json.dumps({"key": key, **outcome}).encode())
 
 
 def facts_of_cines(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> list[object]:

@@ -25,7 +25,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import DefectPrediction
 from echo_plugin.answer.preprocess import crop_square, to_model_input
 from echo_plugin.cine import ByteArray, Cine
-from echo_plugin.durable import write_synced
+from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.held_out import HeldOut
 from echo_plugin.geometry import FloatArray
 from echo_plugin.io.sector import tissue_region
@@ -93,13 +93,13 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Mapping[str, Fig
         FigureCanvasAgg(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
-        write_synced(out / file, png.getvalue())
+        write_atomically(out / file, png.getvalue())
         images[file] = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
         plots.append({"title": name, "file": file})
     complete = {"tables": [], **report, "plots": plots}
     html = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, report=complete, images=images)
-    write_synced(out / "report.html", html.encode())
-    write_synced(out / "report.json", (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / "report.html", html.encode())
+    write_atomically(out / "report.json", (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode())
     return complete
 
 

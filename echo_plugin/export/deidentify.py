@@ -26,7 +26,7 @@ from scipy.spatial import ConvexHull
 
 from echo_plugin.cine import ByteArray, Cine, RegionDataType, UltrasoundRegion, to_grey
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.io import sr_content as sr
+from echo_plugin.io.dicom_sr import coded, dictionary
 from echo_plugin.io.sector import find_flicker_area, find_sector_area, header_tissue_region
 
 _FRAMES_LOOKED_AT = 16
@@ -114,9 +114,9 @@ def deidentified_instance(cine: Cine, frames: ByteArray, pseudonyms: Pseudonyms,
     instance.ImageType = ["DERIVED", "SECONDARY"]
     instance.PatientIdentityRemoved, instance.BurnedInAnnotation = "YES", "NO"
     instance.DeidentificationMethod = "monailabel-echo: listed elements, pixels of tissue"
-    codes = sr.dictionary().DCM
+    codes = dictionary().DCM
     instance.DeidentificationMethodCodeSequence = Items(
-        [sr.coded(codes.BasicApplicationConfidentialityProfile), sr.coded(codes.CleanPixelDataOption)]
+        [coded(codes.BasicApplicationConfidentialityProfile), coded(codes.CleanPixelDataOption)]
     )
     _set_pixels(instance, cine, frames)
     meta = FileMetaDataset()

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export of a study folder's annotated cines: pseudonyms for everybody, black for everything that is no tissue.
+"""Export of a study folder's annotated cines: COCO JSON, CSV tables, pictures, films, and DICOM with reports.
 
-Authors, dates, file names and the gallery of embeddings are never exported. A secret in the study folder makes the
-pseudonyms, so that a later export has the same ones and only the folder's holder can tell who is who.
-
-Boxes drawn on masked frames, as PNG pictures and as a film.
-
-What people said of the exported cines, as COCO JSON (detection) and as CSV; both name pseudonyms only.
+Pseudonyms for everybody, black for everything that is no tissue. Authors, dates, file names and the gallery of
+embeddings are never exported. A secret in the study folder makes the pseudonyms, so that a later export has the same
+ones and only the folder's holder can tell who is who.
 """
 
 from __future__ import annotations
@@ -38,6 +35,11 @@ from echo_plugin.io.dicom_sr import Observer, boxes_report, write_report
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 
+logger = logging.getLogger(__name__)
+
+KEY_FILE = ".echo_export_key"
+_KEY_BYTES = 32
+OBSERVER = Observer("Annotator")
 COLOURS = {
     Septum.INTERATRIAL: (86, 180, 233),  # told apart by the colour-blind (Okabe and Ito)
     Septum.INTERVENTRICULAR: (230, 159, 0),
@@ -45,143 +47,7 @@ COLOURS = {
 }
 UNKNOWN_FRAME_TIME_MS = 40.0
 """A film needs a speed: that of a cine without frame times. The table of cines says which these are."""
-
-
-def with_boxes(frame: ByteArray, boxes: Sequence[SeptalBox]) -> Image.Image:
-    """Return a (H, W, C) uint8 frame as an RGB picture with its boxes and their septa."""
-    picture = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    for box in boxes:
-        draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=COLOURS[box.septum], width=2)
-        draw.text((box.x1 + 3, box.y1 + 2), SHORT_NAMES[box.septum], fill=COLOURS[box.septum])
-    return picture
-
-
-def write_film(frames: ByteArray, boxes: Sequence[SeptalBox], path: Path, *, frame_time_ms: float | None) -> None:
-    """Write (T, H, W, C) frames with their boxes as H.264 in MP4; a last odd row or column is left out."""
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
-    rate = Fraction(1000.0 / (frame_time_ms or UNKNOWN_FRAME_TIME_MS)).limit_denominator(1000)
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-        for index, frame in enumerate(frames):
-            picture = with_boxes(frame, [box for box in boxes if box.frame_index == index])
-            pixels = np.ascontiguousarray(np.asarray(picture)[:height, :width])
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                film.mux(packet)
-        for packet in stream.encode():
-            film.mux(packet)
-
-
 CATEGORIES = {Septum.INTERATRIAL: 1, Septum.INTERVENTRICULAR: 2, Septum.UNSPECIFIED: 3}
-
-
-@dataclass(frozen=True)
-class ExportedCine:
-    """An annotated cine under its pseudonyms; ``frame_time_ms`` None: not known."""
-
-    name: str
-    patient: str
-    frames: int
-    height: int
-    width: int
-    frame_time_ms: float | None
-    annotation: Annotation
-
-
-def frame_name(cine: str, frame_index: int) -> str:
-    """Return the name of a frame's picture, whose number is 0-based like every frame index.
-
-    >>> frame_name("cine-1a", 7)
-    'cine-1a_frame0007.png'
-    """
-    return f"{cine}_frame{frame_index:04d}.png"
-
-
-def coco(cines: Sequence[ExportedCine]) -> dict[str, Any]:
-    """Return COCO detection JSON: an image for each annotated frame, those without a septum too."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for cine in cines:
-        for frame_index in cine.annotation.annotated_frames:
-            image_id = len(images) + 1
-            images.append(
-                {
-                    "id": image_id,
-                    "file_name": f"images/{frame_name(cine.name, frame_index)}",
-                    "width": cine.width,
-                    "height": cine.height,
-                    "cine": cine.name,
-                    "patient": cine.patient,
-                    "frame_index": frame_index,
-                }
-            )
-            for box in cine.annotation.boxes_on(frame_index):
-                width, height = box.x2 - box.x1, box.y2 - box.y1
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": CATEGORIES[box.septum],
-                        "bbox": [box.x1, box.y1, width, height],
-                        "area": width * height,
-                        "iscrowd": 0,
-                    }
-                )
-    return {
-        "info": {"description": "Septal boxes; continuous pixels, origin at the outer corner of the first one"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": id_, "name": septum.value, "supercategory": "septum"} for septum, id_ in CATEGORIES.items()
-        ],
-    }
-
-
-def write_coco(cines: Sequence[ExportedCine], path: Path) -> None:
-    """Write :func:`coco`."""
-    path.write_text(json.dumps(coco(cines), indent=1) + "\n", encoding="utf-8")
-
-
-def write_csv(cines: Sequence[ExportedCine], folder: Path) -> None:
-    """Write ``cines.csv`` (one row a cine) and ``boxes.csv`` (one row a box; frames without one are in cines.csv)."""
-    with (folder / "cines.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(
-            ["cine", "patient", "frames", "height", "width", "frame_time_ms", "view", "defect", "defect_size_mm",
-             "annotated_frames"]
-        )  # fmt: skip
-        for cine in cines:
-            said = cine.annotation
-            rows.writerow(
-                [
-                    cine.name,
-                    cine.patient,
-                    cine.frames,
-                    cine.height,
-                    cine.width,
-                    cine.frame_time_ms,
-                    said.view.value if said.view else None,
-                    said.defect.value if said.defect else None,
-                    said.defect_size_mm,
-                    " ".join(map(str, said.annotated_frames)),
-                ]
-            )
-    with (folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["cine", "patient", "frame_index", "septum", "x1", "y1", "x2", "y2"])
-        for cine in cines:
-            for box in cine.annotation.boxes:
-                corners = [box.x1, box.y1, box.x2, box.y2]
-                rows.writerow([cine.name, cine.patient, box.frame_index, box.septum.value, *corners])
-
-
-logger = logging.getLogger(__name__)
-
-KEY_FILE = ".echo_export_key"
-_KEY_BYTES = 32
-OBSERVER = Observer("Annotator")
 
 
 class ExportFormat(StrEnum):
@@ -335,3 +201,130 @@ def _key(root: Path) -> bytes:
         )
         raise EchoError(msg)
     return key
+
+
+def with_boxes(frame: ByteArray, boxes: Sequence[SeptalBox]) -> Image.Image:
+    """Return a (H, W, C) uint8 frame as an RGB picture with its boxes and their septa."""
+    picture = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    for box in boxes:
+        draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=COLOURS[box.septum], width=2)
+        draw.text((box.x1 + 3, box.y1 + 2), SHORT_NAMES[box.septum], fill=COLOURS[box.septum])
+    return picture
+
+
+def write_film(frames: ByteArray, boxes: Sequence[SeptalBox], path: Path, *, frame_time_ms: float | None) -> None:
+    """Write (T, H, W, C) frames with their boxes as H.264 in MP4; a last odd row or column is left out."""
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    rate = Fraction(1000.0 / (frame_time_ms or UNKNOWN_FRAME_TIME_MS)).limit_denominator(1000)
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        for index, frame in enumerate(frames):
+            picture = with_boxes(frame, [box for box in boxes if box.frame_index == index])
+            pixels = np.ascontiguousarray(np.asarray(picture)[:height, :width])
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                film.mux(packet)
+        for packet in stream.encode():
+            film.mux(packet)
+
+
+@dataclass(frozen=True)
+class ExportedCine:
+    """An annotated cine under its pseudonyms; ``frame_time_ms`` None: not known."""
+
+    name: str
+    patient: str
+    frames: int
+    height: int
+    width: int
+    frame_time_ms: float | None
+    annotation: Annotation
+
+
+def frame_name(cine: str, frame_index: int) -> str:
+    """Return the name of a frame's picture, whose number is 0-based like every frame index.
+
+    >>> frame_name("cine-1a", 7)
+    'cine-1a_frame0007.png'
+    """
+    return f"{cine}_frame{frame_index:04d}.png"
+
+
+def coco(cines: Sequence[ExportedCine]) -> dict[str, Any]:
+    """Return COCO detection JSON: an image for each annotated frame, those without a septum too."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for cine in cines:
+        for frame_index in cine.annotation.annotated_frames:
+            image_id = len(images) + 1
+            images.append(
+                {
+                    "id": image_id,
+                    "file_name": f"images/{frame_name(cine.name, frame_index)}",
+                    "width": cine.width,
+                    "height": cine.height,
+                    "cine": cine.name,
+                    "patient": cine.patient,
+                    "frame_index": frame_index,
+                }
+            )
+            for box in cine.annotation.boxes_on(frame_index):
+                width, height = box.x2 - box.x1, box.y2 - box.y1
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": CATEGORIES[box.septum],
+                        "bbox": [box.x1, box.y1, width, height],
+                        "area": width * height,
+                        "iscrowd": 0,
+                    }
+                )
+    return {
+        "info": {"description": "Septal boxes; continuous pixels, origin at the outer corner of the first one"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": id_, "name": septum.value, "supercategory": "septum"} for septum, id_ in CATEGORIES.items()
+        ],
+    }
+
+
+def write_coco(cines: Sequence[ExportedCine], path: Path) -> None:
+    """Write :func:`coco`."""
+    path.write_text(json.dumps(coco(cines), indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(cines: Sequence[ExportedCine], folder: Path) -> None:
+    """Write ``cines.csv`` (one row a cine) and ``boxes.csv`` (one row a box; frames without one are in cines.csv)."""
+    with (folder / "cines.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["cine", "patient", "frames", "height", "width", "frame_time_ms", "view", "defect", "defect_size_mm",
+             "annotated_frames"]
+        )  # fmt: skip
+        for cine in cines:
+            said = cine.annotation
+            rows.writerow(
+                [
+                    cine.name,
+                    cine.patient,
+                    cine.frames,
+                    cine.height,
+                    cine.width,
+                    cine.frame_time_ms,
+                    said.view.value if said.view else None,
+                    said.defect.value if said.defect else None,
+                    said.defect_size_mm,
+                    " ".join(map(str, said.annotated_frames)),
+                ]
+            )
+    with (folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["cine", "patient", "frame_index", "septum", "x1", "y1", "x2", "y2"])
+        for cine in cines:
+            for box in cine.annotation.boxes:
+                corners = [box.x1, box.y1, box.x2, box.y2]
+                rows.writerow([cine.name, cine.patient, box.frame_index, box.septum.value, *corners])

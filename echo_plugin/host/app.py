@@ -78,7 +78,7 @@ class EchoApp(MONAILabelApp):
             labels=[septum.value for septum in DETECTED_SEPTA],
         )
         self.gallery_keeper = GalleryKeeper(self.datastore().studies, self.pipeline)
-        self.dicomweb = DicomArchive(self.datastore().studies, self.datastore().cache)
+        self.dicomweb = DicomArchive(self.datastore().studies)
         self.reports = Reports(self.dicomweb, self.pacs)
         self.reports_at_once = conf.get("sr") == "auto"
         self.pipeline.reports = self.reports if self.reports_at_once else None

@@ -3,7 +3,7 @@
 
 The header of a DICOM file as DICOM JSON without its bulk data (PS3.18 F.2.7): large values become addresses.
 
-QIDO-RS over a catalogue: which studies, series or instances match, and their attributes as DICOM JSON.
+QIDO-RS over the index of a study folder: which studies, series or instances match, and their attributes as DICOM JSON.
 
 References
 ----------
@@ -26,17 +26,16 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
-from echo_plugin.io.dicom_catalogue import (
-    INSTANCE_KEYWORDS,
-    SERIES_KEYWORDS,
-    STUDY_KEYWORDS,
-    DicomCatalogue,
-    DicomInstance,
-    tag_of,
-)
 from echo_plugin.io.dicom_cine import DicomFrames, read_dicom_cine
 from echo_plugin.io.stored_bytes import damage_named, unreadable
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.study_index import (
+    INSTANCE_KEYWORDS,
+    SERIES_KEYWORDS,
+    STUDY_KEYWORDS,
+    DicomInstance,
+    tag_of,
+)
 
 LARGEST_INLINE_BYTES = 4096
 """A palette of 16 bit and 256 entries has 512; an ECG or a private preview has more and is fetched when asked for."""
@@ -123,11 +122,10 @@ class RecentlyUsed(Generic[Value]):
 
 
 class DicomArchive:
-    """What DICOMweb serves of a study folder; ``cache``: where its index is kept."""
+    """What DICOMweb serves of a study folder."""
 
-    def __init__(self, studies: StudyFolder, cache: Path) -> None:
+    def __init__(self, studies: StudyFolder) -> None:
         self.studies = studies
-        self.catalogue = DicomCatalogue(studies.root, cache / "dicomweb.sqlite")
         self._frames: RecentlyUsed[DicomFrames] = RecentlyUsed(OPEN_CINES)
         self._headers: RecentlyUsed[dict[str, Any]] = RecentlyUsed(KEPT_HEADERS)
 
@@ -139,7 +137,7 @@ class DicomArchive:
         UnknownImageError
             If there is none.
         """
-        known = self.catalogue.instances()
+        known = self.studies.instances()
         candidates = known.values() if sop is None else filter(None, [known.get(sop)])
         found = [i for i in candidates if i.study_uid == study and series in (None, i.series_uid)]
         if not found:

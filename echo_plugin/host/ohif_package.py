@@ -24,8 +24,7 @@ import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
+from echo_plugin.durable import locked
 from echo_plugin.errors import EchoError
 
 logger = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ def fetch(cache: Path, folder: Path) -> None:
         If npm is missing or fails, or the package is not the one that is expected.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "fetch.lock"):
+    with locked(cache / "fetch.lock"):
         if (folder / "index.html").is_file():
             return
         for abandoned in cache.glob("fetching-*"):  # of a server that was ended meanwhile

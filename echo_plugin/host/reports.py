@@ -29,7 +29,6 @@ from echo_plugin.errors import AnnotationConflictError, AnnotationError, EchoErr
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.host.submission import SAVE_ATTEMPTS, readable_annotation
-from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
 from echo_plugin.io.dicom_sr import (
     Observer,
     boxes_of_person,
@@ -40,6 +39,7 @@ from echo_plugin.io.dicom_sr import (
     text_report,
 )
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.study_index import REPORTS_DIRECTORY
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Reports:
             else:
                 make_directory(path.parent)
                 write_atomically(path, stream.getvalue())
-                self._dicom.catalogue.refresh()
+                self._dicom.studies.refresh()
         return uid
 
 

@@ -1,31 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the header of a DICOM cine says, checked, and where its pixel data begin; no pixel is decoded.
 
-Only the tags listed here are read: names, addresses and everything private are skipped over.
+Only the elements listed here are read: names, addresses and everything private are skipped over. What cannot be true
+(a frame time of 0, regions that leave the picture) is None or absent, never a guess.
 
 References
 ----------
-PS3.3 C.7.6.3 (Image Pixel Module), PS3.10 section 7 (file format), PS3.5 section 7 and A
-
-When the frames of a DICOM cine were taken, and how old the patient was: from the header, or None, never a guess.
-
-References
-----------
-PS3.3 C.7.6.5 (Cine), C.7.6.6 (Multi-frame: (0028,0009) *Frame Increment Pointer*), C.7.2.2 (patient's age)
-
-The ultrasound regions of a DICOM header: which rectangle shows what, and how many mm a pixel is.
-
-References
-----------
-PS3.3 C.8.5.5, *US Region Calibration Module*
-
-The elements of a DICOM header that are read; everything else, names and private elements above all, is skipped.
-
-How much higher than wide a pixel is, by the header of an image.
-
-References
-----------
-PS3.3 10.7 (Pixel Spacing: rows first), C.7.6.3.1.7 (Pixel Aspect Ratio: vertical first), C.8.5.5 (US regions)
+PS3.10 section 7 (file format); PS3.5 section 7 and A (encodings); PS3.3 C.7.6.3 (image pixels), C.7.6.5 and C.7.6.6
+(cine and multi-frame), C.7.2.2 (patient's age), C.8.5.5 (US regions), 10.7 and C.7.6.3.1.7 (spacing and aspect ratio)
 """
 
 from __future__ import annotations
@@ -51,135 +33,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from echo_plugin.cine import RegionDataType, UltrasoundRegion, is_uid
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
-
-_FRAME_TIME = 0x00181063
-_FRAME_TIME_VECTOR = 0x00181065
-_DAYS_IN = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
-_OLDEST_DAYS = 130 * 366
-
-
-def stated(header: Dataset, keyword: str) -> Any:
-    """Return the value of an element that a cine can be read without; None: absent, empty, or not of its VR."""
-    try:
-        value = header.get(keyword)
-    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError):
-        return None
-    return None if value == "" else value
-
-
-def positive_number(value: object) -> float | None:
-    """Return the value as a float if it is a finite number above zero, else None: not known."""
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number > 0 else None
-
-
-def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
-    """Return the (T,) times of the frames in ms, 0 for the first; None: not known, or a still.
-
-    (0028,0009) *Frame Increment Pointer* says which of *Frame Time* and *Frame Time Vector* holds; without it the
-    first that is given of them, then *Cine Rate* (frames/s). *Recommended Display Frame Rate* is not looked at: it
-    says how fast to play the frames, which for a slowed-down cine is not how fast they were taken.
-    """
-    if frames < 2:
-        return None
-    vector = _times_of_vector(stated(header, "FrameTimeVector"), frames)
-    step_ms = positive_number(stated(header, "FrameTime"))
-    pointer = stated(header, "FrameIncrementPointer")
-    pointers = {int(tag) for tag in pointer} if isinstance(pointer, Sequence) else {int(pointer or 0)}
-    if vector is not None and (step_ms is None or (_FRAME_TIME_VECTOR in pointers and _FRAME_TIME not in pointers)):
-        return vector
-    if step_ms is None:
-        rate = positive_number(stated(header, "CineRate"))
-        step_ms = None if rate is None else 1000.0 / rate
-    return None if step_ms is None else np.arange(frames, dtype=np.float64) * step_ms
-
-
-def _times_of_vector(vector: object, frames: int) -> NDArray[np.float64] | None:
-    """Return the running sum of (0018,1065) *Frame Time Vector*: increments in ms, the first for the first frame."""
-    if isinstance(vector, str) or not isinstance(vector, Sequence) or len(vector) != frames:
-        return None
-    increments = np.array([float(str(step)) for step in vector], dtype=np.float64)
-    if not np.all(np.isfinite(increments)) or np.any(increments[1:] <= 0):
-        return None
-    increments[0] = 0.0  # "the first frame always has a time increment of 0"; some writers repeat the step here
-    return np.cumsum(increments)
-
-
-def age_days(header: Dataset) -> int | None:
-    """Return the patient's age at the study in days; None: not known.
-
-    From birth and study date where these do not contradict (0010,1010) *Patient's Age* by more than one of its
-    units (a de-identified date does), else from the age as it is stated.
-    """
-    age = re.fullmatch(r"([0-9]{3})([DWMY])", str(stated(header, "PatientAge") or "").strip())
-    born, examined = _day(stated(header, "PatientBirthDate")), _day(stated(header, "StudyDate"))
-    counted = (examined - born).days if born and examined else None
-    if counted is not None and not 0 <= counted <= _OLDEST_DAYS:
-        counted = None
-    if age is None:
-        return counted
-    unit = _DAYS_IN[age[2]]
-    stated_days = int(age[1]) * unit
-    if counted is not None and stated_days - unit <= counted <= stated_days + 2 * unit:
-        return counted
-    return round(stated_days)
-
-
-def _day(value: object) -> date | None:
-    text = str(value or "").strip().replace(".", "")
-    try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
-    except ValueError:
-        return None
-
-
-_CENTIMETRES = 3
-"""(0018,6024), (0018,6026) *Physical Units X/Y Direction*, C.8.5.5.1.15."""
-_TWO_DIMENSIONAL = 1
-"""(0018,6012) *Region Spatial Format*, C.8.5.5.1.1; M-mode and spectra are other formats."""
-
-
-def valid_regions(items: Iterable[Dataset], height: int, width: int) -> tuple[UltrasoundRegion, ...]:
-    """Return the regions of (0018,6011) *Sequence of Ultrasound Regions*, in order; empty: none that can be trusted.
-
-    One region that leaves the pixel matrix shows that the whole sequence was written for another matrix (a resized
-    copy), so none is returned then. A maximum equal to the matrix, one px too many, is common and is cut. An item
-    without corners is passed over.
-    """
-    regions = []
-    for item in items:
-        corners = [stated(item, f"RegionLocation{corner}") for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
-        if not all(isinstance(corner, int) for corner in corners):
-            continue
-        x1, y1, x2, y2 = corners[0], corners[1], corners[2] + 1, corners[3] + 1
-        if not (0 <= x1 < x2 <= width + 1 and 0 <= y1 < y2 <= height + 1):
-            return ()
-        x2, y2 = min(x2, width), min(y2, height)
-        if x1 < x2 and y1 < y2:
-            mm_x, mm_y = _spacing_mm(item, "X"), _spacing_mm(item, "Y")
-            regions.append(UltrasoundRegion(x1, y1, x2, y2, mm_x, mm_y, _data_type(item)))
-    return tuple(regions)
-
-
-def _spacing_mm(item: Dataset, direction: str) -> float | None:
-    if stated(item, f"PhysicalUnits{direction}Direction") != _CENTIMETRES:
-        return None
-    delta_cm = stated(item, f"PhysicalDelta{direction}")  # negative where the axis points the other way
-    return positive_number(abs(delta_cm) * 10.0) if isinstance(delta_cm, float | int) else None
-
-
-def _data_type(item: Dataset) -> RegionDataType:
-    number = stated(item, "RegionDataType")
-    if number == RegionDataType.TISSUE and stated(item, "RegionSpatialFormat") not in (None, _TWO_DIMENSIONAL):
-        return RegionDataType.OTHER  # M-mode of tissue: its columns are times
-    try:
-        return RegionDataType(number)
-    except ValueError:
-        return RegionDataType.OTHER
-
 
 _IDENTITY = (
     "SOPInstanceUID",
@@ -237,6 +90,14 @@ LARGEST_FRAME_PX = 1 << 26
 MOST_FRAMES = 1_000_000
 LARGEST_UNPACKED_BYTES = 1 << 31
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+_FRAME_TIME = 0x00181063
+_FRAME_TIME_VECTOR = 0x00181065
+_DAYS_IN = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_OLDEST_DAYS = 130 * 366
+_CENTIMETRES = 3
+"""(0018,6024), (0018,6026) *Physical Units X/Y Direction*, C.8.5.5.1.15."""
+_TWO_DIMENSIONAL = 1
+"""(0018,6012) *Region Spatial Format*, C.8.5.5.1.1; M-mode and spectra are other formats."""
 
 
 @dataclass(frozen=True)
@@ -274,19 +135,14 @@ class DicomHeader:
     dataset: Dataset = field(repr=False)
 
 
-def read_dicom_header(path: Path) -> DicomHeader:
-    """Return the header of a DICOM file without decoding its pixels.
+def read_header_and_bytes(path: Path) -> tuple[DicomHeader, StoredBytes]:
+    """Return the header of a DICOM file and the bytes in which its pixel offset counts; no pixel is decoded.
 
     Raises
     ------
     UnreadableCineError
         If the file is no DICOM image, or its header contradicts itself or is beyond reason.
     """
-    return read_header_and_bytes(path)[0]
-
-
-def read_header_and_bytes(path: Path) -> tuple[DicomHeader, StoredBytes]:
-    """Return the header of a DICOM file and the bytes in which its pixel offset counts."""
     stored = StoredBytes.of(path)
     with damage_named(path, "a DICOM header that cannot be parsed"):
         with stored.open() as file:
@@ -419,6 +275,123 @@ def _patient_id(dataset: Dataset) -> str | None:
     # a backslash, which parts values, is met in ids of one value
     text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
     return text.strip() or None
+
+
+def stated(header: Dataset, keyword: str) -> Any:
+    """Return the value of an element that a cine can be read without; None: absent, empty, or not of its VR."""
+    try:
+        value = header.get(keyword)
+    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError):
+        return None
+    return None if value == "" else value
+
+
+def positive_number(value: object) -> float | None:
+    """Return the value as a float if it is a finite number above zero, else None: not known."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def frame_times_ms(header: Dataset, frames: int) -> NDArray[np.float64] | None:
+    """Return the (T,) times of the frames in ms, 0 for the first; None: not known, or a still.
+
+    (0028,0009) *Frame Increment Pointer* says which of *Frame Time* and *Frame Time Vector* holds; without it the
+    first that is given of them, then *Cine Rate* (frames/s). *Recommended Display Frame Rate* is not looked at: it
+    says how fast to play the frames, which for a slowed-down cine is not how fast they were taken.
+    """
+    if frames < 2:
+        return None
+    vector = _times_of_vector(stated(header, "FrameTimeVector"), frames)
+    step_ms = positive_number(stated(header, "FrameTime"))
+    pointer = stated(header, "FrameIncrementPointer")
+    pointers = {int(tag) for tag in pointer} if isinstance(pointer, Sequence) else {int(pointer or 0)}
+    if vector is not None and (step_ms is None or (_FRAME_TIME_VECTOR in pointers and _FRAME_TIME not in pointers)):
+        return vector
+    if step_ms is None:
+        rate = positive_number(stated(header, "CineRate"))
+        step_ms = None if rate is None else 1000.0 / rate
+    return None if step_ms is None else np.arange(frames, dtype=np.float64) * step_ms
+
+
+def _times_of_vector(vector: object, frames: int) -> NDArray[np.float64] | None:
+    """Return the running sum of (0018,1065) *Frame Time Vector*: increments in ms, the first for the first frame."""
+    if isinstance(vector, str) or not isinstance(vector, Sequence) or len(vector) != frames:
+        return None
+    increments = np.array([float(str(step)) for step in vector], dtype=np.float64)
+    if not np.all(np.isfinite(increments)) or np.any(increments[1:] <= 0):
+        return None
+    increments[0] = 0.0  # "the first frame always has a time increment of 0"; some writers repeat the step here
+    return np.cumsum(increments)
+
+
+def age_days(header: Dataset) -> int | None:
+    """Return the patient's age at the study in days; None: not known.
+
+    From birth and study date where these do not contradict (0010,1010) *Patient's Age* by more than one of its
+    units (a de-identified date does), else from the age as it is stated.
+    """
+    age = re.fullmatch(r"([0-9]{3})([DWMY])", str(stated(header, "PatientAge") or "").strip())
+    born, examined = _day(stated(header, "PatientBirthDate")), _day(stated(header, "StudyDate"))
+    counted = (examined - born).days if born and examined else None
+    if counted is not None and not 0 <= counted <= _OLDEST_DAYS:
+        counted = None
+    if age is None:
+        return counted
+    unit = _DAYS_IN[age[2]]
+    stated_days = int(age[1]) * unit
+    if counted is not None and stated_days - unit <= counted <= stated_days + 2 * unit:
+        return counted
+    return round(stated_days)
+
+
+def _day(value: object) -> date | None:
+    text = str(value or "").strip().replace(".", "")
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
+    except ValueError:
+        return None
+
+
+def valid_regions(items: Iterable[Dataset], height: int, width: int) -> tuple[UltrasoundRegion, ...]:
+    """Return the regions of (0018,6011) *Sequence of Ultrasound Regions*, in order; empty: none that can be trusted.
+
+    One region that leaves the pixel matrix shows that the whole sequence was written for another matrix (a resized
+    copy), so none is returned then. A maximum equal to the matrix, one px too many, is common and is cut. An item
+    without corners is passed over.
+    """
+    regions = []
+    for item in items:
+        corners = [stated(item, f"RegionLocation{corner}") for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+        if not all(isinstance(corner, int) for corner in corners):
+            continue
+        x1, y1, x2, y2 = corners[0], corners[1], corners[2] + 1, corners[3] + 1
+        if not (0 <= x1 < x2 <= width + 1 and 0 <= y1 < y2 <= height + 1):
+            return ()
+        x2, y2 = min(x2, width), min(y2, height)
+        if x1 < x2 and y1 < y2:
+            mm_x, mm_y = _spacing_mm(item, "X"), _spacing_mm(item, "Y")
+            regions.append(UltrasoundRegion(x1, y1, x2, y2, mm_x, mm_y, _data_type(item)))
+    return tuple(regions)
+
+
+def _spacing_mm(item: Dataset, direction: str) -> float | None:
+    if stated(item, f"PhysicalUnits{direction}Direction") != _CENTIMETRES:
+        return None
+    delta_cm = stated(item, f"PhysicalDelta{direction}")  # negative where the axis points the other way
+    return positive_number(abs(delta_cm) * 10.0) if isinstance(delta_cm, float | int) else None
+
+
+def _data_type(item: Dataset) -> RegionDataType:
+    number = stated(item, "RegionDataType")
+    if number == RegionDataType.TISSUE and stated(item, "RegionSpatialFormat") not in (None, _TWO_DIMENSIONAL):
+        return RegionDataType.OTHER  # M-mode of tissue: its columns are times
+    try:
+        return RegionDataType(number)
+    except ValueError:
+        return RegionDataType.OTHER
 
 
 def height_to_width(header: DicomHeader) -> float:

@@ -1,35 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured reports of boxes, for viewers without our panel: OHIF makes them editable.
+"""Structured reports for viewers without our panel: of boxes, of view and defect, and those that a person saved.
 
 Boxes are TID 1500 groups whose spatial coordinates hang below a measurement, because OHIF hydrates no other form; a
-TID 1500 document without coordinates stops that viewer, so view and defect have a document of their own
-(``dicom_sr_text``).
+TID 1500 document without coordinates stops that viewer, so view and defect have a document of their own, as text. What
+OHIF's "Create SR" saves are TID 1500 groups too: a tracking identifier that ends in ``:RectangleROI``, and the same
+coordinates below each of several measurements; scores and other items that came with a box are gone.
+
 Plain pydicom: the highdicom that runs with pydicom 2 cannot put coordinates below a measurement.
 
 References
 ----------
-PS3.16 TID 1500, 1501, 4019; PS3.3 A.35.3, C.18.6 (spatial coordinates); PS3.5 9 (unique identifiers)
-
-The boxes of a structured report that a person saved in a viewer, such as OHIF's "Create SR".
-
-OHIF writes TID 1500 groups: a tracking identifier that ends in ``:RectangleROI``, and the same coordinates below each
-of several measurements; scores and other items that came with a box are gone.
-
-Structured reports of view and defect, which viewers without our panel show as text.
-
-References
-----------
-PS3.16 TID 2000, 2001; PS3.3 A.35.2
+PS3.16 TID 1500, 1501, 2000, 2001, 4019; PS3.3 A.35.2, A.35.3, C.17.3 (content items), C.18.6 (spatial coordinates);
+PS3.5 9 (unique identifiers)
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -38,11 +30,11 @@ from pydicom.sequence import Sequence as Items
 from echo_plugin.anatomy import DETECTED_SEPTA, SHORT_NAMES, Defect, Septum, View, septum_named_in
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.errors import AnnotationError
-from echo_plugin.io import sr_content as sr
-from echo_plugin.io.sr_content import below, concept, dictionary, is_named
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code
+
+Named = TypeVar("Named", View, Defect)
 
 MANUFACTURER = "monailabel-echo"
 """By this our reports are told from those that a person saved."""
@@ -57,6 +49,9 @@ _COPIED = (
 _EMPTY_ALLOWED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
                   "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 _REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+RECTANGLE_SUFFIX = ":RectangleROI"
+NOT_CLINICAL = "Research only: not for clinical use."
+_MOST_ITEMS = 200_000
 
 
 @dataclass(frozen=True)
@@ -94,15 +89,15 @@ def boxes_report(source: Dataset, boxes: Sequence[SeptalBox], observer: Observer
     AnnotationError
         If there is no box: a report without coordinates would stop a viewer.
     """
-    codes = sr.dictionary()
+    codes = dictionary()
     if not boxes:
         msg = f"Image {source.SOPInstanceUID} has no box to report; a report of boxes needs at least one."
         raise AnnotationError(msg)
     identity = [str(source.SOPInstanceUID), "boxes", repr(observer), *(repr(box) for box in boxes)]
     groups = [_group(source, box, observer, [*identity, str(n)]) for n, box in enumerate(boxes)]
-    root = sr.container(
+    root = container(
         codes.DCM.ImagingMeasurementReport,
-        [*context(observer), procedure(), sr.container(codes.DCM.ImagingMeasurements, groups)],
+        [*context(observer), procedure(), container(codes.DCM.ImagingMeasurements, groups)],
         relationship=None,
     )
     what = "AI boxes" if observer.version else "Boxes"
@@ -116,57 +111,113 @@ def write_report(report: Dataset, path: Path) -> None:
 
 
 def _group(source: Dataset, box: SeptalBox, observer: Observer, identity: Sequence[str]) -> Dataset:
-    codes = sr.dictionary()
+    codes = dictionary()
     name = SHORT_NAMES[box.septum]
     corners = [(box.x1, box.y1), (box.x2, box.y1), (box.x2, box.y2), (box.x1, box.y2), (box.x1, box.y1)]
-    picture = sr.image(source.SOPClassUID, source.SOPInstanceUID, "SELECTED FROM", box.frame_index + 1)
-    coordinates = sr.polyline(corners, picture)
+    picture = image_item(source.SOPClassUID, source.SOPInstanceUID, "SELECTED FROM", box.frame_index + 1)
+    coordinates = polyline(corners, picture)
     if box.score is None:
         pixels = (box.x2 - box.x1) * (box.y2 - box.y1)
-        measurement = sr.number(codes.SCT.Area, pixels, sr.own_code("{pixels}", "UCUM", "pixels"), [coordinates])
+        measurement = number_item(codes.SCT.Area, pixels, own_code("{pixels}", "UCUM", "pixels"), [coordinates])
     else:
-        measurement = sr.number(codes.DCM.Probability, box.score, codes.UCUM.NoUnits, [coordinates])
+        measurement = number_item(codes.DCM.Probability, box.score, codes.UCUM.NoUnits, [coordinates])
     items = [
-        sr.text(codes.DCM.TrackingIdentifier, TRACKING_IDENTIFIER, "HAS OBS CONTEXT"),
-        sr.uid_reference(codes.DCM.TrackingUniqueIdentifier, _uid("tracking", identity), "HAS OBS CONTEXT"),
+        text_item(codes.DCM.TrackingIdentifier, TRACKING_IDENTIFIER, "HAS OBS CONTEXT"),
+        uid_item(codes.DCM.TrackingUniqueIdentifier, _uid("tracking", identity), "HAS OBS CONTEXT"),
     ]
     if box.septum.code is not None:
-        items.append(sr.code(codes.DCM.Finding, box.septum.code))
+        items.append(code_item(codes.DCM.Finding, box.septum.code))
     if observer.version is not None:
-        items.append(sr.text(codes.DCM.AlgorithmName, observer.name, "HAS CONCEPT MOD"))
-        items.append(sr.text(codes.DCM.AlgorithmVersion, observer.version, "HAS CONCEPT MOD"))
+        items.append(text_item(codes.DCM.AlgorithmName, observer.name, "HAS CONCEPT MOD"))
+        items.append(text_item(codes.DCM.AlgorithmVersion, observer.version, "HAS CONCEPT MOD"))
     label = name if box.score is None else f"{name} {box.score:.2f}"
-    return sr.container(codes.DCM.MeasurementGroup, [*items, measurement, sr.text(codes.DCM.Comment, label)])
+    return container(codes.DCM.MeasurementGroup, [*items, measurement, text_item(codes.DCM.Comment, label)])
+
+
+def text_report(
+    source: Dataset,
+    view: ViewPrediction | None,
+    defect: DefectPrediction | None,
+    observer: Observer,
+    *,
+    now: datetime,
+) -> Dataset:
+    """Return an Enhanced SR that says view and defect with their probabilities, in codes and in words.
+
+    Raises
+    ------
+    AnnotationError
+        If there is neither.
+    """
+    codes = dictionary()
+    findings: list[Dataset] = []
+    if view is not None:
+        if view.view.code is not None:
+            findings.append(code_item(codes.DCM.ImageView, view.view.code))
+        findings += _words(source, "View", view.view, view.probabilities)
+    if defect is not None:
+        if defect.defect.code is not None:
+            findings.append(code_item(codes.DCM.Finding, defect.defect.code))
+        findings += _words(source, "Septal defect", defect.defect, defect.probabilities)
+    if not findings:
+        msg = f"Image {source.SOPInstanceUID} has neither view nor defect to report."
+        raise AnnotationError(msg)
+    findings += [text_item(codes.DCM.Comment, comment) for comment in (_which_cine(source), NOT_CLINICAL) if comment]
+    root = container(
+        codes.LN.DiagnosticImagingReport,
+        [*context(observer), procedure(), container(codes.DCM.Findings, findings)],
+        relationship=None,
+    )
+    series = ("text", repr(observer))
+    return document(source, root, uid.EnhancedSRStorage, series, description="AI view and defect", now=now)
+
+
+def _words(source: Dataset, what: str, said: Named, probabilities: Mapping[Named, float]) -> list[Dataset]:
+    """Return what is said, in words, inferred from the cine: an image of its own without a name stops OHIF."""
+    codes = dictionary()
+    likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:5]
+    shown = ", ".join(f"{name.value} {probability:.2f}" for name, probability in likely)
+    cine = image_item(source.SOPClassUID, source.SOPInstanceUID, "INFERRED FROM")
+    return [
+        text_item(codes.DCM.Finding, f"{what}: {said.value} (probabilities: {shown})", children=[cine]),
+        number_item(codes.DCM.Probability, round(100 * probabilities[said], 1), codes.UCUM.Percent),
+    ]
+
+
+def _which_cine(source: Dataset) -> str | None:
+    """Return by which numbers a viewer lists the cine; None: it has none."""
+    series, instance = source.get("SeriesNumber"), source.get("InstanceNumber")
+    return None if series is None or instance is None else f"About series {series}, instance {instance}."
 
 
 def context(observer: Observer) -> list[Dataset]:
     """Return the items that say the language and who observed."""
-    codes = sr.dictionary()
-    language = sr.code(
-        codes.DCM.LanguageOfContentItemAndDescendants, sr.own_code("en", "RFC5646", "English"), "HAS CONCEPT MOD"
+    codes = dictionary()
+    language = code_item(
+        codes.DCM.LanguageOfContentItemAndDescendants, own_code("en", "RFC5646", "English"), "HAS CONCEPT MOD"
     )
     if observer.version is None:
         return [
             language,
-            sr.code(codes.DCM.ObserverType, codes.DCM.Person, "HAS OBS CONTEXT"),
-            sr.person(codes.DCM.PersonObserverName, observer.name),
+            code_item(codes.DCM.ObserverType, codes.DCM.Person, "HAS OBS CONTEXT"),
+            person_item(codes.DCM.PersonObserverName, observer.name),
         ]
     model = f"{observer.name} {observer.version}"
     trained = f" (trained on {observer.trained_on})" if observer.trained_on else ""
     device_uid = _uid("device", [observer.name, observer.version])
     return [
         language,
-        sr.code(codes.DCM.ObserverType, codes.DCM.Device, "HAS OBS CONTEXT"),
-        sr.uid_reference(codes.DCM.DeviceObserverUID, device_uid, "HAS OBS CONTEXT"),
-        sr.text(codes.DCM.DeviceObserverName, model + trained, "HAS OBS CONTEXT"),
-        sr.text(codes.DCM.DeviceObserverManufacturer, MANUFACTURER, "HAS OBS CONTEXT"),
+        code_item(codes.DCM.ObserverType, codes.DCM.Device, "HAS OBS CONTEXT"),
+        uid_item(codes.DCM.DeviceObserverUID, device_uid, "HAS OBS CONTEXT"),
+        text_item(codes.DCM.DeviceObserverName, model + trained, "HAS OBS CONTEXT"),
+        text_item(codes.DCM.DeviceObserverManufacturer, MANUFACTURER, "HAS OBS CONTEXT"),
     ]
 
 
 def procedure() -> Dataset:
     """Return the item that says what was done: an echocardiography."""
-    codes = sr.dictionary()
-    return sr.code(codes.DCM.ProcedureReported, codes.SCT.Echocardiography, "HAS CONCEPT MOD")
+    codes = dictionary()
+    return code_item(codes.DCM.ProcedureReported, codes.SCT.Echocardiography, "HAS CONCEPT MOD")
 
 
 def document(
@@ -224,10 +275,6 @@ def _template(identifier: str) -> Dataset:
 
 def _uid(what: str, identity: Iterable[str]) -> str:
     return str(uid.generate_uid(entropy_srcs=[MANUFACTURER, what, *identity]))
-
-
-RECTANGLE_SUFFIX = ":RectangleROI"
-_MOST_ITEMS = 200_000
 
 
 @dataclass(frozen=True)
@@ -338,61 +385,118 @@ def _box(report: Dataset, coordinates: Dataset, septum: Septum) -> tuple[str, Se
         raise AnnotationError(msg) from exc
 
 
-NOT_CLINICAL = "Research only: not for clinical use."
-Named = TypeVar("Named", View, Defect)
+def dictionary() -> Any:
+    """Return pydicom's dictionaries of codes, which take half a second to load."""
+    from pydicom.sr.codedict import codes
+
+    return codes
 
 
-def text_report(
-    source: Dataset,
-    view: ViewPrediction | None,
-    defect: DefectPrediction | None,
-    observer: Observer,
-    *,
-    now: datetime,
+def own_code(value: str, scheme: str, meaning: str) -> Code:
+    """Return a code that pydicom's dictionaries do not list: a language tag, a unit in braces."""
+    from pydicom.sr.coding import Code
+
+    return Code(value, scheme, meaning)
+
+
+def coded(code: Code) -> Dataset:
+    """Return a code as an item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return item
+
+
+def container(name: Code, children: Sequence[Dataset], relationship: str | None = "CONTAINS") -> Dataset:
+    """Return a CONTAINER with its children; ``relationship`` None: the root of the document."""
+    item = _item("CONTAINER", name, relationship, children)
+    item.ContinuityOfContent = "SEPARATE"
+    return item
+
+
+def text_item(name: Code, value: str, relationship: str = "CONTAINS", children: Sequence[Dataset] = ()) -> Dataset:
+    """Return a TEXT item."""
+    item = _item("TEXT", name, relationship, children)
+    item.TextValue = value
+    return item
+
+
+def code_item(name: Code, value: Code, relationship: str = "CONTAINS", children: Sequence[Dataset] = ()) -> Dataset:
+    """Return a CODE item."""
+    item = _item("CODE", name, relationship, children)
+    item.ConceptCodeSequence = Items([coded(value)])
+    return item
+
+
+def number_item(name: Code, value: float, unit: Code, children: Sequence[Dataset] = ()) -> Dataset:
+    """Return a NUM item."""
+    item = _item("NUM", name, "CONTAINS", children)
+    measured = Dataset()
+    measured.NumericValue = f"{value:.8g}"  # a decimal string has at most 16 characters
+    measured.MeasurementUnitsCodeSequence = Items([coded(unit)])
+    item.MeasuredValueSequence = Items([measured])
+    return item
+
+
+def uid_item(name: Code, value: str, relationship: str = "CONTAINS") -> Dataset:
+    """Return a UIDREF item."""
+    item = _item("UIDREF", name, relationship)
+    item.UID = value
+    return item
+
+
+def person_item(name: Code, value: str) -> Dataset:
+    """Return a PNAME item that says who observed."""
+    item = _item("PNAME", name, "HAS OBS CONTEXT")
+    item.PersonName = value if "^" in value else f"{value}^"  # a name without a given one
+    return item
+
+
+def image_item(
+    sop_class_uid: str, sop_instance_uid: str, relationship: str, frame_number: int | None = None
 ) -> Dataset:
-    """Return an Enhanced SR that says view and defect with their probabilities, in codes and in words.
-
-    Raises
-    ------
-    AnnotationError
-        If there is neither.
-    """
-    codes = sr.dictionary()
-    findings: list[Dataset] = []
-    if view is not None:
-        if view.view.code is not None:
-            findings.append(sr.code(codes.DCM.ImageView, view.view.code))
-        findings += _words(source, "View", view.view, view.probabilities)
-    if defect is not None:
-        if defect.defect.code is not None:
-            findings.append(sr.code(codes.DCM.Finding, defect.defect.code))
-        findings += _words(source, "Septal defect", defect.defect, defect.probabilities)
-    if not findings:
-        msg = f"Image {source.SOPInstanceUID} has neither view nor defect to report."
-        raise AnnotationError(msg)
-    findings += [sr.text(codes.DCM.Comment, comment) for comment in (_which_cine(source), NOT_CLINICAL) if comment]
-    root = sr.container(
-        codes.LN.DiagnosticImagingReport,
-        [*context(observer), procedure(), sr.container(codes.DCM.Findings, findings)],
-        relationship=None,
-    )
-    series = ("text", repr(observer))
-    return document(source, root, uid.EnhancedSRStorage, series, description="AI view and defect", now=now)
+    """Return an IMAGE item; ``frame_number`` is 1-based, None: the whole instance."""
+    item = _item("IMAGE", None, relationship)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    if frame_number is not None:
+        reference.ReferencedFrameNumber = frame_number
+    item.ReferencedSOPSequence = Items([reference])
+    return item
 
 
-def _words(source: Dataset, what: str, said: Named, probabilities: Mapping[Named, float]) -> list[Dataset]:
-    """Return what is said, in words, inferred from the cine: an image of its own without a name stops OHIF."""
-    codes = sr.dictionary()
-    likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:5]
-    shown = ", ".join(f"{name.value} {probability:.2f}" for name, probability in likely)
-    cine = sr.image(source.SOPClassUID, source.SOPInstanceUID, "INFERRED FROM")
-    return [
-        sr.text(codes.DCM.Finding, f"{what}: {said.value} (probabilities: {shown})", children=[cine]),
-        sr.number(codes.DCM.Probability, round(100 * probabilities[said], 1), codes.UCUM.Percent),
-    ]
+def polyline(points: Sequence[tuple[float, float]], source: Dataset) -> Dataset:
+    """Return a SCOORD of (column, row) points, origin at the outer corner of the first pixel, on an IMAGE item."""
+    item = _item("SCOORD", None, "INFERRED FROM", [source])
+    item.GraphicType = "POLYLINE"
+    item.GraphicData = [float(value) for point in points for value in point]
+    return item
 
 
-def _which_cine(source: Dataset) -> str | None:
-    """Return by which numbers a viewer lists the cine; None: it has none."""
-    series, instance = source.get("SeriesNumber"), source.get("InstanceNumber")
-    return None if series is None or instance is None else f"About series {series}, instance {instance}."
+def below(item: Dataset) -> Iterator[Dataset]:
+    """Yield all content items under an item, each before its children."""
+    for child in item.get("ContentSequence", ()):
+        yield child
+        yield from below(child)
+
+
+def concept(item: Dataset, sequence: str = "ConceptNameCodeSequence") -> tuple[str, str] | None:
+    """Return (value, scheme) of an item's name, or of another code of it; None: it has none."""
+    codes = item.get(sequence) or ()
+    return (str(codes[0].get("CodeValue", "")), str(codes[0].get("CodingSchemeDesignator", ""))) if codes else None
+
+
+def is_named(item: Dataset, name: Code) -> bool:
+    """Whether the item's concept name is ``name``."""
+    return concept(item) == (name.value, name.scheme_designator)
+
+
+def _item(value_type: str, name: Code | None, relationship: str | None, children: Sequence[Dataset] = ()) -> Dataset:
+    item = Dataset()
+    if relationship is not None:
+        item.RelationshipType = relationship
+    item.ValueType = value_type
+    if name is not None:
+        item.ConceptNameCodeSequence = Items([coded(name)])
+    if children:
+        item.ContentSequence = Items(children)
+    return item

@@ -1,33 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rarer encodings of one DICOM frame, decoded to the samples as they are stored; no colour is touched.
+"""One stored frame of a DICOM cine, decoded, and its colours as they are shown: uint8 grey or RGB.
 
-Every function returns (H, W, S) uint8 or uint16. The common one, 8-bit JPEG, is in ``jpeg_frames``.
-
-References
-----------
-PS3.5 8.2.1 (bit and byte order), A.4 (JPEG, JPEG-LS, JPEG 2000), G (RLE)
-
-RGB from YBR_FULL (YCbCr of full range), to the bit as libjpeg computes it.
-
-References
-----------
-ITU-T T.871 section 7, PS3.3 C.7.6.3.1.2
-
-One frame of a cine from its JPEG stream: the stream's own markers, and the fast decoder of 8-bit JPEG.
-
-References
-----------
-ITU-T T.81 annex B (markers), T.871 (JFIF), T.872 section 6.5.3 (the Adobe APP14 marker)
-
-From stored samples to what is seen: uint8 grey or RGB.
+The decoders of native, RLE, JPEG 2000 and (by GDCM) rare frames return samples as they are stored, (H, W, S) uint8 or
+uint16. 8-bit JPEG, the common one, goes by the stream's own markers straight to grey or RGB.
 
 Grey goes through one table over every value that can be stored: modality LUT or rescale, then the first VOI window or
 VOI LUT, else a straight line from the lowest storable value to 0 and the highest to 255; MONOCHROME1 is inverted.
-Eight-bit MONOCHROME2 without a window is thus shown as it is stored.
+Eight-bit MONOCHROME2 without a window is thus shown as it is stored. YBR_FULL becomes RGB to the bit as in libjpeg.
 
 References
 ----------
-PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.7.9 (Palette Color Lookup Table), C.11.1 (Modality LUT), C.11.2 (VOI)
+PS3.5 8.2.1 (bit and byte order), A.4 (JPEG, JPEG-LS, JPEG 2000), G (RLE); PS3.3 C.7.6.3.1.2 (Photometric
+Interpretation), C.7.9 (palettes), C.11.1 (Modality LUT), C.11.2 (VOI); ITU-T T.81 annex B (markers), T.871 (JFIF and
+YCbCr), T.872 section 6.5.3 (the Adobe APP14 marker)
 """
 
 from __future__ import annotations
@@ -44,6 +29,11 @@ from pydicom.dataset import Dataset
 from echo_plugin.cine import ByteArray
 from echo_plugin.io import gdcm_frame
 from echo_plugin.io.dicom_header import DicomHeader
+
+try:  # pydicom >= 3
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
+except ImportError:
+    from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, apply_voi
 
 JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
@@ -284,12 +274,6 @@ def require_precision(markers: JpegMarkers, bits_allocated: int) -> None:
     if not (2 if bits_allocated == 8 else 9) <= markers.precision <= bits_allocated:
         msg = f"a JPEG stream of {markers.precision} bits"
         raise ValueError(msg)
-
-
-try:  # pydicom >= 3
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
-except ImportError:
-    from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, apply_voi
 
 
 def grey_table(header: DicomHeader) -> ByteArray:

@@ -1,30 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder of cines and what people said about them.
 
-    <root>/**                    image files, nested as one likes (``study_scan`` says which are looked at)
+    <root>/**                    image files, nested as one likes (``study_index`` says which are looked at)
     <root>/annotations/          one JSON file for each cine, with history (``annotation_store``)
+    <root>/annotations/reports/  structured reports that came by DICOMweb
     <root>/patients.csv          optional: patient ids of files that bring none (``patients_file``)
     <root>/.echo_index.sqlite    an index that can be deleted at any time (``study_index``)
     <root>/.removed/             image files taken out by ``remove_image``
 
 The image id is the SOP Instance UID of a DICOM file, else the escaped path in the folder. Safe for several threads and
 programs at a time.
-
-Image files that come into a study folder from outside, and go out of it again.
-
-A cine by its path alone, with the image id and the patient that it has in the study folder it lies in.
-
-A study folder is told by its annotations or its patients.csv. Nothing is written: a folder that is none gets no index.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import secrets
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -33,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from echo_plugin.annotations import Annotation, require_image_id
 from echo_plugin.cine import Cine, escape_path
-from echo_plugin.durable import file_stamp, fsync_directory, make_directory
+from echo_plugin.durable import file_stamp, fsync_directory, make_directory, remove_abandoned, replace_atomically
 from echo_plugin.errors import AnnotationError, UnknownImageError, UnreadableCineError
 from echo_plugin.io.annotation_store import AnnotationStore
 from echo_plugin.io.cine_file import read_cine
@@ -41,147 +35,28 @@ from echo_plugin.io.patients_file import PATIENTS_FILE, read_patients
 from echo_plugin.io.study_index import (
     ANNOTATIONS_DIRECTORY,
     CineEntry,
+    DicomInstance,
     IndexedFile,
-    cine_entry,
+    Stamp,
     describe_file,
-    find_image_files,
+    find_files,
     is_image_name,
+    is_report,
     open_index,
 )
-
-LARGEST_UPLOAD_BYTES = 2 << 30
-_LONGEST_NAME = 120
-_FORBIDDEN = frozenset('<>:"/\\|?*')
-_CHUNK_BYTES = 1 << 20
-_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.(.+)")
-
-
-def require_upload_name(name: str) -> str:
-    """Return ``name`` if it is that of an image file, without any path, on every system.
-
-    Raises
-    ------
-    UnreadableCineError
-        If it is not.
-    """
-    is_plain = name.isprintable() and not _FORBIDDEN & set(name) and len(name.encode(errors="replace")) <= _LONGEST_NAME
-    if not name or not is_plain or not is_image_name(name) or name.endswith((".", " ")):
-        msg = (
-            f"File name {name[:80]!r} is not accepted; a plain name of up to {_LONGEST_NAME} bytes with the suffix of a"
-            " DICOM, video, picture or volume file is."
-        )
-        raise UnreadableCineError(msg)
-    return name
-
-
-def place_upload(
-    root: Path, source: bytes | Path, name: str, *, max_bytes: int, path_of: Callable[[str], Path | None]
-) -> Path:
-    """Write a cine to ``root``/``name`` in one step and return its path; for one who holds the folder's lock.
-
-    ``path_of`` : the file in the folder that has a SOP Instance UID, or None. Where the same bytes are there already,
-    their path is returned.
-
-    Raises
-    ------
-    UnreadableCineError
-        If the name, size or content is not accepted, or another file has the name or UID; nothing is left behind.
-    """
-    target = root / require_upload_name(name)
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if not 0 < size <= max_bytes:
-        msg = f"File {name!r} has {size} bytes; 1 to {max_bytes} are accepted."
-        raise UnreadableCineError(msg)
-    for path in root.iterdir():  # of a program that was killed: whoever holds the lock is the only one to upload
-        if (abandoned := _TEMPORARY_NAME.fullmatch(path.name)) and is_image_name(abandoned[1]):
-            path.unlink(missing_ok=True)
-    temporary = root / f".{secrets.token_hex(8)}.{name}"
-    try:
-        _copy(source, temporary, max_bytes)
-        taken = _taken_by(temporary, target, path_of)
-        if taken is None:
-            os.replace(temporary, target)  # noqa: PTH105 - the name tests replace
-            fsync_directory(root)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return taken or target
-
-
-def move_out(root: Path, path: Path, image_id: str) -> Path:
-    """Move an image file (or the link to one) to ``.removed``/``image_id`` and return where it is now."""
-    directory = _place_of_removed(root, image_id)
-    make_directory(directory)
-    target, n = directory / path.name, 0
-    while os.path.lexists(target):
-        n += 1
-        target = directory / f"{n}.{path.name}"
-    os.replace(path, target)  # noqa: PTH105 - as above
-    fsync_directory(directory)
-    fsync_directory(path.parent)
-    return target
-
-
-def is_moved_out(root: Path, image_id: str) -> bool:
-    """Whether `move_out` has taken an image out of a study folder."""
-    return _place_of_removed(root, image_id).is_dir()
-
-
-def _place_of_removed(root: Path, image_id: str) -> Path:
-    return root / ".removed" / image_id
-
-
-def _copy(source: bytes | Path, temporary: Path, max_bytes: int) -> None:
-    """Write ``source`` to a new file that lasts."""
-    with temporary.open("xb") as file:
-        if isinstance(source, bytes):
-            file.write(source)
-        else:
-            with source.open("rb") as original:
-                while chunk := original.read(_CHUNK_BYTES):
-                    file.write(chunk)
-                    if file.tell() > max_bytes:
-                        msg = f"File {source.name!r} has more than {max_bytes} bytes."
-                        raise UnreadableCineError(msg)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _taken_by(temporary: Path, target: Path, path_of: Callable[[str], Path | None]) -> Path | None:
-    """Return the file that holds the same bytes already; None: the upload is a cine, and new."""
-    try:
-        cine = read_cine(temporary)
-        cine.read_frames([0])
-    except UnreadableCineError as exc:
-        msg = str(exc).replace(temporary.name, target.name)
-        raise UnreadableCineError(msg) from exc
-    other = path_of(cine.sop_instance_uid) if cine.sop_instance_uid else None
-    for there in (other, target):
-        if there is None or not os.path.lexists(there):
-            continue
-        if _are_equal(there, temporary):
-            return there
-        what = "the same SOP Instance UID" if there is other else "this name"
-        msg = f"File {target.name!r}: another image of the study folder has {what}; nothing is overwritten."
-        raise UnreadableCineError(msg)
-    return None
-
-
-def _are_equal(one: Path, other: Path) -> bool:
-    if not one.is_file() or one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as a, other.open("rb") as b:
-        while chunk := a.read(_CHUNK_BYTES):
-            if chunk != b.read(_CHUNK_BYTES):
-                return False
-    return True
-
 
 __all__ = ["CineEntry", "StudyFolder"]
 
 logger = logging.getLogger(__name__)
 
+LARGEST_UPLOAD_BYTES = 2 << 30
+RESCAN_AFTER_S = 2.0
+"""DICOM instances are listed as they were so long ago at most."""
 _FILES_AT_ONCE = 200
 """As many are read between two commits, so that a first look at a large folder can be interrupted."""
+_LONGEST_NAME = 120
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+_CHUNK_BYTES = 1 << 20
 
 
 class StudyFolder:
@@ -199,8 +74,10 @@ class StudyFolder:
         self._store = AnnotationStore(self.root / ANNOTATIONS_DIRECTORY)
         self._refreshing = threading.Lock()
         self._patients: dict[str, str] = {}
-        self._found: dict[bytes, tuple[int, int]] = {}
-        self.generation = 0  # another number after every refresh that found other files or patients
+        self._found: dict[bytes, Stamp] = {}
+        self._looked_at = 0.0
+        self._instances: Mapping[str, DicomInstance] | None = None
+        self.generation = 0  # another number after every refresh that found other image files or patients
         self.refresh()
 
     def refresh(self, progress: Callable[[int, int], None] | None = None) -> int:
@@ -214,21 +91,39 @@ class StudyFolder:
             If patients.csv is malformed.
         """
         with self._refreshing:
-            patients = read_patients(self.root / PATIENTS_FILE)
-            found, known = find_image_files(self.root), self._index.stamps()
-            self._index.remove([path for path in known if path not in found])
-            changed = sorted(path for path, stamp in found.items() if known.get(path) != stamp)
-            for start in range(0, len(changed), _FILES_AT_ONCE):
-                paths = changed[start : start + _FILES_AT_ONCE]
-                self._index.put([describe_file(self.root, path, found[path]) for path in paths])
-                if progress:
-                    progress(start + len(paths), len(changed))
-            self.generation += (found, patients) != (self._found, self._patients)
-            self._found, self._patients = found, patients
+            return self._look(progress)
+
+    def _look(self, progress: Callable[[int, int], None] | None = None) -> int:
+        patients = read_patients(self.root / PATIENTS_FILE)
+        found, known = find_files(self.root), self._index.stamps()
+        if gone := [path for path in known if path not in found]:
+            self._index.remove(gone)
+        changed = sorted(path for path, stamp in found.items() if known.get(path) != stamp)
+        for start in range(0, len(changed), _FILES_AT_ONCE):
+            paths = changed[start : start + _FILES_AT_ONCE]
+            self._index.put([describe_file(self.root, path, found[path]) for path in paths])
+            if progress:
+                progress(start + len(paths), len(changed))
+        if found != self._found:
+            self._instances = None
+        self.generation += (_images(found), patients) != (_images(self._found), self._patients)
+        self._found, self._patients, self._looked_at = found, patients, time.monotonic()
         if changed:
             problems = self.problems()
             logger.info("Study folder: %d files read, %d of %d not used", len(changed), len(problems), len(found))
         return len(changed)
+
+    def instances(self) -> Mapping[str, DicomInstance]:
+        """Return the DICOM instances, reports too, by SOP Instance UID; files of the last seconds may be missing.
+
+        In the order of paths; of several files with one UID the first counts.
+        """
+        with self._refreshing:
+            if time.monotonic() - self._looked_at > RESCAN_AFTER_S:
+                self._look()
+            if self._instances is None:
+                self._instances = self._index.instances(self.root)
+            return self._instances
 
     def entries(self) -> list[CineEntry]:
         """Return every image file in the order of paths, with those that are not used and why."""
@@ -372,7 +267,28 @@ class StudyFolder:
         return self.root / os.fsdecode(files[0].path) if files else None
 
     def _entry(self, file: IndexedFile, first: IndexedFile) -> CineEntry:
-        return cine_entry(self.root, file, first, self._patients.get(file.image_id))
+        """Return the entry of ``file``; ``first`` is the file that is used for its image id."""
+        path, error = self.root / os.fsdecode(file.path), file.error
+        if file is not first:
+            used = os.fsdecode(first.path)
+            error = f"File {path.name!r} holds the SOP instance {file.image_id} once more; {used!r} is used."
+        return CineEntry(
+            image_id=file.image_id,
+            path=path,
+            patient_id=file.patient_id or self._patients.get(file.image_id),
+            study_instance_uid=file.study_instance_uid,
+            series_instance_uid=file.series_instance_uid,
+            frames=file.frames,
+            height=file.height,
+            width=file.width,
+            frame_time_ms=file.frame_time_ms,
+            error=error,
+            header_patient_id=file.patient_id,
+        )
+
+
+def _images(found: Mapping[bytes, Stamp]) -> dict[bytes, Stamp]:
+    return {path: stamp for path, stamp in found.items() if not is_report(path)}
 
 
 def _require_fits(annotation: Annotation, entry: CineEntry) -> None:
@@ -425,3 +341,126 @@ def _is_study_folder(folder: Path) -> bool:
 def _patients(table: Path, _stamp: tuple[int, int] | None) -> dict[str, str]:
     """Return the patients of a table as it was at that stamp: once for all the cines of a folder."""
     return read_patients(table)
+
+
+def require_upload_name(name: str) -> str:
+    """Return ``name`` if it is that of an image file, without any path, on every system.
+
+    Raises
+    ------
+    UnreadableCineError
+        If it is not.
+    """
+    is_plain = name.isprintable() and not _FORBIDDEN & set(name) and len(name.encode(errors="replace")) <= _LONGEST_NAME
+    if not name or not is_plain or not is_image_name(name) or name.endswith((".", " ")):
+        msg = (
+            f"File name {name[:80]!r} is not accepted; a plain name of up to {_LONGEST_NAME} bytes with the suffix of a"
+            " DICOM, video, picture or volume file is."
+        )
+        raise UnreadableCineError(msg)
+    return name
+
+
+def place_upload(
+    root: Path, source: bytes | Path, name: str, *, max_bytes: int, path_of: Callable[[str], Path | None]
+) -> Path:
+    """Write a cine to ``root``/``name`` in one step and return its path; for one who holds the folder's lock.
+
+    ``path_of`` : the file in the folder that has a SOP Instance UID, or None. Where the same bytes are there already,
+    their path is returned.
+
+    Raises
+    ------
+    UnreadableCineError
+        If the name, size or content is not accepted, or another file has the name or UID; nothing is left behind.
+    """
+    target = root / require_upload_name(name)
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if not 0 < size <= max_bytes:
+        msg = f"File {name!r} has {size} bytes; 1 to {max_bytes} are accepted."
+        raise UnreadableCineError(msg)
+    remove_abandoned(root, is_image_name)  # whoever holds the lock is the only one to upload
+
+    def receive(temporary: Path) -> None:
+        _copy(source, temporary, max_bytes)
+        _require_new(temporary, target, path_of)
+
+    try:
+        replace_atomically(target, receive)
+    except _ThereAlreadyError as exc:
+        return exc.path
+    return target
+
+
+class _ThereAlreadyError(Exception):
+    """Raised where the same bytes are in the folder already, at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def move_out(root: Path, path: Path, image_id: str) -> Path:
+    """Move an image file (or the link to one) to ``.removed``/``image_id`` and return where it is now."""
+    directory = _place_of_removed(root, image_id)
+    make_directory(directory)
+    target, n = directory / path.name, 0
+    while os.path.lexists(target):
+        n += 1
+        target = directory / f"{n}.{path.name}"
+    path.replace(target)
+    fsync_directory(directory)
+    fsync_directory(path.parent)
+    return target
+
+
+def is_moved_out(root: Path, image_id: str) -> bool:
+    """Whether `move_out` has taken an image out of a study folder."""
+    return _place_of_removed(root, image_id).is_dir()
+
+
+def _place_of_removed(root: Path, image_id: str) -> Path:
+    return root / ".removed" / image_id
+
+
+def _copy(source: bytes | Path, temporary: Path, max_bytes: int) -> None:
+    """Write ``source`` to a new file."""
+    with temporary.open("xb") as file:
+        if isinstance(source, bytes):
+            file.write(source)
+        else:
+            with source.open("rb") as original:
+                while chunk := original.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    if file.tell() > max_bytes:
+                        msg = f"File {source.name!r} has more than {max_bytes} bytes."
+                        raise UnreadableCineError(msg)
+
+
+def _require_new(temporary: Path, target: Path, path_of: Callable[[str], Path | None]) -> None:
+    """Refuse an upload that is no cine, or whose name or UID another file has."""
+    try:
+        cine = read_cine(temporary)
+        cine.read_frames([0])
+    except UnreadableCineError as exc:
+        msg = str(exc).replace(temporary.name, target.name)
+        raise UnreadableCineError(msg) from exc
+    other = path_of(cine.sop_instance_uid) if cine.sop_instance_uid else None
+    for there in (other, target):
+        if there is None or not os.path.lexists(there):
+            continue
+        if _are_equal(there, temporary):
+            raise _ThereAlreadyError(there)
+        what = "the same SOP Instance UID" if there is other else "this name"
+        msg = f"File {target.name!r}: another image of the study folder has {what}; nothing is overwritten."
+        raise UnreadableCineError(msg)
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    if not one.is_file() or one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while chunk := a.read(_CHUNK_BYTES):
+            if chunk != b.read(_CHUNK_BYTES):
+                return False
+    return True

@@ -1,46 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the image files of a study folder, in SQLite: a copy that can always be made again from the files.
+"""What is known of the files of a study folder, in SQLite: a copy that can always be made again from the files.
 
-One connection for each thread; several programs may use one index. A file of another version or a damaged one is
-dropped and begun anew.
+Looked at are regular files in nested folders with a suffix of a cine, or named by a UID, and the structured reports
+below ``annotations/reports``, which are about cines and are none. A link to a file counts as a file, wherever it
+points: nothing that comes over the network makes links, so one was put there on purpose. Links to directories are not
+followed (they can run in circles). Names that begin with a dot, and all else in ``annotations``, are ours.
 
-The image files of a study folder: which there are, and what each says of itself.
-
-Looked at: regular files in nested folders with a suffix of a cine, or named by a UID. A link to a file counts as a
-file, wherever it points: nothing that comes over the network makes links, so one was put there on purpose. Links to
-directories are not followed (they can run in circles). Names that begin with a dot, and ``annotations``, are ours.
+Of a DICOM file it also holds what a query of DICOMweb may ask for (PS3.18 10.6).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import json
 import logging
 import os
 import sqlite3
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from echo_plugin.cine import escape_path, is_uid
+from echo_plugin.durable import SqliteFile
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
+from echo_plugin.io.dicom_header import is_dicom
 
 logger = logging.getLogger(__name__)
 
 INDEX_FILE = ".echo_index.sqlite"
-_VERSION = 1
-_BUSY_TIMEOUT_S = 30.0
+_VERSION = 2
+ANNOTATIONS_DIRECTORY = "annotations"
+REPORTS_DIRECTORY = f"{ANNOTATIONS_DIRECTORY}/reports"
+"""Where structured reports are stored that came by DICOMweb."""
+Stamp = tuple[int, int]
+"""(mtime_ns, size) of a file; (-1, -1) where the system does not tell."""
+
+_NO_STAMP = (-1, -1)
+
+
+STUDY_KEYWORDS = (
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
+    "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDescription", "TimezoneOffsetFromUTC",
+)  # fmt: skip
+SERIES_KEYWORDS = (
+    "Modality", "SeriesDate", "SeriesTime", "SeriesDescription", "SeriesInstanceUID", "SeriesNumber",
+    "BodyPartExamined", "Manufacturer", "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
+)  # fmt: skip
+INSTANCE_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
+    "ContentDate", "ContentTime", "FrameTime",
+)  # fmt: skip
+_READ = (*STUDY_KEYWORDS, *SERIES_KEYWORDS, *INSTANCE_KEYWORDS, "SpecificCharacterSet")
+
+
+def tag_of(keyword: str) -> str:
+    """Return the eight hexadecimal digits by which DICOM JSON names an attribute.
+
+    >>> tag_of("PatientID")
+    '00100020'
+    """
+    return f"{Tag(tag_for_keyword(keyword) or 0):08X}".upper()
+
+
+@dataclass(frozen=True)
+class DicomInstance:
+    """One SOP instance in a file; ``attributes`` is DICOM JSON (PS3.18 F) of those that a query may ask for."""
+
+    path: Path
+    stamp: Stamp
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    transfer_syntax_uid: str
+    attributes: Mapping[str, Any] = field(repr=False)
+
+    def text(self, keyword: str) -> str:
+        """Return the first value of an indexed attribute as text; empty where there is none."""
+        values = self.attributes.get(tag_of(keyword), {}).get("Value") or [""]
+        return str(values[0])
 
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """One image file as it was when it was read.
+    """One file as it was when it was read.
 
     ``path`` : relative to the study folder, as the system's bytes. ``mtime_ns, size`` : when it was looked at.
     ``sop_instance_uid`` and the rest: None where not known. ``error`` : why it cannot be read; None: it can.
+    ``is_cine`` : False of a report. ``dicom`` : the record of a `DicomInstance` as JSON; None: it is none, or, of a
+    file that comes from the index, not asked for.
     """
 
     path: bytes
@@ -56,6 +111,8 @@ class IndexedFile:
     width: int | None = None
     frame_time_ms: float | None = None
     error: str | None = None
+    is_cine: bool = True
+    dicom: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -80,33 +137,16 @@ class CineEntry:
     header_patient_id: str | None = field(default=None, repr=False)
 
 
-def cine_entry(root: Path, file: IndexedFile, first: IndexedFile, patient_id: str | None) -> CineEntry:
-    """Return the entry of ``file`` in the folder ``root``; ``first`` is the file that is used for its image id."""
-    path, error = root / os.fsdecode(file.path), file.error
-    if file is not first:
-        name = os.fsdecode(first.path)
-        error = f"File {path.name!r} holds the SOP instance {file.image_id} once more; {name!r} is used."
-    return CineEntry(
-        image_id=file.image_id,
-        path=path,
-        patient_id=file.patient_id or patient_id,
-        study_instance_uid=file.study_instance_uid,
-        series_instance_uid=file.series_instance_uid,
-        frames=file.frames,
-        height=file.height,
-        width=file.width,
-        frame_time_ms=file.frame_time_ms,
-        error=error,
-        header_patient_id=file.patient_id,
-    )
-
-
 _COLUMNS = [column.name for column in fields(IndexedFile)]
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"
+_SCHEMA = (
+    f"CREATE TABLE files ({', '.join(_COLUMNS)}, PRIMARY KEY (path))",
+    "CREATE INDEX files_by_image_id ON files (image_id)",
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS[:-1])} FROM files WHERE is_cine"
 
 
 class StudyIndex:
-    """The table of image files at ``path``.
+    """The table of files at ``path``; several programs may use one.
 
     Raises
     ------
@@ -115,70 +155,46 @@ class StudyIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._thread = threading.local()
-        try:
-            self._prepare()
-        except sqlite3.OperationalError:  # locked for too long, read-only, no such directory: not damage
-            raise
-        except sqlite3.DatabaseError:
-            self._thread = threading.local()
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._prepare()
+        self._file = SqliteFile(path, _SCHEMA, _VERSION)
 
-    def stamps(self) -> dict[bytes, tuple[int, int]]:
+    def stamps(self) -> dict[bytes, Stamp]:
         """Return (mtime_ns, size) by path."""
-        rows = self._connection().execute("SELECT path, mtime_ns, size FROM files")
-        return {path: (mtime_ns, size) for path, mtime_ns, size in rows}
+        return {
+            path: (mtime_ns, size) for path, mtime_ns, size in self._file.rows("SELECT path, mtime_ns, size FROM files")
+        }
 
     def put(self, files: Iterable[IndexedFile]) -> None:
         """Add files, or replace what was known of them."""
         places = ", ".join("?" * len(_COLUMNS))
-        with self._connection() as connection:
+        with self._file.changing() as connection:
             connection.executemany(f"INSERT OR REPLACE INTO files VALUES ({places})", [astuple(f) for f in files])
 
     def remove(self, paths: Iterable[bytes]) -> None:
         """Forget files."""
-        with self._connection() as connection:
+        with self._file.changing() as connection:
             connection.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
 
     def files(self) -> list[IndexedFile]:
-        """Return all files in the order of their paths."""
-        return [IndexedFile(*row) for row in self._connection().execute(f"{_SELECT} ORDER BY path")]
+        """Return all image files in the order of their paths."""
+        return [IndexedFile(*row) for row in self._file.rows(f"{_SELECT} ORDER BY path")]
 
     def image_ids(self) -> list[str]:
         """Return the image ids of the files that can be read, in the order of their paths, copies once."""
-        rows = self._connection().execute("SELECT image_id FROM files WHERE error IS NULL ORDER BY path")
+        rows = self._file.rows("SELECT image_id FROM files WHERE is_cine AND error IS NULL ORDER BY path")
         return list(dict.fromkeys(image_id for (image_id,) in rows))
 
     def files_of(self, image_id: str) -> list[IndexedFile]:
-        """Return the files that have an image id, in the order of their paths."""
-        rows = self._connection().execute(f"{_SELECT} WHERE image_id = ? ORDER BY path", (image_id,))
-        return [IndexedFile(*row) for row in rows]
+        """Return the image files that have an image id, in the order of their paths."""
+        return [IndexedFile(*row) for row in self._file.rows(f"{_SELECT} AND image_id = ? ORDER BY path", (image_id,))]
 
-    def _connection(self) -> sqlite3.Connection:
-        """Return the connection of this thread; a forked process begins its own."""
-        if getattr(self._thread, "pid", None) != os.getpid():
-            self._thread.connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S)
-            self._thread.pid = os.getpid()
-            self._thread.connection.execute("PRAGMA synchronous = NORMAL")  # the files are the truth
-        connection: sqlite3.Connection = self._thread.connection
-        return connection
-
-    def _prepare(self) -> None:
-        """Make the table if it is not there; raise if it cannot be written to."""
-        connection = self._connection()
-        with contextlib.suppress(sqlite3.OperationalError):  # another program is doing it, or the drive cannot
-            connection.execute("PRAGMA journal_mode = WAL")
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
-                connection.execute("DROP TABLE IF EXISTS files")
-                connection.execute(f"CREATE TABLE files ({', '.join(_COLUMNS)}, PRIMARY KEY (path))")
-                connection.execute("CREATE INDEX files_by_image_id ON files (image_id)")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-            connection.execute("SELECT image_id FROM files LIMIT 1").fetchone()
+    def instances(self, root: Path) -> dict[str, DicomInstance]:
+        """Return the DICOM instances, reports too, by SOP Instance UID in the order of paths; of one UID the first."""
+        found: dict[str, DicomInstance] = {}
+        query = "SELECT path, mtime_ns, size, dicom FROM files WHERE dicom IS NOT NULL ORDER BY path"
+        for path, mtime_ns, size, record in self._file.rows(query):
+            instance = DicomInstance(root / os.fsdecode(path), (mtime_ns, size), *json.loads(record))
+            found.setdefault(instance.sop_uid, instance)
+        return found
 
 
 def open_index(root: Path, index_path: Path | None = None) -> StudyIndex:
@@ -206,16 +222,18 @@ def open_index(root: Path, index_path: Path | None = None) -> StudyIndex:
         return StudyIndex(Path(tempfile.mkdtemp(prefix="monailabel-echo-")) / name)
 
 
-ANNOTATIONS_DIRECTORY = "annotations"
-Stamp = tuple[int, int]
-"""(mtime_ns, size) of a file; (-1, -1) where the system does not tell."""
+def find_files(root: Path) -> dict[bytes, Stamp]:
+    """Return the stamps of all image files and reports, by their path relative to ``root`` in the system's bytes."""
+    found = dict(_walk(str(root), ""))
+    reports = root / REPORTS_DIRECTORY
+    if reports.is_dir():
+        found |= dict(_walk(str(reports), REPORTS_DIRECTORY))
+    return {os.fsencode(relative): stamp for relative, stamp in found.items()}
 
-_NO_STAMP = (-1, -1)
 
-
-def find_image_files(root: Path) -> dict[bytes, Stamp]:
-    """Return the stamps of all image files, by their path relative to ``root`` in the system's bytes."""
-    return {os.fsencode(relative): stamp for relative, stamp in _walk(str(root), "")}
+def is_report(relative: bytes) -> bool:
+    """Whether a file that `find_files` has found is a structured report, no image."""
+    return relative.startswith(os.fsencode(ANNOTATIONS_DIRECTORY + os.sep))
 
 
 def is_image_name(name: str) -> bool:
@@ -227,13 +245,15 @@ def is_image_name(name: str) -> bool:
 
 
 def describe_file(root: Path, relative: bytes, stamp: Stamp) -> IndexedFile:
-    """Return what an image file says of itself; of one that cannot be read, why."""
+    """Return what a file says of itself; of an image file that cannot be read, why."""
     path = root / os.fsdecode(relative)
+    if is_report(relative):
+        return IndexedFile(relative, *stamp, "", is_cine=False, dicom=_dicom_record(path))
     image_id = escape_path(PurePosixPath(Path(os.fsdecode(relative)).as_posix()))
     try:
         cine = read_cine(path, image_id=None)
     except UnreadableCineError as exc:
-        return IndexedFile(relative, *stamp, image_id, error=str(exc))
+        return IndexedFile(relative, *stamp, image_id, error=str(exc), dicom=_dicom_record(path))
     except Exception as exc:  # one file must never keep the others from being listed
         logger.exception("File %r stopped its reader", path.name)
         return IndexedFile(
@@ -251,6 +271,7 @@ def describe_file(root: Path, relative: bytes, stamp: Stamp) -> IndexedFile:
         height=cine.height,
         width=cine.width,
         frame_time_ms=cine.frame_time_ms,
+        dicom=_dicom_record(path) if cine.sop_instance_uid else None,
     )
 
 
@@ -280,3 +301,35 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp:
     except OSError:
         return _NO_STAMP
     return stat.st_mtime_ns, stat.st_size
+
+
+def _attributes(dataset: Dataset) -> dict[str, Any]:
+    """Return the DICOM JSON of what a query may ask of a data set, one that cannot be converted left empty."""
+    answer: dict[str, Any] = {}
+    for keyword in _READ:
+        if keyword not in dataset:
+            continue
+        element = dataset[keyword]
+        try:
+            answer[tag_of(keyword)] = element.to_json_dict(None, 0)
+        except Exception:  # values that are against the Standard raise nearly everything
+            answer[tag_of(keyword)] = {"vr": element.VR}
+    return answer
+
+
+def _dicom_record(path: Path) -> str | None:
+    """Return the record of a file as JSON; None: it is no DICOM instance with the three UIDs."""
+    try:
+        with path.open("rb") as file:
+            if not is_dicom(file.read(4096)):
+                return None
+            file.seek(0)
+            dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_READ))
+        uids = [str(dataset.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+        if not all(map(is_uid, uids)):
+            return None
+        syntax = str(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+        return json.dumps([*uids, syntax, _attributes(dataset)])
+    except Exception as exc:  # one damaged file must not keep the others from being listed
+        logger.warning("File %r is not in DICOMweb: it cannot be read (%s)", path.name, type(exc).__name__)
+        return None

@@ -29,14 +29,14 @@ VISIBLE = {"yes": True, "no": False}
 
 
 @dataclass(frozen=True)
-class LabelSummary:
+class LabelCounts:
     """How many cines were labelled anew, and how many said the same before."""
 
     changed: int
     unchanged: int
 
 
-def set_labels(studies: Path, table: Path, *, author: str, progress: Progress | None = None) -> LabelSummary:
+def set_labels(studies: Path, table: Path, *, author: str, progress: Progress | None = None) -> LabelCounts:
     """Label the cines that ``table`` names; each change is a new revision by ``author``.
 
     Raises
@@ -57,7 +57,7 @@ def set_labels(studies: Path, table: Path, *, author: str, progress: Progress | 
         folder.save_annotation(after, author=author, based_on_revision=revision)
         if progress is not None:
             progress(number + 1, len(changes), "")
-    return LabelSummary(len(changes), len(wanted) - len(changes))
+    return LabelCounts(len(changes), len(wanted) - len(changes))
 
 
 def _labelled(before: Annotation, said: Mapping[str, object]) -> Annotation:

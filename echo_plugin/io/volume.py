@@ -1,30 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rendition of a cine that 3D Slicer opens: a grey uint8 NRRD with the axes (x, y, frame).
+"""Volumes of axes (column, row, frame): the rendition of a cine that 3D Slicer opens, and NIfTI or NRRD files as cines.
 
-Columns run to the patient's left and rows to posterior, so that an axial slice shows the picture upright. In the plane
-the spacing is that of the tissue region in mm, 1 where it is not calibrated; along the frames it is always 1. The
-origin is the centre of the first pixel. Written raw: packing costs more than it saves on the same machine.
+A rendition is a grey uint8 NRRD. Columns run to the patient's left and rows to posterior, so that an axial slice shows
+the picture upright. In the plane the spacing is that of the tissue region in mm, 1 where it is not calibrated; along
+the frames it is always 1. The origin is the centre of the first pixel. Written raw: packing costs more than it saves.
+
+Of a file that is read, the first axis runs along a row of the picture from left to right, the second down its columns,
+as stored; direction cosines are not applied, for they say how a probe was held and not how the picture is shown. A
+single 2-D picture is a still, a 4-D file must have one slice, an RGB volume stays in colour. Whole numbers within
+0..255 are shown as they are, and so are fractions with a maximum above 1; everything else is scaled by one straight
+line from the minimum of the whole cine to 0 and its maximum to 255.
 
 References
 ----------
 https://teem.sourceforge.net/nrrd/format.html
-
-A NIfTI or NRRD volume as a cine: axes (column, row, frame), so frames along the last axis.
-
-The first axis of the file runs along a row of the picture from left to right, the second down its columns, as stored;
-direction cosines are not applied, for they say how a probe was held and not how the picture is shown. A single 2-D
-picture is a still, a 4-D file must have one slice. An RGB volume stays in colour.
-
-Whole numbers within 0..255 are shown as they are, and so are fractions with a maximum above 1; everything else is
-scaled by one straight line from the minimum of the whole cine to 0 and its maximum to 255.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
-import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echo_plugin.cine import ByteArray, Cine, FramesInMemory, UltrasoundRegion, to_grey
+from echo_plugin.durable import replace_atomically
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.sector import find_sector, header_tissue_region
 from echo_plugin.io.stored_bytes import StoredBytes, damage_named, unreadable
 
 _FRAMES_AT_ONCE = 32
-_LONGEST_HEADER = 1 << 16
 LARGEST_RENDITION_BYTES = 1 << 32
 """A viewer holds all of it in memory; a small file of black pictures can unpack to any size."""
+LARGEST_VOLUME_BYTES = 1 << 32
+"""Volumes are held in memory as a whole."""
+_MS_OF_NIFTI_TIME = {8: 1000.0, 16: 1000.0, 24: 1000.0}
+"""Units s, ms, us of ``xyzt_units``; ITK hands the step out in seconds for each of them."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +91,15 @@ def write_rendition(cine: Cine, path: Path) -> RenditionGeometry:
         )
         raise UnreadableCineError(msg)
     geometry = rendition_geometry(cine)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
+
+    def write(partial: Path) -> None:
+        with partial.open("xb") as file:
             file.write(_nrrd_header(geometry))
-            for start in range(0, cine.frame_count, _FRAMES_AT_ONCE):
-                frames = cine.read_frames(range(start, min(start + _FRAMES_AT_ONCE, cine.frame_count)))
+            for start in range(0, T, _FRAMES_AT_ONCE):
+                frames = cine.read_frames(range(start, min(start + _FRAMES_AT_ONCE, T)))
                 file.write(np.ascontiguousarray(to_grey(frames)).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    replace_atomically(path, write)
     return geometry
 
 
@@ -124,47 +120,6 @@ def _nrrd_header(geometry: RenditionGeometry) -> bytes:
     }
     lines = ["NRRD0004", *(f"{name}: {value}" for name, value in fields.items())]
     return ("\n".join(lines) + "\n\n").encode("ascii")
-
-
-def read_rendition_geometry(path: Path) -> RenditionGeometry:
-    """Return the geometry of a rendition as its file states it.
-
-    Raises
-    ------
-    UnreadableCineError
-        If the file is not a three-dimensional NRRD volume with a space.
-    """
-    with damage_named(path, "no NRRD header of a volume"):
-        with path.open("rb") as file:
-            head, blank, _ = file.read(_LONGEST_HEADER).partition(b"\n\n")
-        if not head.startswith(b"NRRD") or not blank:
-            raise unreadable(path, "is not NRRD; a rendition written for Slicer is accepted.")
-        fields = dict(line.split(": ", 1) for line in head.decode("ascii").splitlines()[1:] if ": " in line)
-        columns = [_vector(text) for text in fields["space directions"].split()]
-        affine = np.eye(4)
-        affine[:3, :3] = np.stack(columns, axis=1)
-        affine[:3, 3] = _vector(fields["space origin"])
-        affine = np.diag([*_SIGNS_TO_LPS[fields["space"].lower()], 1.0, 1.0]) @ affine
-        width, height, frames = (int(size) for size in fields["sizes"].split())
-        return RenditionGeometry(affine, (width, height, frames))
-
-
-_SIGNS_TO_LPS = {
-    "left-posterior-superior": (1.0, 1.0),
-    "lps": (1.0, 1.0),
-    "right-anterior-superior": (-1.0, -1.0),
-    "ras": (-1.0, -1.0),
-}
-
-
-def _vector(text: str) -> NDArray[np.float64]:
-    return np.array([float(number) for number in text.strip("()").split(",")], dtype=np.float64)
-
-
-LARGEST_VOLUME_BYTES = 1 << 32
-"""Volumes are held in memory as a whole."""
-_MS_OF_NIFTI_TIME = {8: 1000.0, 16: 1000.0, 24: 1000.0}
-"""Units s, ms, us of ``xyzt_units``; ITK hands the step out in seconds for each of them."""
 
 
 def read_volume_cine(path: Path, image_id: str) -> Cine:

@@ -30,7 +30,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from echo_plugin.anatomy import DETECTED_SEPTA, Defect, View
-from echo_plugin.durable import only_writer, sync_directory, write_synced
+from echo_plugin.durable import fsync_directory, locked, remove_abandoned, write_atomically
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard, card_to_json, load_card
 from echo_plugin.models.body_weights import require_fitting
@@ -82,13 +82,14 @@ def publish(
     content = save_safetensors(state, metadata={"name": card.name, "version": card.version})
     card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
     staged = _staged_path(directory, card)
-    with only_writer(directory):
-        write_synced(staged, content)
-        write_synced(directory / f"{card.name}.json", card_to_json(card).encode())  # the commit
+    with locked(directory / ".publishing.lock"):
+        remove_abandoned(directory)
+        write_atomically(staged, content)
+        write_atomically(directory / f"{card.name}.json", card_to_json(card).encode())  # the commit
         staged.replace(directory / f"{card.name}.safetensors")
         for leftover in directory.glob(f".{card.name}.*"):
             leftover.unlink(missing_ok=True)
-        sync_directory(directory)
+        fsync_directory(directory)
     logger.info("Published %s %s (sha256 %s)", card.name, card.version, card.sha256[:12])
     return card
 

@@ -26,7 +26,7 @@ import numpy as np
 from jinja2 import Environment
 from scipy.special import stdtrit
 
-from echo_plugin.durable import write_synced
+from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.defect_tables import PAPER
 
 MEASURES = (
@@ -115,9 +115,9 @@ def write_table(out: Path, title: str, report: Mapping[str, Any]) -> None:
     page = template.render(
         title=f"Defects: {title}", on_phantoms=report["on_phantoms"], notes=_notes(report), head=head, body=body
     )
-    write_synced(out / f"{title}.json", json.dumps(report, indent=1).encode())
-    write_synced(out / f"{title}.md", describe(f"Defects: {title}", report).encode())
-    write_synced(out / f"{title}.html", page.encode())
+    write_atomically(out / f"{title}.json", json.dumps(report, indent=1).encode())
+    write_atomically(out / f"{title}.md", describe(f"Defects: {title}", report).encode())
+    write_atomically(out / f"{title}.html", page.encode())
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from echo_plugin.anatomy import View
 from echo_plugin.answer.preprocess import normalise
 from echo_plugin.answer.runtime import choose_device
 from echo_plugin.cine import Cine
-from echo_plugin.durable import write_synced
+from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.folds import FoldAnswers, Published, measured_apart
 from echo_plugin.models.checkpoint import build_view_classifier, load_state
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
@@ -96,7 +96,7 @@ def embed_frames(
         cache_dir=options.cache_dir,
     )
     if not kept.is_file():
-        write_synced(kept, save_safetensors({"values": _embed(prepared, encoder, options)}))
+        write_atomically(kept, save_safetensors({"values": _embed(prepared, encoder, options)}))
     places = {facts: slice(*pair) for facts, pair in zip(distinct, pairwise(ends), strict=True)}
     return EmbeddedFrames(prepared, places, load_file(kept)["values"].float())
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from echo_plugin.anatomy import NED_12, View
 from echo_plugin.answer.views import LearnedTimes, times_of
-from echo_plugin.durable import write_synced
+from echo_plugin.durable import write_atomically
 from echo_plugin.errors import ModelMismatchError, TrainingDataError
 from echo_plugin.evaluate.folds import (
     FoldAnswers,
@@ -301,7 +301,7 @@ def _frame_state(
         return load_file(path)
     learned, _ = learn_frame_stage(table, config, options, start=begun)
     state = {name: value.contiguous() for name, value in learned.items()}
-    write_synced(path, save_safetensors(state))
+    write_atomically(path, save_safetensors(state))
     return state
 
 
@@ -345,8 +345,8 @@ def reproduce_views(
     (out / "runs").mkdir(parents=True, exist_ok=True)
     material = Material(labelled, tuple(cines), tuple(vocabulary), options, out / "runs", begun, is_still)
     report = _report(material, units, _outcomes(material, units, progress))
-    write_synced(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-    write_synced(out / "table.md", describe(report).encode())
+    write_atomically(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / "table.md", describe(report).encode())
     return report
 
 

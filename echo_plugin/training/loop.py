@@ -21,7 +21,6 @@ import copy
 import hashlib
 import logging
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.answer.runtime import choose_dtype
-from echo_plugin.durable import fsync_directory
+from echo_plugin.durable import remove_abandoned, replace_atomically
 from echo_plugin.training.options import EpochStatus, OnEpoch
 from echo_plugin.training.processes import (
     agreed,
@@ -204,14 +203,8 @@ class KeptState:
         if not is_first():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")  # always the same: what a killed writer left is written over
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
-        fsync_directory(self.path.parent)
+        remove_abandoned(self.path.parent, lambda name: name == self.path.name)  # whoever trains it holds its lock
+        replace_atomically(self.path, lambda partial: torch.save(content, partial), mode=0o600)
 
     def restore(self, state: TrainingState) -> bool:
         """Let ``state`` go on from the file; False if there is none, or it is of another training."""

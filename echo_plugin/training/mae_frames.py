@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +21,7 @@ from torch import Tensor
 from echo_plugin.answer.batch import find_cine_files
 from echo_plugin.answer.preprocess import to_model_input
 from echo_plugin.cine import Cine, escape_path
-from echo_plugin.durable import file_stamp
+from echo_plugin.durable import file_stamp, replace_atomically
 from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
@@ -194,30 +191,17 @@ def decode_frames(
     key = digest_of([PREPARATION, size_px, stamps])[:24]
     pixels_path, cine_path = (directory / f"{name}-frames-{key}.{part}.npy" for part in ("pixels", "cine"))
     if not cine_path.is_file():
-        with _written_privately(pixels_path) as partial:
-            owners = _decode_all(cines, size_px, partial, progress)
-        with _written_privately(cine_path) as partial, partial.open("wb") as file:  # last: it says that all is there
-            np.save(file, owners)
+        directory.mkdir(parents=True, exist_ok=True)
+        owners = replace_atomically(
+            pixels_path, lambda partial: _decode_all(cines, size_px, partial, progress), mode=0o600
+        )
+        replace_atomically(cine_path, lambda partial: np.save(partial, owners), mode=0o600)  # last: all is there
     owners = np.load(cine_path)
     if not len(owners):
         msg = f"None of the {len(cines)} cines could be decoded; see the log for each."
         raise TrainingDataError(msg)
     pixels = np.load(pixels_path, mmap_mode="c")[: len(owners)]
     return UnlabelledFrames(torch.from_numpy(np.asarray(pixels)), torch.from_numpy(owners))
-
-
-@contextmanager
-def _written_privately(path: Path) -> Iterator[Path]:
-    """Yield a file beside ``path`` for this user alone, which takes its name once written; writers do not meet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
-    os.close(descriptor)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode_all(

@@ -6,6 +6,8 @@ Classes that a defect embedder goes on with: those it knows stay where they are,
 The network of the published model that a training goes on from, which decides what the options leave open.
 
 Weights to begin with: ImageNet's, and a view classifier's encoder; files are read in ``models.body_weights``.
+
+One training of a model in a folder at a time, whoever starts it: a server, another server, the command line.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import pickle
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from torch import Tensor, nn
 
 from echo_plugin.anatomy import vocabulary_name
 from echo_plugin.answer.preprocess import GREY_MEAN, GREY_STD
-from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
+from echo_plugin.durable import locked
+from echo_plugin.errors import EchoError, ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard, load_card
 from echo_plugin.models.body_weights import load_body, read_weights, require_fitting
 from echo_plugin.models.checkpoint import (
@@ -42,8 +45,9 @@ from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import LICENCE, load_vit, say_licence
-from echo_plugin.training.one_at_a_time import only_training
+from echo_plugin.training.loop import lock_path
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.processes import agreed, is_first
 
 OF_CLASSES = ("centres", "bias")
 """Weights of the embedder with something for each class in their last dimension."""
@@ -293,6 +297,36 @@ def begun_training(options: TrainOptions, name: str, models: Path) -> Iterator[T
     """
     with only_training(models, name):
         yield with_network_of_start(options, name, models)
+
+
+class TrainingUnderWayError(EchoError):
+    """Raised when the model is being trained by somebody else; wait for that training, or stop it."""
+
+
+@contextmanager
+def only_training(models: Path, name: str) -> Iterator[None]:
+    """Keep other trainings of model ``name`` from the folder ``models`` meanwhile, whoever starts them.
+
+    They share the state that a killed training goes on from; the first to publish would delete the other's. Of
+    processes that train together the first holds the lock for all.
+
+    Raises
+    ------
+    TrainingUnderWayError
+        If another training holds it.
+    """
+    path, is_free = lock_path(models, name), True
+    with ExitStack() as held:
+        if is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(locked(path, timeout_s=0))
+            except TimeoutError:
+                is_free = False
+        if not agreed(is_free):
+            msg = f"Model {name} in {models} is being trained already; wait for that training, or stop it."
+            raise TrainingUnderWayError(msg)
+        yield
 
 
 def load_start(model: nn.Module, name: str, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:

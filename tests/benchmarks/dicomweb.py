@@ -85,15 +85,15 @@ def measure(instances: int) -> dict[str, float]:
         folder = Path(name)
         make_folder(folder / "studies", instances)
         started = time.perf_counter()
-        archive = DicomArchive(StudyFolder(folder / "studies"), folder)
-        archive.catalogue.refresh()
+        archive = DicomArchive(StudyFolder(folder / "studies"))
+        archive.studies.refresh()
         ms["first look at the files"] = 1000 * (time.perf_counter() - started)
         dicomweb.echo_app = lambda: SimpleNamespace(dicomweb=archive)
         here = serve(dicomweb.router)
         behind = SimpleNamespace(pacs=Pacs(here))
         archive.echo_app = lambda: behind
         through = serve(archive.router)
-        cine = next(i for i in archive.catalogue.instances().values() if i.text("NumberOfFrames") == "20")
+        cine = next(i for i in archive.studies.instances().values() if i.text("NumberOfFrames") == "20")
         frames = f"studies/{cine.study_uid}/series/{cine.series_uid}/instances/{cine.sop_uid}/frames"
         with httpx.Client(timeout=120, trust_env=False) as client:
 

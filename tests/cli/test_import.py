@@ -47,32 +47,28 @@ def test_an_import_says_what_it_took_and_left(folders: Path, tmp_path: Path) -> 
     assert report["left_out"] == [{"what": "nonsense", "reason": "its name is neither a view nor a defect", "count": 1}]
 
 
-def test_a_report_is_written_again_in_its_place(folders: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / "out" / "report.json")
+def test_a_second_import_needs_replace(folders: Path, tmp_path: Path) -> None:
+    arguments = ("class-folders", folders, tmp_path / "out", "--json", tmp_path / "out" / "report.json")
+    first, refused, replaced = call(*arguments), call(*arguments), call(*arguments, "--replace")
 
-        assert answer.exit_code == 0
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["cines"] == 2
+    assert (first.exit_code, replaced.exit_code) == (0, 0)
+    assert "holds an import of class-folders already; --replace makes it anew" in str(refused.exception)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["cines"] == 2
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("notes.csv", "was not written by an earlier run"),
         (".", "is no file"),
         ("no/x.json", "does not exist"),
-        ("out/patients.csv", "keeps that name for itself"),
     ],
 )
 def test_a_place_for_no_report_is_refused_before_anything_is_imported(
     folders: Path, tmp_path: Path, name: str, sentence: str
 ) -> None:
-    (tmp_path / "notes.csv").write_text("a,b\n")
-
     answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / name)
 
     assert sentence in str(answer.exception)
-    assert (tmp_path / "notes.csv").read_text() == "a,b\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -90,8 +86,8 @@ def test_a_folder_that_takes_no_report_is_refused_before_anything_is_imported(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_file_is_a_place_for_a_report(folders: Path, tmp_path: Path) -> None:
-    (tmp_path / "report.json").touch()
+def test_a_file_in_the_place_of_a_report_is_written_over(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("an earlier one")
 
     answer = call("class-folders", folders, tmp_path / "out", "--json", tmp_path / "report.json")
 

@@ -13,9 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from echo_plugin.answer import batch
-from echo_plugin.answer.prediction import CinePrediction
-from echo_plugin.cli.main import app, predict
-from echo_plugin.cli.options import write_json
+from echo_plugin.cli.main import app
 from echo_plugin.cli.predict import NO_STANDARD_VIEW, require_sortable, sort_by_view, write_view_table
 from echo_plugin.errors import EchoError
 from echo_plugin.io.cine_file import read_cine
@@ -104,7 +102,7 @@ def test_a_tree_that_cannot_be_made_whole_is_not_there(src: Path, tmp_path: Path
             raise OSError(28, "No space left on device")
         target.write_bytes(b"")
 
-    monkeypatch.setattr(predict.shutil, "copyfile", full_disk)
+    monkeypatch.setattr("echo_plugin.cli.predict.shutil.copyfile", full_disk)
 
     with pytest.raises(EchoError, match=r"out cannot be sorted into \(No space left on device\)"):
         sort_by_view(results_of(src), tmp_path / "out", is_copy=True)
@@ -229,8 +227,8 @@ def test_a_dangerous_place_is_refused_before_anything_is_predicted(call: Any, sr
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--csv", "a"), r"--csv a is no file; the name of a new one"),
-        (("--json", "a"), r"--json a is no file; the name of a new one"),
+        (("--csv", "a"), r"--csv a is no file that can be written to"),
+        (("--json", "a"), r"--json a is no file that can be written to"),
         (("--csv", "nowhere/v.csv"), r"Folder nowhere of --csv does not exist; one that does is accepted"),
         (("--json", "nowhere/v.json"), r"Folder nowhere of --json does not exist; one that does is accepted"),
         (("--csv", "same", "--json", "./same"), r"--json and --csv both name same; a file for each"),
@@ -271,63 +269,6 @@ def test_the_folder_that_one_stands_in_is_not_replaced(
 
     with pytest.raises(EchoError, match="cannot be replaced by the sorted one; a new folder is accepted"):
         require_sortable(Path(place), [src])
-
-
-@pytest.mark.parametrize("option", ["--csv", "--json"])
-def test_a_file_of_another_kind_is_not_overwritten(call: Any, src: Path, asked: list[Path], option: str) -> None:
-    people = src / "people.csv"
-    people.write_text("image_id,patient_id\nx.png,p1\n")
-
-    answer = call(src, "--tasks", "view", option, people)
-
-    assert isinstance(answer.exception, EchoError)
-    assert re.search(f"{option} .*people.csv is there and was not written by an earlier run", str(answer.exception))
-    assert people.read_text() == "image_id,patient_id\nx.png,p1\n"
-    assert asked == []
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[server]\nport = 1\n", "[project]\nname = 'x'\n", "[1, 2]", '["a.dcm"]', "[[]]", "[" * 20000, '{"path": "a"}',
-        '[{"path": "a", "size": 1}]', '[{"view": "A4C"}]', '[{"path": "a", "error": "broken"}, {"name": "x"}]', "[{",
-        "[\ud800",
-    ],
-)  # fmt: skip
-def test_a_file_that_only_begins_as_a_list_is_not_overwritten(
-    call: Any, src: Path, asked: list[Path], content: str
-) -> None:
-    settings = src / "settings.ini"
-    settings.write_bytes(before := content.encode(errors="surrogatepass"))
-
-    answer = call(src, "--tasks", "view", "--json", settings)
-
-    assert isinstance(answer.exception, EchoError)
-    assert "settings.ini is there and was not written by an earlier run" in str(answer.exception)
-    assert settings.read_bytes() == before
-    assert asked == []
-
-
-@pytest.mark.parametrize("tasks", ["view", "boxes", "defect"])
-def test_what_the_models_said_in_an_earlier_run_is_written_anew(
-    call: Any, src: Path, tmp_path: Path, tasks: str
-) -> None:
-    answers = CinePrediction((), None, None, (), {}, {}).to_json(read_cine(src / "a/one.dcm"), "x.dcm")
-    write_json([answers, {"path": "y.dcm", "error": "broken"}], str(tmp_path / "v.json"))
-
-    answer = call(src / "a", "--tasks", tasks, "--json", tmp_path / "v.json")
-
-    assert answer.exit_code == 0
-    assert "two.dcm" in (tmp_path / "v.json").read_text()
-    assert "x.dcm" not in (tmp_path / "v.json").read_text()
-
-
-@pytest.mark.parametrize("content", ["", "[]"])
-def test_a_file_that_says_nothing_is_written_to(call: Any, src: Path, tmp_path: Path, content: str) -> None:
-    (tmp_path / "v.json").write_text(content)
-
-    assert call(src / "a", "--tasks", "view", "--json", tmp_path / "v.json").exit_code == 0
-    assert "two.dcm" in (tmp_path / "v.json").read_text()
 
 
 def test_the_files_of_an_earlier_run_are_written_anew(call: Any, src: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def archive(two_children, tmp_path, monkeypatch):
 
     root = shutil.copytree(two_children, tmp_path / "studies")
     (tmp_path / "cache").mkdir()
-    archive = DicomArchive(StudyFolder(root), tmp_path / "cache")
+    archive = DicomArchive(StudyFolder(root))
     monkeypatch.setattr(dicomweb, "echo_app", lambda: SimpleNamespace(dicomweb=archive))
     return archive
 

@@ -47,7 +47,7 @@ def test_a_prediction_is_given_when_its_report_fails(monkeypatch, caplog):
 
 
 def test_a_cine_without_a_uid_is_refused_in_one_sentence(archive):
-    first = next(iter(archive.catalogue.instances().values()))
+    first = next(iter(archive.studies.instances().values()))
     changed = dcmread(first.path)
     del changed.SeriesInstanceUID
     changed.save_as(first.path)

@@ -23,7 +23,8 @@ from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host import dicom_archive
 from echo_plugin.host.dicom_archive import _pattern, parse_query, read_metadata
 from echo_plugin.host.dicomweb_media import accepted_types
-from echo_plugin.io.dicom_catalogue import DicomCatalogue
+from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.io.study_index import INDEX_FILE
 
 STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 
@@ -38,7 +39,7 @@ def parts_of(answer) -> list[tuple[str, bytes]]:
 
 @pytest.fixture
 def first(archive):
-    return next(iter(archive.catalogue.instances().values()))
+    return next(iter(archive.studies.instances().values()))
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_studies_are_listed_with_their_counts(web, archive):
     assert len(answer.json()) == 2
     assert values(answer, "00201208") == [2, 2]
     assert values(answer, "00080061") == ["US", "US"]
-    assert set(values(answer, "0020000D")) == {i.study_uid for i in archive.catalogue.instances().values()}
+    assert set(values(answer, "0020000D")) == {i.study_uid for i in archive.studies.instances().values()}
 
 
 def test_dicomweb_client_lists_and_retrieves(served, first):
@@ -88,7 +89,7 @@ def test_dicomweb_client_stores_and_finds(served, archive, first):
 
 
 def test_frames_are_the_stored_bytes(web, archive):
-    for instance in archive.catalogue.instances().values():
+    for instance in archive.studies.instances().values():
         dataset = dcmread(instance.path)
         url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
 
@@ -127,7 +128,7 @@ def test_metadata_have_no_pixels_and_large_values_by_address(web, archive, first
     changed.add_new(0x00091010, "OB", bytes(range(256)) * 40)
     changed.private_block(0x0009, "MAKER", create=True)
     changed.save_as(first.path)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     (header,) = web.get(f"{address}/metadata").json()
 
@@ -141,7 +142,7 @@ def test_numbers_that_json_does_not_know_are_null(web, archive, first, address):
     changed = dcmread(first.path)
     changed.add_new(0x00186024, "FD", [float("nan"), 2.5, float("-inf")])
     changed.save_as(first.path)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     answer = web.get(f"{address}/metadata")
 
@@ -202,38 +203,34 @@ def test_files_added_later_are_listed(web, archive, first):
     new = dcmread(first.path)
     new.SOPInstanceUID = new.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.6"
     new.save_as(archive.studies.root / "later.dcm")
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     assert "1.2.3.4.6" in values(web.get(f"/dicom-web/studies/{first.study_uid}/instances"), "00080018")
 
     (archive.studies.root / "later.dcm").unlink()
-    archive.catalogue.refresh()
+    archive.studies.refresh()
     assert web.get(f"/dicom-web/studies/{first.study_uid}/instances").json().__len__() == 2
 
 
 def test_files_that_are_no_dicom_are_not_listed(web, archive):
     Image.new("L", (40, 30)).save(archive.studies.root / "still.png")
     (archive.studies.root / "broken.dcm").write_bytes(b"no dicom at all" * 20)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     assert len(web.get("/dicom-web/instances").json()) == 4
 
 
-def test_the_index_is_made_again_when_damaged(archive, tmp_path):
-    damaged = tmp_path / "damaged.sqlite"
-    damaged.write_bytes(b"SQLite format 3\0" + b"x" * 4000)
+def test_the_index_is_made_again_when_damaged(archive):
+    (archive.studies.root / INDEX_FILE).write_bytes(b"SQLite format 3\0" + b"x" * 4000)
 
-    assert len(DicomCatalogue(archive.studies.root, damaged).instances()) == 4
+    assert len(StudyFolder(archive.studies.root).instances()) == 4
 
 
-def test_the_index_is_read_back_without_opening_files(archive, tmp_path):
-    DicomCatalogue(archive.studies.root, tmp_path / "index.sqlite").instances()
-    before = dict(archive.catalogue.instances())
+def test_the_index_is_read_back_without_opening_files(archive, monkeypatch):
+    before = dict(archive.studies.instances())
+    monkeypatch.setattr("echo_plugin.io.study_folder.describe_file", lambda *_: pytest.fail("a file was opened"))
 
-    again = DicomCatalogue(archive.studies.root, tmp_path / "index.sqlite")
-
-    assert again._scanned_at < 0 <= len(again._by_path)
-    assert dict(again.instances()) == before
+    assert dict(StudyFolder(archive.studies.root).instances()) == before
 
 
 def test_pages_together_are_the_whole_list(web):
@@ -316,7 +313,7 @@ def test_a_damaged_file_spoils_no_search_for_its_fields(web, archive, first, mon
 
     assert answer.status_code == 200
     found = {item["00080018"]["Value"][0]: "00280004" in item for item in answer.json()}
-    assert found == {uid: uid != first.sop_uid for uid in archive.catalogue.instances()}
+    assert found == {uid: uid != first.sop_uid for uid in archive.studies.instances()}
 
 
 @pytest.mark.parametrize("path", ["studies/1.2.3/metadata", "studies/1.2.3", "studies/..%2F..%2Fetc/metadata"])
@@ -325,7 +322,7 @@ def test_what_is_not_there_is_not_found(web, path):
 
 
 def test_an_instance_is_found_below_its_own_study_only(web, archive, first):
-    other = next(i for i in archive.catalogue.instances().values() if i.study_uid != first.study_uid)
+    other = next(i for i in archive.studies.instances().values() if i.study_uid != first.study_uid)
 
     url = f"/dicom-web/studies/{other.study_uid}/series/{first.series_uid}/instances/{first.sop_uid}/metadata"
 
@@ -344,12 +341,12 @@ def test_many_threads_get_the_right_frames(archive, web, address, first):
 
 def test_a_file_that_was_replaced_is_not_served_from_memory(archive, web, first, address):
     before = parts_of(web.get(f"{address}/frames/1"))
-    other = next(i for i in archive.catalogue.instances().values() if i.sop_uid != first.sop_uid)
+    other = next(i for i in archive.studies.instances().values() if i.sop_uid != first.sop_uid)
     changed = dcmread(other.path)
     changed.StudyInstanceUID, changed.SeriesInstanceUID = first.study_uid, first.series_uid
     changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = first.sop_uid
     changed.save_as(first.path)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     assert parts_of(web.get(f"{address}/frames/1")) != before
 
@@ -358,9 +355,9 @@ def test_a_file_that_was_replaced_is_not_served_from_memory(archive, web, first,
 def test_real_files_are_served_in_every_transfer_syntax(archive, web, shared_data):
     for number, path in enumerate(sorted(shared_data.rglob("*.dcm"))):
         shutil.copy(path, archive.studies.root / f"real{number}.dcm")
-    archive.catalogue.refresh()
+    archive.studies.refresh()
     seen = set()
-    for instance in archive.catalogue.instances().values():
+    for instance in archive.studies.instances().values():
         url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
         assert web.get(f"{url}/metadata").status_code == 200
         answer = web.get(f"{url}/frames/1", headers={"accept": STORED})

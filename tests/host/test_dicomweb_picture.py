@@ -17,7 +17,7 @@ MM_PER_PX = 0.25
 
 @pytest.fixture
 def first(archive):
-    return next(iter(archive.catalogue.instances().values()))
+    return next(iter(archive.studies.instances().values()))
 
 
 def shaped(instance, rows_mm: float, columns_mm: float, by: str) -> np.ndarray:
@@ -67,7 +67,7 @@ def disc_px(picture: np.ndarray) -> tuple[int, int]:
 def test_what_is_round_in_the_child_is_round_in_the_picture(web, archive, first, by, shape, path):
     frame = shaped(first, *shape, by)
     stored_width, stored_height = disc_px(frame)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     picture = asked(web, first, path)
 
@@ -84,7 +84,7 @@ def test_what_is_round_in_the_child_is_round_in_the_picture(web, archive, first,
 @pytest.mark.parametrize("shape", [(0.5, 0.25), (0.25, 0.5), (0.25, 0.25)])
 def test_without_a_viewport_every_pixel_of_the_file_is_one_of_the_picture(web, archive, first, shape):
     frame = shaped(first, *shape, "PixelSpacing")
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     np.testing.assert_array_equal(asked(web, first, "rendered"), frame)
     np.testing.assert_array_equal(asked(web, first, "frames/1/rendered"), frame)
@@ -96,7 +96,7 @@ def test_a_spacing_that_cannot_be_true_shapes_nothing(web, archive, first, spaci
     dataset = dcmread(first.path)
     dataset.PixelSpacing = spacing
     dataset.save_as(first.path)
-    archive.catalogue.refresh()
+    archive.studies.refresh()
 
     picture = asked(web, first, "rendered?viewport=200,200")
 

@@ -12,8 +12,8 @@ from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host.reports import Reports, annotate_from_report
 from echo_plugin.host.routes import dicomweb
-from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
 from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
+from echo_plugin.io.study_index import REPORTS_DIRECTORY
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BOXES = (
@@ -24,7 +24,7 @@ BOXES = (
 
 @pytest.fixture
 def first(archive):
-    return next(iter(archive.catalogue.instances().values()))
+    return next(iter(archive.studies.instances().values()))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_what_can_be_stored_is_stored_beside_what_cannot(post, first, archive):
     answer = post(b"\0" * 400, copied(first, "1.2.3.9"))
 
     assert (answer.status_code, reason(answer)) == (202, 0xC000)
-    assert "1.2.3.9" in archive.catalogue.instances()
+    assert "1.2.3.9" in archive.studies.instances()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_report_of_ours_becomes_no_annotation(post, first, archive):
 def test_a_report_on_a_cine_that_is_not_here_changes_nothing(first, archive):
     report = boxes_report(read_source(first.path), BOXES, Observer("x"), now=NOW)
     report.Manufacturer = "Unspecified"
-    from echo_plugin.io.sr_content import below
+    from echo_plugin.io.dicom_sr import below
 
     for item in below(report):
         if item.ValueType == "IMAGE":
@@ -201,7 +201,7 @@ def test_instances_beside_a_report_that_fails_as_an_annotation_are_kept(post, fi
 
     assert answer.status_code == 200
     assert len(answer.json()["00081199"]["Value"]) == 2
-    assert "1.2.3.4.8" in archive.catalogue.instances()
+    assert "1.2.3.4.8" in archive.studies.instances()
     assert "DOE" not in answer.text
 
 
@@ -220,5 +220,5 @@ def test_a_stored_annotation_becomes_one_report_however_often_it_is_asked_for(ar
     (uid,) = reports.of_annotation(first.sop_uid)
 
     assert reports.of_annotation(first.sop_uid) == [uid]
-    instance = archive.catalogue.instances()[uid]
+    instance = archive.studies.instances()[uid]
     assert (instance.text("Modality"), instance.study_uid) == ("SR", first.study_uid)

@@ -69,7 +69,7 @@ def test_the_same_studies_match(ours, theirs, filters):
 
 
 def test_the_same_instances_are_in_each_series(ours, theirs, archive):
-    for instance in archive.catalogue.instances().values():
+    for instance in archive.studies.instances().values():
         found = [
             listed(client.search_for_instances(instance.study_uid, instance.series_uid), "00080018", "00200013")
             for client in (ours, theirs)
@@ -79,7 +79,7 @@ def test_the_same_instances_are_in_each_series(ours, theirs, archive):
 
 
 def test_headers_are_the_same(ours, theirs, archive):
-    for instance in archive.catalogue.instances().values():
+    for instance in archive.studies.instances().values():
         uids = (instance.study_uid, instance.series_uid, instance.sop_uid)
         mine, other = ours.retrieve_instance_metadata(*uids), theirs.retrieve_instance_metadata(*uids)
         for tag in set(mine) | set(other):
@@ -110,7 +110,7 @@ def _number(value):
 
 
 def test_frames_are_the_same_bytes(ours, theirs, archive):
-    for instance in archive.catalogue.instances().values():
+    for instance in archive.studies.instances().values():
         uids = (instance.study_uid, instance.series_uid, instance.sop_uid)
         kinds = (("application/octet-stream", "*"),)
         frames = [client.retrieve_instance_frames(*uids, [1, 4], media_types=kinds) for client in (ours, theirs)]
@@ -131,7 +131,7 @@ def test_cines_are_listed_fetched_and_annotated_by_instance(folder, archive):
         Annotation(image_id, (SeptalBox(1, 10, 10, 50, 60, Septum.INTERATRIAL),), (1,)), author="reader"
     )
 
-    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert set(folder.image_ids()) == set(archive.studies.instances())
     assert (cine.sop_instance_uid, cine.frame_count) == (image_id, 4)
     assert (cine.pixels == archive.studies.read_cine(image_id).pixels).all()
     assert folder.annotated_ids() == [image_id]
@@ -144,7 +144,7 @@ def test_reports_are_stored_in_the_archive(folder, orthanc, theirs, tmp_path):
     )
     (tmp_path / "cache").mkdir()
 
-    (uid,) = Reports(DicomArchive(folder, tmp_path / "cache"), Pacs(orthanc.url)).of_annotation(image_id)
+    (uid,) = Reports(DicomArchive(folder), Pacs(orthanc.url)).of_annotation(image_id)
 
     found = theirs.search_for_instances(search_filters={"SOPInstanceUID": uid})
     assert [item["00080060"]["Value"] for item in found] == [["SR"]]
@@ -152,7 +152,7 @@ def test_reports_are_stored_in_the_archive(folder, orthanc, theirs, tmp_path):
 
 def test_orthanc_keeps_the_first_of_two_contents_under_one_uid_and_says_that_both_are_stored(archive, orthanc, theirs):
     """Why other content needs another UID: nobody is told that it was thrown away."""
-    first, pacs = next(iter(archive.catalogue.instances().values())), Pacs(orthanc.url)
+    first, pacs = next(iter(archive.studies.instances().values())), Pacs(orthanc.url)
     report = boxes_report(read_source(first.path), (BOX,), Observer("twice"), now=datetime(2026, 3, 1, tzinfo=UTC))
     assert not pacs.holds(report.SOPInstanceUID)
 
@@ -170,7 +170,7 @@ def test_orthanc_keeps_the_first_of_two_contents_under_one_uid_and_says_that_bot
 def test_a_prediction_reported_again_is_stored_once_and_another_one_beside_it(folder, orthanc, theirs, tmp_path):
     image_id = folder.image_ids()[0]
     (tmp_path / "cache").mkdir()
-    reports = Reports(DicomArchive(folder, tmp_path / "cache"), Pacs(orthanc.url))
+    reports = Reports(DicomArchive(folder), Pacs(orthanc.url))
     prediction = CinePrediction((BOX,), None, None, (), {}, {})
 
     (uid,) = reports.of_prediction(image_id, prediction)
@@ -187,7 +187,7 @@ def test_what_orthanc_answers_passes_through(orthanc, folder, monkeypatch, archi
     monkeypatch.setattr(archive, "echo_app", lambda: app)
     server = FastAPI()
     server.include_router(archive.router)
-    instance = next(iter(archive.catalogue.instances().values()))
+    instance = next(iter(archive.studies.instances().values()))
     url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
 
     stored = "multipart/related; type=application/octet-stream; transfer-syntax=*"

@@ -73,7 +73,7 @@ def through(pacs, folder, monkeypatch) -> Iterator[TestClient]:
 
 @pytest.fixture
 def first(archive):
-    return next(iter(archive.catalogue.instances().values()))
+    return next(iter(archive.studies.instances().values()))
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_an_instance_is_stored_through(through, archive, first):
     )
 
     assert answer.status_code == 200
-    assert "1.2.3.4.7" in archive.catalogue.instances()
+    assert "1.2.3.4.7" in archive.studies.instances()
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_credentials_that_cannot_be_used_are_not_repeated(tmp_path, content, mod
 def test_the_archives_cines_are_listed_without_fetching_any(folder, archive):
     entry = folder.entry(folder.image_ids()[0])
 
-    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert set(folder.image_ids()) == set(archive.studies.instances())
     assert (entry.frames, entry.patient_id) == (4, archive.studies.entry(entry.image_id).patient_id)
     assert not entry.path.exists()
     assert stat.S_IMODE(folder.root.stat().st_mode) == 0o700
@@ -358,8 +358,8 @@ def test_a_cine_is_fetched_when_it_is_read(folder, archive):
     cine = folder.read_cine(image_id)
 
     assert cine.sop_instance_uid == image_id
-    assert folder.entry(image_id).path.read_bytes() == archive.catalogue.instances()[image_id].path.read_bytes()
-    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert folder.entry(image_id).path.read_bytes() == archive.studies.instances()[image_id].path.read_bytes()
+    assert set(folder.image_ids()) == set(archive.studies.instances())
     assert not list(folder.root.glob(".fetching-*"))
 
 
@@ -410,7 +410,7 @@ def _fails(_self):
 def test_an_archive_that_sends_another_instance_is_not_believed(folder, archive, monkeypatch, tmp_path):
     one, other = folder.image_ids()[:2]
     copied = tmp_path / "other.dcm"
-    copied.write_bytes(archive.catalogue.instances()[other].path.read_bytes())
+    copied.write_bytes(archive.studies.instances()[other].path.read_bytes())
     monkeypatch.setattr(Pacs, "fetch", lambda *_: copied)
 
     with pytest.raises(PacsError, match="sent another instance"):
@@ -442,7 +442,7 @@ def test_cines_of_a_fresh_archive_can_be_chosen(folder, archive, tmp_path):
     store = ScoreStore(tmp_path / "scores.sqlite")
     live = LivePool(folder, LabelSummaries(folder), store, tmp_path)
     with live.reading() as pool:
-        assert set(pool.cines.image_ids) == set(archive.catalogue.instances())
+        assert set(pool.cines.image_ids) == set(archive.studies.instances())
         assert set(pool.cines.frame_counts) == {4}
     before = folder.generation
 
@@ -659,7 +659,7 @@ def test_no_proxy_of_the_environment_sees_the_archives_answers(recorder, monkeyp
 
 
 def test_the_cines_longest_unused_go_and_annotated_ones_stay(pacs, tmp_path, archive):
-    largest = max(instance.path.stat().st_size for instance in archive.catalogue.instances().values())
+    largest = max(instance.path.stat().st_size for instance in archive.studies.instances().values())
     folder = PacsFolder(tmp_path / "beside", pacs, kept_bytes=largest)
     annotated, unused, in_use, newest = folder.image_ids()
     folder.save_annotation(Annotation(annotated, (), (0,)), author="reader")
@@ -672,7 +672,7 @@ def test_the_cines_longest_unused_go_and_annotated_ones_stay(pacs, tmp_path, arc
 
     here = {path.stem for path in (folder.root / "pacs").glob("*.dcm")}
     assert here == {annotated, in_use, newest}
-    assert set(folder.image_ids()) == set(archive.catalogue.instances())
+    assert set(folder.image_ids()) == set(archive.studies.instances())
     assert folder.read_cine(unused).sop_instance_uid == unused  # it is fetched again
 
 

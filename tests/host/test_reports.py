@@ -16,8 +16,8 @@ from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.host import reports as reports_module
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.host.reports import Reports
-from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY
 from echo_plugin.io.dicom_sr import read_report
+from echo_plugin.io.study_index import REPORTS_DIRECTORY
 
 BOX = SeptalBox(1, 100.5, 60.25, 200.0, 180.0, Septum.INTERVENTRICULAR, 0.8)
 PREDICTION = CinePrediction(
@@ -57,7 +57,7 @@ class Archive:
 
 @pytest.fixture
 def first(archive):
-    return next(iter(archive.catalogue.instances().values()))
+    return next(iter(archive.studies.instances().values()))
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def test_an_archive_over_dicomweb_is_asked_before_it_is_sent_a_report(served, ar
     reports = Reports(archive, Pacs(f"{served}/dicom-web"))
 
     uids = reports.of_prediction(first.sop_uid, PREDICTION)
-    archive.catalogue.refresh()
-    kept = {uid: archive.catalogue.instances()[uid].path.read_bytes() for uid in uids}
+    archive.studies.refresh()
+    kept = {uid: archive.studies.instances()[uid].path.read_bytes() for uid in uids}
     sent: list[bytes] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Pacs, "store", lambda _self, content: sent.append(content))
@@ -148,7 +148,7 @@ def test_an_archive_over_dicomweb_is_asked_before_it_is_sent_a_report(served, ar
         reports.of_prediction(first.sop_uid, OTHERWISE["box"])
 
     assert len(sent) == 1
-    assert {uid: archive.catalogue.instances()[uid].path.read_bytes() for uid in uids} == kept
+    assert {uid: archive.studies.instances()[uid].path.read_bytes() for uid in uids} == kept
 
 
 @pytest.mark.parametrize(("listed", "is_there"), [([], False), (["1.2.3"], True), (["1.2.4", "1.2.5"], False)])

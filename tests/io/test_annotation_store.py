@@ -228,7 +228,7 @@ def test_failure_at_any_step_keeps_the_old_annotation_current(
 
     assert store.current("1.2.3") == first
     assert store.history("1.2.3") == [first]
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*.tmp.*"))
 
 
 def test_folder_that_cannot_be_written_to_says_so(tmp_path: Path) -> None:
@@ -240,11 +240,11 @@ def test_folder_that_cannot_be_written_to_says_so(tmp_path: Path) -> None:
 
 def test_temporary_files_of_a_killed_writer_are_cleared_away(store: AnnotationStore, tmp_path: Path) -> None:
     store.save(DRAFT, author="a")
-    (tmp_path / "annotations" / ".0123456789abcdef.tmp").write_text("half")
+    (tmp_path / "annotations" / ".0123456789abcdef.tmp.1.2.3.json").write_text("half")
 
     AnnotationStore(tmp_path / "annotations").save(DRAFT, author="b")
 
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*.tmp.*"))
 
 
 def test_threads_lose_no_revision(store: AnnotationStore) -> None:

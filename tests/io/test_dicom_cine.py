@@ -260,13 +260,13 @@ def test_single_frames_are_read_without_decoding_the_others(
     encoded = [stream.getvalue() for stream in streams]
     cine = read_dicom_cine(make_dicom(stored, "YBR_FULL_422", syntax=JPEG_BASELINE, encoded=encoded))
     decoded: list[bytes] = []
-    decode = dicom_cine.jpeg_frames.decode_8_bit
+    decode = dicom_cine.frame_codecs.decode_8_bit
 
     def noting_decode(raw: bytes, *rest: object) -> None:
         decoded.append(raw)
         decode(raw, *rest)
 
-    monkeypatch.setattr(dicom_cine.jpeg_frames, "decode_8_bit", noting_decode)
+    monkeypatch.setattr(dicom_cine.frame_codecs, "decode_8_bit", noting_decode)
 
     cine.read_frames([33])
 

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 
 from echo_plugin.cine import RegionDataType
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.io.dicom_cine import read_dicom_cine, read_dicom_header
-from echo_plugin.io.dicom_header import age_days, frame_times_ms, valid_regions
+from echo_plugin.io.dicom_cine import read_dicom_cine
+from echo_plugin.io.dicom_header import age_days, frame_times_ms, read_header_and_bytes, valid_regions
 
 MakeDicom = Callable[..., Path]
 
@@ -139,7 +139,7 @@ def test_m_mode_of_tissue_is_not_a_picture_of_tissue() -> None:
 @pytest.mark.real_data
 def test_real_regions_are_read_where_they_fit_the_pixels(shared_data: Path) -> None:
     fits, exceeds = (
-        read_dicom_header(shared_data / name) for name in ("color3d_jpeg_baseline.dcm", "examples_ybr_color.dcm")
+        read_header_and_bytes(shared_data / name)[0] for name in ("color3d_jpeg_baseline.dcm", "examples_ybr_color.dcm")
     )
 
     assert [(r.x1, r.y1, r.x2, r.y2) for r in fits.regions] == [(84, 31, 596, 415)]
@@ -205,4 +205,4 @@ def test_dicom_without_pixels_is_refused(make_dicom: MakeDicom, speckle: np.ndar
     path.write_bytes(raw[: raw.rindex(b"\xe0\x7f\x10\x00")])
 
     with pytest.raises(UnreadableCineError, match=r"is DICOM without \(7FE0,0010\) 'Pixel Data'"):
-        read_dicom_header(path)
+        read_header_and_bytes(path)

@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.errors import AnnotationError
-from echo_plugin.io import sr_content as sr
+from echo_plugin.io import dicom_sr as sr
 from echo_plugin.io.dicom_sr import (
     NOT_CLINICAL,
     Observer,
@@ -65,7 +65,9 @@ def as_saved_by_ohif(report: Dataset, *, comment: str | None = None) -> Dataset:
         if not sr.is_named(group, codes.DCM.MeasurementGroup):
             continue
         measurement = next(item for item in group.ContentSequence if item.ValueType == "NUM")
-        group.ContentSequence.append(sr.number(codes.SCT.Area, 0.0, codes.UCUM.NoUnits, measurement.ContentSequence))
+        group.ContentSequence.append(
+            sr.number_item(codes.SCT.Area, 0.0, codes.UCUM.NoUnits, measurement.ContentSequence)
+        )
         if comment is not None:
             next(item for item in group.ContentSequence if sr.is_named(item, codes.DCM.Comment)).TextValue = comment
     return saved

@@ -423,12 +423,12 @@ def test_full_disk_leaves_nothing_of_an_upload(root: Path, tmp_path: Path, monke
 
 def test_upload_that_a_killed_program_left_is_cleared_away_by_the_next(root: Path, tmp_path: Path) -> None:
     folder = StudyFolder(root)
-    (root / ".0123456789abcdef.heart.dcm").write_bytes(b"half a cine")
+    (root / ".0123456789abcdef.tmp.heart.dcm").write_bytes(b"half a cine")
     (root / ".profile.dcm").write_bytes(b"not ours")
 
     folder.add_image(write_dicom(tmp_path / "new.dcm", "1.2.5"), "new.dcm")
 
-    assert not (root / ".0123456789abcdef.heart.dcm").exists()
+    assert not (root / ".0123456789abcdef.tmp.heart.dcm").exists()
     assert (root / ".profile.dcm").exists()
 
 

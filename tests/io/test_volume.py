@@ -9,7 +9,7 @@ import pytest
 
 from echo_plugin.cine import ByteArray, Cine, FramesInMemory, RegionDataType, UltrasoundRegion, to_grey
 from echo_plugin.errors import UnreadableCineError
-from echo_plugin.io.volume import RenditionGeometry, read_rendition_geometry, rendition_geometry, write_rendition
+from echo_plugin.io.volume import RenditionGeometry, rendition_geometry, write_rendition
 
 
 @pytest.fixture
@@ -23,8 +23,10 @@ def cine() -> Cine:
 def test_itk_reads_the_frames_with_the_spacing_of_the_tissue(cine: Cine, tmp_path: Path) -> None:
     import itk
 
-    write_rendition(cine, tmp_path / "a4c.nrrd")
+    written = write_rendition(cine, tmp_path / "a4c.nrrd")
 
+    assert written.shape == (20, 12, 35)
+    np.testing.assert_array_equal(written.ijk_to_lps, np.diag([0.25, 0.3, 1.0, 1.0]))
     image = itk.imread(str(tmp_path / "a4c.nrrd"))
     np.testing.assert_array_equal(itk.array_from_image(image), to_grey(cine.pixels))
     assert list(image.GetSpacing()) == [0.25, 0.3, 1.0]
@@ -55,38 +57,10 @@ def test_slicer_reads_the_frames_upright_in_mm(cine: Cine, tmp_path: Path) -> No
     np.testing.assert_allclose(to_ras, np.diag([-1, -1, 1, 1]) @ rendition_geometry(cine).ijk_to_lps, atol=1e-9)
 
 
-def test_geometry_is_read_back_as_written(cine: Cine, tmp_path: Path) -> None:
-    written = write_rendition(cine, tmp_path / "a4c.nrrd")
-
-    found = read_rendition_geometry(tmp_path / "a4c.nrrd")
-
-    assert found.shape == written.shape == (20, 12, 35)
-    np.testing.assert_array_equal(found.ijk_to_lps, written.ijk_to_lps)
-
-
 def test_uncalibrated_cine_has_pixels_of_1(tmp_path: Path) -> None:
     cine = Cine("a", FramesInMemory(np.zeros((1, 3, 4, 1), np.uint8)))
 
     np.testing.assert_array_equal(write_rendition(cine, tmp_path / "a.nrrd").ijk_to_lps, np.eye(4))
-
-
-def test_ras_file_is_turned_to_lps(tmp_path: Path) -> None:
-    (tmp_path / "r.nrrd").write_bytes(
-        b"NRRD0004\ntype: uint8\ndimension: 3\nspace: right-anterior-superior\nsizes: 2 3 4\n"
-        b"space directions: (-0.5,0,0) (0,-0.5,0) (0,0,1)\nencoding: raw\nspace origin: (-1,-2,3)\n\n" + bytes(24)
-    )
-
-    affine = read_rendition_geometry(tmp_path / "r.nrrd").ijk_to_lps
-
-    np.testing.assert_array_equal(affine, [[0.5, 0, 0, 1], [0, 0.5, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
-
-
-@pytest.mark.parametrize("raw", [b"", b"hello", b"NRRD0004\ntype: uint8\n", b"NRRD0004\ntype: uint8\n\n"])
-def test_file_that_is_no_rendition_is_refused(tmp_path: Path, raw: bytes) -> None:
-    (tmp_path / "x.nrrd").write_bytes(raw)
-
-    with pytest.raises(UnreadableCineError, match=r"File 'x\.nrrd'"):
-        read_rendition_geometry(tmp_path / "x.nrrd")
 
 
 class BrokenFrames:

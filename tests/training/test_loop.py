@@ -297,7 +297,7 @@ def test_a_training_interrupted_anywhere_leaves_no_torn_state(tmp_path, monkeypa
     before = path.read_bytes()
 
     def torn(content, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise Stopped
 
     monkeypatch.setattr(torch, "save", torn)

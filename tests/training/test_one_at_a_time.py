@@ -11,15 +11,15 @@ from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.loop import forget_states, state_path
 from echo_plugin.training.mae import train_mae
-from echo_plugin.training.one_at_a_time import TrainingUnderWayError, only_training
 from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.start import TrainingUnderWayError, only_training
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
 OPTIONS = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
 HOLD = """
 import sys, pathlib
-from echo_plugin.training.one_at_a_time import only_training
+from echo_plugin.training.start import only_training
 with only_training(pathlib.Path(sys.argv[1]), "septal_detector"):
     print("held", flush=True)
     sys.stdin.read()

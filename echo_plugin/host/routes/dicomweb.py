@@ -54,8 +54,8 @@ from echo_plugin.host.dicomweb_media import (
 )
 from echo_plugin.host.reports import annotate_from_report
 from echo_plugin.host.requests import echo_app, run_heavy
-from echo_plugin.io.dicom_catalogue import REPORTS_DIRECTORY, DicomInstance
 from echo_plugin.io.dicom_header import is_dicom
+from echo_plugin.io.study_index import REPORTS_DIRECTORY, DicomInstance
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _finite(content: Any) -> Any:
 def _search(http: Request, level: Level, study: str | None = None, series: str | None = None) -> Response:
     query = parse_query(http.query_params.multi_items())
     here, url = archive(), base_url(http)
-    instances = here.catalogue.instances()
+    instances = here.studies.instances()
     if study is not None:
         instances = {
             i.sop_uid: i for i in instances.values() if i.study_uid == study and series in (None, i.series_uid)
@@ -291,7 +291,7 @@ async def store(http: Request) -> Response:
         def keep() -> list[Outcome]:
             with _STORING:
                 outcomes = [store_file(here, path, study) for path in paths]
-            here.catalogue.refresh()
+            here.studies.refresh()
             return outcomes
 
         outcomes = await run_heavy(keep)
@@ -372,7 +372,7 @@ def _keep_report(here: DicomArchive, path: Path, outcome: Outcome, dataset: Data
     except OSError as exc:
         sentence = f"Report {outcome.sop_uid} cannot be written to the study folder ({exc.strerror})."
         raise StoreError(0xA700, sentence) from exc
-    here.catalogue.refresh()
+    here.studies.refresh()
     try:
         annotate_from_report(here.studies, content)
     except (EchoError, ValueError) as exc:
@@ -386,7 +386,7 @@ def _keep_report(here: DicomArchive, path: Path, outcome: Outcome, dataset: Data
 
 def _is_there(here: DicomArchive, path: Path, outcome: Outcome) -> bool:
     """Whether the same bytes are kept already; another instance of the same UID is refused."""
-    known = here.catalogue.instances().get(outcome.sop_uid)
+    known = here.studies.instances().get(outcome.sop_uid)
     if known is None:
         return False
     if filecmp.cmp(known.path, path, shallow=False):

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a data set in their places in a study folder: linked, copied, or packed where no single file holds a cine.
 
-What is there stays, whoever put it there; the one thing ever replaced is the link of an earlier import, by the copy of
-what it points to, or by one that leads there where it leads nowhere. Every file is there whole or not at all. The
-places to fill are written down before the first is, until they are judged: so the next import knows what one that was
-stopped has left.
+Every file is there whole or not at all, and nothing that is in a place already is replaced. The places to fill are
+written down before the first is, so that the files of an import, one that was stopped too, can be told from others.
 
-Cines that no single file holds as we read them, written as one: a packed NRRD volume without times or spacing.
+Packed cines are NRRD volumes without times or spacing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -28,11 +25,97 @@ from echo_plugin.errors import DataSetError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.datasets.source_cine import IMPORT_FILE, LeftOut, NotTakenError, SourceCine, WeakBoxes
 from echo_plugin.io.patients_file import PATIENTS_FILE
-from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY, find_image_files
+from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 from echo_plugin.progress import Progress
 
 GREY_TOLERANCE = 8
 """JPEG of a grey picture can leave its channels so far apart."""
+PLACES_FILE = ".import_places.json"
+
+
+@dataclass(frozen=True)
+class PlacedCine:
+    """A cine in the study folder, put there at ``place``."""
+
+    cine: SourceCine
+    place: PurePosixPath
+    weak: WeakBoxes = field(default_factory=WeakBoxes, repr=False)
+
+
+def place_all(
+    items: Sequence[SourceCine | LeftOut], out: Path, *, is_copy: bool, progress: Progress | None
+) -> tuple[list[PlacedCine], list[LeftOut]]:
+    """Put every cine into the study folder ``out``; return those that are there and what was left out.
+
+    Raises
+    ------
+    OSError
+        If the places cannot be written down.
+    DataSetError
+        If a file cannot be written.
+    """
+    wanted = {place for item in items if isinstance(item, SourceCine) for place in (item.place, _upright(item.place))}
+    free = sorted(str(place) for place in wanted if not os.path.lexists(out.joinpath(*place.parts)))
+    write_atomically(out / PLACES_FILE, json.dumps(free).encode())
+    placed: list[PlacedCine] = []
+    left_out: list[LeftOut] = []
+    for number, item in enumerate(items):
+        if progress is not None:
+            progress(number, len(items), "placing files")
+        if isinstance(item, LeftOut):
+            left_out.append(item)
+            continue
+        weak = item.weak_boxes() if item.weak_boxes else WeakBoxes()
+        place = _upright(item.place) if weak.is_transposed else item.place
+        try:
+            _put(item, out, place, is_transposed=weak.is_transposed, is_copy=is_copy)
+        except NotTakenError as exc:
+            left_out.append(LeftOut(str(item.place), str(exc)))
+            continue
+        placed.append(PlacedCine(item, place, weak))
+    return placed, left_out
+
+
+def remove_placed(out: Path) -> None:
+    """Delete the files that the last import put into the study folder ``out``.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be told which they are, or one cannot be deleted.
+    """
+    if (out / PLACES_FILE).exists():
+        for place in map(PurePosixPath, json.loads((out / PLACES_FILE).read_bytes())):
+            if not place.is_absolute() and ".." not in place.parts:
+                out.joinpath(*place.parts).unlink(missing_ok=True)
+
+
+def _upright(place: PurePosixPath) -> PurePosixPath:
+    """Return where a cine goes that has to be written anew."""
+    return place.with_name(place.name.removesuffix(".gz").removesuffix(".nii") + ".nrrd")
+
+
+def _put(cine: SourceCine, out: Path, place: PurePosixPath, *, is_transposed: bool, is_copy: bool) -> None:
+    target = out.joinpath(*place.parts)
+    if os.path.lexists(target) or place.parts[0] in (ANNOTATIONS_DIRECTORY, PATIENTS_FILE, IMPORT_FILE):
+        msg = "its place in the study folder is taken"
+        raise NotTakenError(msg)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if cine.frames:
+            pack_pictures(cine.frames, target)
+        elif is_transposed:
+            pack_transposed(cine.source, target)
+        elif is_copy:
+            replace_atomically(target, partial(shutil.copyfile, cine.source))
+        else:
+            target.symlink_to(cine.source.absolute())
+    except OSError as exc:
+        msg = (
+            f"File {target.name!r} cannot be put into the study folder ({exc.strerror or exc});"
+            " where links are not allowed, --copy copies."
+        )
+        raise DataSetError(msg) from exc
 
 
 def pack_pictures(pictures: Sequence[Path], path: Path) -> None:
@@ -78,129 +161,4 @@ def write_packed(pixels: ByteArray, path: Path) -> None:
         pixels = to_grey(pixels)[..., None] if to_grey(pixels).ndim == 3 else to_grey(pixels)
     is_colour = pixels.shape[-1] == 3
     image = itk.image_from_array(np.ascontiguousarray(pixels if is_colour else pixels[..., 0]), is_vector=is_colour)
-    replace_atomically(path, lambda partial: itk.imwrite(image, str(partial), compression=True), suffix=".nrrd")
-
-
-UNJUDGED_FILE = ".import_unjudged.json"
-
-
-@dataclass(frozen=True)
-class PlacedCine:
-    """A cine in the study folder.
-
-    ``is_new`` : this import put its file there, or one that was stopped before it could judge it. ``is_mended`` : it is
-    a link of an earlier import that led nowhere.
-    """
-
-    cine: SourceCine
-    place: PurePosixPath
-    weak: WeakBoxes = field(default_factory=WeakBoxes, repr=False)
-    is_new: bool = True
-    is_mended: bool = False
-
-
-def place_all(
-    items: Sequence[SourceCine | LeftOut], out: Path, *, is_copy: bool, progress: Progress | None
-) -> tuple[list[PlacedCine], list[LeftOut]]:
-    """Put every cine into the study folder ``out``; return those that are there and what was left out.
-
-    Raises
-    ------
-    DataSetError
-        If a file cannot be written.
-    """
-    unjudged = _write_down_unjudged(items, out)
-    placed: dict[PurePosixPath, PlacedCine] = {}
-    left_out: list[LeftOut] = []
-    for number, item in enumerate(items):
-        if progress is not None:
-            progress(number, len(items), "placing files")
-        if isinstance(item, LeftOut):
-            left_out.append(item)
-            continue
-        weak = item.weak_boxes() if item.weak_boxes else WeakBoxes()
-        place = _upright(item.place) if weak.is_transposed else item.place
-        target = out.joinpath(*place.parts)
-        try:
-            if place in placed or place.parts[0] in (ANNOTATIONS_DIRECTORY, PATIENTS_FILE, IMPORT_FILE):
-                msg = "its place in the study folder is taken"
-                raise NotTakenError(msg)
-            is_mended = target.is_symlink() and not target.exists()
-            _put(item, target, is_transposed=weak.is_transposed, is_copy=is_copy)
-        except NotTakenError as exc:
-            left_out.append(LeftOut(str(item.place), str(exc)))
-            continue
-        placed[place] = PlacedCine(item, place, weak, place in unjudged, is_mended)
-    return list(placed.values()), left_out
-
-
-def links_in(out: Path) -> int:
-    """Return how many image files of a study folder are links to files elsewhere."""
-    return sum((out / os.fsdecode(relative)).is_symlink() for relative in find_image_files(out))
-
-
-def forget_unjudged(out: Path) -> None:
-    """Say that every file which `place_all` put into the study folder ``out`` has been judged."""
-    (out / UNJUDGED_FILE).unlink(missing_ok=True)
-
-
-def _write_down_unjudged(items: Sequence[SourceCine | LeftOut], out: Path) -> frozenset[PurePosixPath]:
-    """Return, once they are written down, the places of files that nobody has judged: none there yet, or as before."""
-    unjudged: set[PurePosixPath] = set()
-    with contextlib.suppress(OSError, ValueError):
-        unjudged = {PurePosixPath(text) for text in json.loads((out / UNJUDGED_FILE).read_bytes())}
-    wanted = {place for item in items if isinstance(item, SourceCine) for place in (item.place, _upright(item.place))}
-    unjudged |= {place for place in wanted if not os.path.lexists(out.joinpath(*place.parts))}
-    try:
-        write_atomically(out / UNJUDGED_FILE, json.dumps(sorted(map(str, unjudged))).encode())
-    except OSError as exc:
-        msg = f"Study folder {out} cannot be written to ({exc.strerror or exc}); one that can be is needed."
-        raise DataSetError(msg) from exc
-    return frozenset(unjudged)
-
-
-def _upright(place: PurePosixPath) -> PurePosixPath:
-    """Return where a cine goes that has to be written anew."""
-    return place.with_name(place.name.removesuffix(".gz").removesuffix(".nii") + ".nrrd")
-
-
-def _put(cine: SourceCine, target: Path, *, is_transposed: bool, is_copy: bool) -> None:
-    """Put a cine's file at ``target``, if it is not there."""
-    is_packed = bool(cine.frames) or is_transposed
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink():
-            _require_link_of(cine, target, is_packed=is_packed)
-            if is_copy:
-                replace_atomically(target, partial(shutil.copyfile, cine.source))
-            elif not target.exists():
-                replace_atomically(target, lambda link: link.symlink_to(cine.source.absolute()))
-        elif target.exists():
-            if not is_packed and target.stat().st_size != cine.source.stat().st_size:
-                msg = "another file is in its place in the study folder, and stays there"
-                raise NotTakenError(msg)
-        elif cine.frames:
-            pack_pictures(cine.frames, target)
-        elif is_transposed:
-            pack_transposed(cine.source, target)
-        elif is_copy:
-            replace_atomically(target, partial(shutil.copyfile, cine.source))
-        else:
-            target.symlink_to(cine.source.absolute())
-    except OSError as exc:
-        msg = (
-            f"File {target.name!r} cannot be put into the study folder ({exc.strerror or exc});"
-            " where links are not allowed, --copy copies."
-        )
-        raise DataSetError(msg) from exc
-
-
-def _require_link_of(cine: SourceCine, target: Path, *, is_packed: bool) -> None:
-    """Refuse a link that is none to the source of a cine, or, where the source was moved, to a file of its name."""
-    if target.exists():
-        is_ours = not is_packed and target.samefile(cine.source)
-    else:
-        is_ours = not is_packed and target.readlink().name == cine.source.absolute().name
-    if not is_ours:
-        msg = "a link to another file is in its place in the study folder, and stays there"
-        raise NotTakenError(msg)
+    replace_atomically(path, lambda partial: itk.imwrite(image, str(partial), compression=True))

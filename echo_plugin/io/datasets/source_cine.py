@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers of data sets have in common: a cine to take, a thing to leave out, tables and names in tables.
+"""What the readers of data sets share: cines to take, things to leave out, tables; and the report of an import.
 
-What an import took and what it left out: for a person a table, for programs JSON. No patient is named.
+The report is a table for a person and JSON for programs. No patient is named in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ PARTS = {"train": "train", "training": "train", "val": "validation", "valid": "v
 PARTS |= {"test": "test", "testing": "test"}
 """What data sets call the parts of their split, in lower case, and what we call them."""
 
+IMPORT_FILE = "import.json"
+MOST_NAMED = 20000
+"""So many things that were left out are named in the JSON; the counts by reason are of all."""
 WEAK_SCORE = 0.5
 """Score of a box that was worked out from a mask or a tracing: no person drew it, no detector saw it."""
 
@@ -151,11 +154,6 @@ def folder_in(src: Path, places: Sequence[str], marker: str, layout: str) -> Pat
             return src / place
     msg = f"Folder {src.name!r} has no {marker} where it is looked for; {layout} is accepted."
     raise DataSetError(msg)
-
-
-IMPORT_FILE = "import.json"
-MOST_NAMED = 20000
-"""So many things that were left out are named in the JSON; the counts by reason are of all."""
 
 
 @dataclass(frozen=True)

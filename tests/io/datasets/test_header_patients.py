@@ -10,21 +10,11 @@ from hypothesis import strategies as st
 
 from echo_plugin.io.datasets.class_folders import read_class_folders
 from echo_plugin.io.datasets.mimic_echo import read_mimic_echo
-from echo_plugin.io.datasets.patients_merge import contradictions, one_patient_each
-from echo_plugin.io.datasets.source_cine import ImportReport
-from echo_plugin.io.datasets.study_writer import make_study_folder
-from echo_plugin.io.patients_file import read_parts
+from echo_plugin.io.datasets.study_writer import contradictions, make_study_folder, one_patient_each
 from echo_plugin.io.study_folder import StudyFolder
 
-CHANGED = (
-    "cines had another patient in the last import; models trained before know them by the old id: train them anew."
-)
 ids = st.none() | st.sampled_from("abc")
 sources = st.lists(st.tuples(ids, st.none() | st.sampled_from(["1", "2", "a"])), max_size=8)
-
-
-def import_classes(src, out: Path) -> ImportReport:
-    return make_study_folder("class-folders", src.root, out, read_class_folders(src.root))
 
 
 def patients_in(out: Path) -> dict[str, str | None]:
@@ -80,79 +70,6 @@ def test_a_silent_file_in_a_folder_of_several_headers_has_no_patient(src, out: P
     assert patients_in(out) == {"x.dcm": "anna", "y.dcm": "bert", "z.png": None}
     assert report.without_patient == 1
     assert any(note.startswith("1 cines have no patient: their own header is silent") for note in report.notes)
-
-
-def test_a_header_that_comes_later_joins_what_an_earlier_import_had_by_the_folder(src, out: Path) -> None:
-    src.picture("A4C/p1/z.png")
-    make_study_folder("class-folders", src.root, out, read_class_folders(src.root))
-    src.dicom("A4C/p1/x.dcm", "1.2.9.1", "anna")
-
-    report = make_study_folder("class-folders", src.root, out, read_class_folders(src.root))
-
-    assert patients_in(out) == {"z.png": "anna", "x.dcm": "anna"}
-    assert f"1 {CHANGED}" in report.notes
-
-
-@pytest.fixture
-def anna(src, out: Path) -> Path:
-    """A child whose header is on one file of two in train, and on the one in test; imported. The first of them."""
-    header = src.dicom("train/A4C/p1/a.dcm", "1.2.3.1", "anna")
-    src.picture("train/A4C/p1/b.png")
-    src.dicom("test/A4C/visit2/d.dcm", "1.2.3.2", "anna")
-    import_classes(src, out)
-    return header
-
-
-@pytest.mark.parametrize("is_remembered", [True, False])
-def test_a_header_that_was_taken_out_of_the_folder_still_names_its_patient(
-    src, out: Path, anna: Path, is_remembered: bool
-) -> None:
-    if not is_remembered:  # a table without what headers said, of an older program: the file taken out says it, too
-        lines = (out / ".import_patients.csv").read_text().splitlines()
-        (out / ".import_patients.csv").write_text("\n".join(",".join(line.split(",")[:3]) for line in lines) + "\n")
-    StudyFolder(out).remove_image("1.2.3.1")
-
-    report = import_classes(src, out)
-
-    assert patients_in(out) == {"b.png": "anna", "d.dcm": "anna"}
-    assert read_parts(out / "patients.csv") == {}
-    assert not any(CHANGED in note for note in report.notes)
-
-
-def test_a_header_that_went_away_with_its_source_still_names_its_patient(src, out: Path, anna: Path) -> None:
-    anna.unlink()
-    (out / "train" / "A4C" / "p1" / "a.dcm").unlink()
-    src.picture("train/A4C/p1/c.png")
-
-    for _ in range(2):
-        import_classes(src, out)
-
-    assert patients_in(out) == dict.fromkeys(["b.png", "c.png", "d.dcm"], "anna")
-    assert read_parts(out / "patients.csv") == {}
-
-
-def test_a_line_whose_own_id_the_data_set_changed_is_no_longer_joined(src, out: Path, anna: Path) -> None:
-    anna.unlink()
-    (out / "train" / "A4C" / "p1" / "a.dcm").unlink()
-    src.table("patients.csv", "image_id,patient_id", ["train/A4C/p1/b.png,p9"])
-
-    report = import_classes(src, out)
-
-    assert patients_in(out) == {"b.png": "p9", "d.dcm": "anna"}
-    assert f"1 {CHANGED}" in report.notes
-
-
-def test_a_header_against_the_one_that_went_away_leaves_silent_files_without_a_patient(
-    src, out: Path, anna: Path
-) -> None:
-    anna.unlink()
-    (out / "train" / "A4C" / "p1" / "a.dcm").unlink()
-    src.dicom("train/A4C/p1/e.dcm", "1.2.3.3", "bert")
-
-    report = import_classes(src, out)
-
-    assert patients_in(out) == {"b.png": None, "d.dcm": "anna", "e.dcm": "bert"}
-    assert f"1 {CHANGED}" in report.notes
 
 
 @given(sources)
