@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from echo_plugin.cli.evaluate import evaluate
 from echo_plugin.cli.evidence import explain, gallery, patient, verify
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable, write_json
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, write_json
 from echo_plugin.cli.predict import predict
 from echo_plugin.cli.reproduce import reproduce_defects_command, reproduce_views_command
 from echo_plugin.cli.review import review
@@ -82,46 +83,7 @@ reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is
 reproduce.command("views")(reproduce_views_command)
 reproduce.command("defects")(reproduce_defects_command)
 app.add_typer(reproduce, name="reproduce")
-
-
-@app.command()
-def evaluate(
-    what: Annotated[Trainable, typer.Argument(help="Which model.")],
-    studies: Studies,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.html and the plots.")],
-    models: Models = DEFAULT_MODELS,
-    folds: Annotated[
-        int | None, typer.Option(help="Views: train the architecture anew on each fold of patients.", min=2)
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each fold's training.", min=2)] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-) -> None:
-    """Measure a model on patients that it did not learn from.
-
-    Example: monailabel-echo evaluate views --studies held_out --out runs/views
-    """
-    from echo_plugin.evaluate.defects import evaluate_defects
-    from echo_plugin.evaluate.detector import evaluate_detector
-    from echo_plugin.evaluate.views import cross_validate_views, evaluate_views
-
-    if folds is not None:
-        if what is not Trainable.VIEWS:
-            msg = f"--folds is of views; {what} is measured on held-out patients."
-            raise typer.BadParameter(msg)
-        from echo_plugin.training.options import TrainOptions
-
-        options = TrainOptions(epochs=epochs, seed=seed, device=device)
-        with progress_bar("Evaluating views by folds") as bar:
-            write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
-        return
-    measure = {
-        Trainable.DETECTOR: evaluate_detector,
-        Trainable.DEFECTS: evaluate_defects,
-        Trainable.VIEWS: evaluate_views,
-    }[what]
-    with progress_bar(f"Evaluating {what}") as bar:
-        write_json(measure(studies, models, out, device=device, progress=bar, seed=seed), None)
+app.add_typer(evaluate, name="evaluate")
 
 
 @app.command()
