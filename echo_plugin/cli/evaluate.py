@@ -68,13 +68,13 @@ def evaluate_views_command(
 ) -> None:
     """Measure views by cine, or the architecture trained anew on every fold of the patients."""
     from echo_plugin.evaluate.views import cross_validate_views, evaluate_views
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import ViewOptions
 
     with progress_bar("Evaluating views") as bar:
         if folds is None:
             report = evaluate_views(studies, models, out, device=device, progress=bar, seed=seed)
         else:
-            options = TrainOptions(epochs=epochs, seed=seed, device=device)
+            options = ViewOptions(epochs=epochs, seed=seed, device=device)
             report = cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar)
         _write(report, markdown)
 

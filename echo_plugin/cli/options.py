@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several verbs of the command line share: folders, device, seed, which model, and how JSON is written.
+"""What several verbs of the command line share: folders, device, seed, and how JSON is written.
 
 Whether a report can be written at a place that a person names: asked before the work that ends with the report.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,18 +16,7 @@ import typer
 
 from echo_plugin.durable import require_writable
 from echo_plugin.errors import EchoError
-from echo_plugin.io.patients_file import PATIENTS_FILE
-from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 from echo_plugin.model_card import STARTERS
-
-
-class Trainable(StrEnum):
-    """The models that a person can train and measure."""
-
-    DETECTOR = "detector"
-    DEFECTS = "defects"
-    VIEWS = "views"
-
 
 DEFAULT_MODELS = STARTERS
 
@@ -45,9 +33,6 @@ def write_json(result: Any, target: str | None) -> None:
         sys.stdout.write(text)
     else:
         Path(target).write_text(text, encoding="utf-8")
-
-
-_KEPT_NAMES = (PATIENTS_FILE, "import.json", ANNOTATIONS_DIRECTORY)
 
 
 def require_report_place(
@@ -96,8 +81,12 @@ def begins_with(file: Path, start: bytes) -> bool:
 
 def _require_free_name(file: Path, option: str) -> None:
     """Refuse a name that means something in a study folder, by itself and where a link leads."""
+    from echo_plugin.io.patients_file import PATIENTS_FILE
+    from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY  # it loads pydicom, which info does without
+
+    kept = (PATIENTS_FILE, "import.json", ANNOTATIONS_DIRECTORY)
     for path in (file.absolute(), file.resolve()):
         name = path.name.casefold()
-        if name in _KEPT_NAMES or name.startswith(".") or path.parent.name.casefold() == ANNOTATIONS_DIRECTORY:
+        if name in kept or name.startswith(".") or path.parent.name.casefold() == ANNOTATIONS_DIRECTORY:
             msg = f"{option} {file}: a study folder keeps that name for itself; another one is accepted."
             raise EchoError(msg)

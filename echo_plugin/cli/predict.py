@@ -29,11 +29,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.anatomy import View
-from echo_plugin.cine import is_uid
+from echo_plugin.cine import escape_path, is_uid
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, write_json
 from echo_plugin.durable import fsync_directory, make_directory, require_writable, write_atomically
 from echo_plugin.errors import EchoError
-from echo_plugin.io.cine_file import escape_path, read_cine
 from echo_plugin.progress import progress_bar
 
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
@@ -216,6 +215,8 @@ def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bo
 
 
 def _fill(tree: Path, results: Sequence[Mapping[str, Any]], *, is_copy: bool) -> Counter[str]:
+    from echo_plugin.io.cine_file import read_cine  # it loads pydicom, which info does without
+
     counts: Counter[str] = Counter()
     folders: dict[Path, str] = {}
     for result in results:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``monailabel-echo reproduce defects``: the ASD/VSD paper's table on phantoms.
-
-The command ``monailabel-echo reproduce views``: the neonatal-view paper's table on phantoms, or on NED itself.
-"""
+"""The verb ``reproduce`` of the command line: the source papers' tables on phantoms, of views also on NED."""
 
 from __future__ import annotations
 
@@ -18,6 +15,8 @@ from echo_plugin.progress import progress_bar
 if TYPE_CHECKING:
     from echo_plugin.papers.defects_table import Row
 
+reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
+
 PHANTOM_SEED = 8400
 """Of the cohorts: sets of their own, which no starter model has learned from."""
 PAPER_PATIENTS, LARGE_PATIENTS = 120, 600
@@ -27,6 +26,7 @@ SMALL_MINUTES = 0.8
 """Of each training: the table has 33 with 3 seeds, and all else that it needs is to fit what they leave of an hour."""
 
 
+@reproduce.command("defects")
 def reproduce_defects_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for phantoms, rows and tables; again: goes on.")],
     small: Annotated[
@@ -62,9 +62,9 @@ def reproduce_defects_command(
     """
     from echo_plugin.papers.defects import reproduce_defects
     from echo_plugin.papers.defects_table import describe, summarise_sweep, summarise_table
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import DefectOptions
 
-    options = TrainOptions(
+    options = DefectOptions(
         epochs=epochs,
         max_minutes=max_minutes or (SMALL_MINUTES if small else None),
         cache_dir=out / "cache",
@@ -122,6 +122,7 @@ VIEW_PHANTOM_SEED = 4100
 """Of the phantoms: a set of its own, which no starter model has learned from."""
 
 
+@reproduce.command("views")
 def reproduce_views_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the runs and the table; again: goes on.")],
     data: Annotated[
@@ -165,14 +166,14 @@ def reproduce_views_command(
     Example: monailabel-echo reproduce views runs/views --seeds 3
     """
     from echo_plugin.papers.views import describe, reproduce_views
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import ViewOptions
 
     if still and start is None:
         msg = "--still holds an encoder still; --from names the classifier that it is of."
         raise typer.BadParameter(msg)
     studies = _view_phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
     is_phantom = (studies / "phantom.csv").is_file()
-    options = TrainOptions(
+    options = ViewOptions(
         epochs=epochs,
         backbone=backbone,
         image_size=image_size,

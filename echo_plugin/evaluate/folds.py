@@ -38,7 +38,7 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
 from echo_plugin.training.loop import place
-from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.options import OnEpoch, ViewOptions
 from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.splits import Split
 from echo_plugin.training.start import load_view_encoder
@@ -147,7 +147,7 @@ def measured_apart(table: ClipTable) -> ClipTable:
 def learn_frame_stage(
     table: ClipTable,
     config: ViewConfig,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
     *,
     start: Published | None = None,
@@ -172,7 +172,7 @@ def learn_clip_stage(
     table: ClipTable,
     config: ViewConfig,
     frame_state: dict[str, Tensor],
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[ViewClassifier, float]:
     """Return the network that goes on from a classifier of single frames, and its validation measure.
@@ -186,7 +186,7 @@ def learn_clip_stage(
     return model, learn_stage(model, table, options, stage, on_epoch=on_epoch).best_metric
 
 
-def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: TrainOptions) -> ViewClassifier:
+def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: ViewOptions) -> ViewClassifier:
     """Return a network on its device with the weights of a classifier of single frames; what joins frames is new."""
     torch.manual_seed(options.seed)
     model = ViewClassifier(config)
@@ -220,7 +220,7 @@ def facts_of_cines(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> l
     return [labelled.facts_of(cine) for cine in cines]
 
 
-def facts_of_options(options: TrainOptions) -> list[object]:
+def facts_of_options(options: ViewOptions) -> list[object]:
     """Return the numbers of a training that its network does not hold, for a key."""
     numbers = (options.epochs, options.backbone, options.batch_size, options.learning_rate, options.max_minutes)
     return [*numbers, options.recipe, options.mirror, options.seed]
@@ -233,7 +233,7 @@ def cross_validate(
     vocabulary: Sequence[View],
     *,
     splits: Sequence[Split],
-    options: TrainOptions,
+    options: ViewOptions,
     kept: Path,
     progress: Progress | None = None,
     on_epoch: Callable[[int], OnEpoch | None] = lambda fold: None,
@@ -267,7 +267,7 @@ def _learn_fold(
     config: ViewConfig,
     vocabulary: Sequence[View],
     *,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None,
 ) -> FoldAnswers:
     state, measure = learn_frame_stage(table, config, options, on_epoch)

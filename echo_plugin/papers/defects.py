@@ -59,7 +59,7 @@ from echo_plugin.training.defects import (
     with_new_head,
 )
 from echo_plugin.training.loop import place, training_key
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.provenance import data_key, seen_patients, words_for_test
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
 from echo_plugin.training.start import Start
@@ -210,7 +210,7 @@ def reproduce_defects(
     rows: Sequence[Row],
     *,
     seeds: int,
-    options: TrainOptions,
+    options: DefectOptions,
     title: str = "table",
     summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] = summarise_table,
     progress: Progress | None = None,
@@ -253,7 +253,7 @@ def reproduce_defects(
     return report
 
 
-def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainOptions) -> LabelledFolder:
+def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: DefectOptions) -> LabelledFolder:
     """Return the folder without patients of whom a published model that some row begins with has learned."""
     names = {"views": VIEW_CLASSIFIER, "starter": DEFECT_EMBEDDER}
     patients = {cine.patient_id for cine in labelled.cines}
@@ -268,7 +268,7 @@ def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainO
     return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))
 
 
-def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path) -> dict[str, Any]:
+def _kept_or_run(labelled: LabelledFolder, row: Row, options: DefectOptions, folder: Path) -> dict[str, Any]:
     """Return the outcome of a row on one seed; one of the same files, labels, numbers and first weights is read."""
     path = folder / f"{row.file}-seed{options.seed}.json"
     numbers = {k: v for k, v in vars(options).items() if k not in ("cache_dir", "device", "starter", "should_stop")}
@@ -292,7 +292,7 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
 
 
 def _begin(
-    labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
+    labelled: LabelledFolder, row: Row, options: DefectOptions, folder: Path
 ) -> tuple[DefectEmbedder, Start | None]:
     """Return the network of a row with the weights that it begins with; without a start for the row without one."""
     torch.manual_seed(options.seed)
@@ -315,7 +315,7 @@ class Material:
 def _run(
     labelled: LabelledFolder,
     row: Row,
-    options: TrainOptions,
+    options: DefectOptions,
     folder: Path,
     begun: tuple[DefectEmbedder, Start | None],
 ) -> dict[str, Any]:
@@ -353,7 +353,7 @@ def _run(
     }
 
 
-def _prepare(labelled: LabelledFolder, options: TrainOptions) -> Material:
+def _prepare(labelled: LabelledFolder, options: DefectOptions) -> Material:
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]

@@ -31,7 +31,7 @@ from echo_plugin.models.checkpoint import build_view_classifier, load_state
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import Recipe, lower_precision, place, run_epochs
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
 from echo_plugin.training.splits import PARTS, Split
 from echo_plugin.training.view_stages import ClipChoice, ClipTable, view_recipe
@@ -74,7 +74,7 @@ def embed_frames(
     choices: Sequence[ClipChoice],
     encoder: Published,
     *,
-    options: TrainOptions,
+    options: ViewOptions,
     kept: Path,
 ) -> EmbeddedFrames:
     """Return the embeddings of the frames of the clips of all ``choices``, each frame once; ``kept`` : their file."""
@@ -102,7 +102,7 @@ def embed_frames(
 
 
 @torch.inference_mode()
-def _embed(prepared: PreparedFrames, published: Published, options: TrainOptions) -> Tensor:
+def _embed(prepared: PreparedFrames, published: Published, options: ViewOptions) -> Tensor:
     card, state = published
     encoder = build_view_classifier(card)
     load_state(encoder, state, card)
@@ -120,7 +120,7 @@ def _embed(prepared: PreparedFrames, published: Published, options: TrainOptions
 
 
 def learn_joining(
-    table: ClipTable, embeddings: Tensor, config: ViewConfig, options: TrainOptions
+    table: ClipTable, embeddings: Tensor, config: ViewConfig, options: ViewOptions
 ) -> tuple[ViewClassifier, float]:
     """Return a classifier of embeddings, without an encoder, and the validation's mean log probability of the truth."""
     torch.manual_seed(options.seed)

@@ -54,7 +54,7 @@ from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.papers.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.provenance import names_its_patients, seen_patients
 from echo_plugin.training.splits import Split
@@ -194,7 +194,7 @@ class Material:
     labelled: LabelledFolder
     cines: tuple[LabelledCine, ...]
     vocabulary: tuple[View, ...]
-    options: TrainOptions
+    options: ViewOptions
     runs: Path
     begun: Published | None
     is_still: bool
@@ -267,7 +267,7 @@ def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, A
         yield row, outcome
 
 
-def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options: ViewOptions, key: str) -> FoldAnswers:
     """Return what a network says that learned with its encoder, from the unit's classifier of single frames on.
 
     Means over frames go on with single frames for as many epochs as the others learn from clips.
@@ -285,7 +285,7 @@ def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options:
     return answers_of(model, table, measure)
 
 
-def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: ViewOptions, key: str) -> FoldAnswers:
     """Return what a network says whose encoder is the one to begin with, which learned no more."""
     embedded = material.embedded
     table = embedded.table(fold_choice(config, material.times), material.vocabulary, unit.split)
@@ -294,7 +294,7 @@ def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: 
 
 
 def _frame_state(
-    path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions, begun: Published | None
+    path: Path, table: ClipTable, config: ViewConfig, options: ViewOptions, begun: Published | None
 ) -> dict[str, Tensor]:
     """Return the classifier of single frames that the rows of a unit begin with, learned once."""
     if path.is_file():
@@ -315,7 +315,7 @@ def reproduce_views(
     *,
     seeds: int,
     folds: int,
-    options: TrainOptions,
+    options: ViewOptions,
     vocabulary: Sequence[View] = NED_12,
     start: Path | None = None,
     is_still: bool = False,
@@ -381,7 +381,7 @@ def _report(
     }
 
 
-def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
+def _as_begun(options: ViewOptions, begun: Published | None) -> ViewOptions:
     """Return the options with the backbone and the size of the encoder that every row begins with."""
     if begun is None:
         usual = ViewConfig(classes=2)

@@ -33,7 +33,7 @@ from echo_plugin.models.defect_embedder import EmbedderConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, crop_frames
 from echo_plugin.training.loop import Recipe
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
 from echo_plugin.training.splits import patients_of_several_defects
 from echo_plugin.training.start import Start
@@ -254,7 +254,7 @@ wall as often, crops are moved and changed in look at random, and a cine has sev
 RECIPES = {"ours": OURS, "paper": PAPER}
 
 
-def chosen_recipe(options: TrainOptions) -> DefectRecipe:
+def chosen_recipe(options: DefectOptions) -> DefectRecipe:
     """Return the recipe that ``options`` names, with what else they ask for in its place."""
     recipe = RECIPES[options.recipe]
     network = recipe.network
@@ -279,7 +279,7 @@ def chosen_recipe(options: TrainOptions) -> DefectRecipe:
     )
 
 
-def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+def optimisation(recipe: DefectRecipe, start: Start, options: DefectOptions) -> Recipe:
     """Return the numbers of the optimiser; a training that goes on from such a model learns more slowly."""
     return Recipe(
         epochs=recipe.epochs,

@@ -58,7 +58,7 @@ from echo_plugin.training.loop import (
     schedule,
     state_path,
 )
-from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.options import DefectOptions, OnEpoch
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
 from echo_plugin.training.splits import patient_defects
@@ -184,7 +184,7 @@ PLAIN = 0.1
 def train_defects(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -209,7 +209,7 @@ def train_defects(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
@@ -255,7 +255,7 @@ def _train(
 
 
 def _prepared(
-    origin: Origin, recipe: DefectRecipe, known: Sequence[str], options: TrainOptions, progress: Progress | None
+    origin: Origin, recipe: DefectRecipe, known: Sequence[str], options: DefectOptions, progress: Progress | None
 ) -> tuple[DefectCrops, dict[str, list[LabelledCine]]]:
     """Return the crops that the recipe cuts, and the readable cines of each part; ``known`` : as `defect_classes`."""
     parts = origin.parts("a defect and boxes")
@@ -275,7 +275,7 @@ def _prepared(
     return crops, parts
 
 
-def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:
+def load_beginning(model: DefectEmbedder, models: Path, options: DefectOptions, classes: Sequence[str] = ()) -> Start:
     """Load what the training begins with, the published weights of a face network included; as `load_start`."""
     if options.start == "face":
         options = dataclasses.replace(options, start=str(face_file(model.config.backbone)))
@@ -287,7 +287,7 @@ def learn_defects(
     crops: DefectCrops,
     parts: dict[str, list[LabelledCine]],
     recipe: Recipe,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None,
     kept: tuple[Path, str] | None,
 ) -> Learned:
@@ -318,7 +318,7 @@ def with_new_head(
     parts: dict[str, list[LabelledCine]],
     learned: Learned,
     recipe: DefectRecipe,
-    options: TrainOptions,
+    options: DefectOptions,
     known: Sequence[str] = (),
 ) -> Learned:
     """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say.

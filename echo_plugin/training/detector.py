@@ -38,7 +38,7 @@ from echo_plugin.training.detector_recipes import (
     validation_items,
 )
 from echo_plugin.training.loop import Learned, lower_precision, place, run_epochs, state_path
-from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.options import DetectorOptions, OnEpoch
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
@@ -116,7 +116,7 @@ SURE_OF_NOTHING = -30.0
 def train_detector(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: DetectorOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -140,7 +140,7 @@ def train_detector(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: DetectorOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
@@ -182,7 +182,7 @@ def _train(
     return publish_learned(models, learned, card)
 
 
-def _network(options: TrainOptions) -> DetectorConfig:
+def _network(options: DetectorOptions) -> DetectorConfig:
     """Return the network that the options ask for."""
     return DetectorConfig(
         backbone=options.backbone or DetectorConfig.backbone,
@@ -192,7 +192,7 @@ def _network(options: TrainOptions) -> DetectorConfig:
 
 
 def _prepared(
-    origin: Origin, size_px: int, recipe: DetectorRecipe, options: TrainOptions, progress: Progress | None
+    origin: Origin, size_px: int, recipe: DetectorRecipe, options: DetectorOptions, progress: Progress | None
 ) -> tuple[PreparedFrames, dict[str, Tensor]]:
     """Return the annotated frames as the detector sees them, and which of them the recipe takes of each part."""
     parts = origin.parts("boxes")
@@ -217,7 +217,7 @@ def _learn(
     frames: PreparedFrames,
     items: Mapping[str, Tensor],
     recipe: DetectorRecipe,
-    options: TrainOptions,
+    options: DetectorOptions,
     *,
     rate: float,
     on_epoch: OnEpoch | None,

@@ -26,7 +26,7 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import ANCHOR_RATIOS, ANCHOR_SIDES, ANCHORS_PER_LEVEL, STRIDES_PX
 from echo_plugin.training.augment import DETECTOR_MOTION, Motion, move_boxes, random_affines, visible_boxes
 from echo_plugin.training.loop import Recipe, balanced_batches, shuffled_batches
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DetectorOptions
 from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
 from echo_plugin.training.start import Start
 
@@ -117,7 +117,7 @@ class DetectorRecipe:
     images: int | None = None
     patience: int | None = None
 
-    def optimisation(self, options: TrainOptions, learning_rate: float) -> Recipe:
+    def optimisation(self, options: DetectorOptions, learning_rate: float) -> Recipe:
         """Return the numbers of the optimisation, with what the options choose."""
         return Recipe(
             epochs=options.epochs or self.epochs,

@@ -28,7 +28,7 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.measure.classes import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.models.masked_autoencoder import Drawn, MaskedAutoencoder, from_patches, to_patches
+from echo_plugin.models.masked_autoencoder import Drawn, MaeConfig, MaskedAutoencoder, from_patches, to_patches
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import digest_of
@@ -43,7 +43,7 @@ from echo_plugin.training.mae_frames import (
     parts_of,
     provenance_of,
 )
-from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch, TrainOptions, mae_config
+from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch
 from echo_plugin.training.processes import first_goes_ahead, is_first
 from echo_plugin.training.provenance import (
     FILES_KEY,
@@ -164,12 +164,32 @@ LIMITS = (
     " trainings and is to be measured there."
 )
 
+DEFAULT_BACKBONE, DEFAULT_SIZE_PX = "vit_tiny_patch16", 224
+DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 1, 4)}
+"""Width, depth and heads of the decoder by encoder; the first is the authors'."""
+LIGHT_DECODER = (128, 2, 4)
+"""Of the other encoders."""
+
+
+def mae_config(options: MaeOptions) -> MaeConfig:
+    """Return the network that the options ask for, with a decoder as light as its encoder."""
+    backbone = options.backbone or DEFAULT_BACKBONE
+    width, depth, heads = DECODERS.get(backbone, LIGHT_DECODER)
+    return MaeConfig(
+        backbone=backbone,
+        input_size_px=options.image_size or DEFAULT_SIZE_PX,
+        mask_ratio=options.mask_ratio,
+        is_patch_normalised=options.is_patch_normalised,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=heads,
+    )
+
 
 def train_mae(
     images: Sequence[Path],
     models: Path,
-    options: TrainOptions,
-    task: MaeOptions | None = None,
+    options: MaeOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -185,21 +205,20 @@ def train_mae(
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
     provenance = provenance_of(cines, images)
     with begun_training(options, MASKED_AUTOENCODER, models) as options:
-        return _train(cines, provenance, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
+        return _train(cines, provenance, models, options, on_epoch=on_epoch, progress=progress)
 
 
 def _train(
     cines: Sequence[UnlabelledCine],
     provenance: str,
     models: Path,
-    options: TrainOptions,
-    task: MaeOptions,
+    options: MaeOptions,
     *,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
     torch.manual_seed(options.seed)
-    config = mae_config(options, task)
+    config = mae_config(options)
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
     split = _split(cines, start, models, options.seed)
@@ -214,7 +233,6 @@ def _train(
         options,
         state_key=key,
         models=models,
-        pictures_every=task.pictures_every,
         on_epoch=on_epoch,
     )
     patients = [cines[cine].patient_id or "" for cine in frames.cine[parts["test"]].tolist()]
@@ -276,11 +294,10 @@ def learn_mae(
     model: MaskedAutoencoder,
     frames: UnlabelledFrames,
     parts: dict[str, Tensor],
-    options: TrainOptions,
+    options: MaeOptions,
     *,
     state_key: str,
     models: Path,
-    pictures_every: int,
     on_epoch: OnEpoch | None,
 ) -> Learned:
     """Train ``model`` in place; what is measured is the error of hidden patches of validation frames, negative."""
@@ -295,7 +312,7 @@ def learn_mae(
         return -float(errors.mean())
 
     def report(status: EpochStatus) -> None:
-        is_due = status.epoch % pictures_every == 0 or status.epoch == status.total_epochs
+        is_due = status.epoch % options.pictures_every == 0 or status.epoch == status.total_epochs
         if is_first() and is_due and not status.is_resumed:
             inputs = normalise(frames.pixels[shown].to(model.mask_token.device))
             png = models / "reconstructions" / f"epoch_{status.epoch:04d}.png"
@@ -318,7 +335,7 @@ def learn_mae(
     )
 
 
-def _optimisation(options: TrainOptions) -> Recipe:
+def _optimisation(options: MaeOptions) -> Recipe:
     """Return the numbers of the optimisation, with what the options choose."""
     return Recipe(
         epochs=options.epochs or EPOCHS,

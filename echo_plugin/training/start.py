@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import LICENCE, load_vit, say_licence
 from echo_plugin.training.one_at_a_time import only_training
 from echo_plugin.training.options import TrainOptions
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 OF_CLASSES = ("centres", "bias")
 """Weights of the embedder with something for each class in their last dimension."""
@@ -92,9 +94,6 @@ def with_centres_of(
     return found
 
 
-EARLIEST = {"head": "arcface", "cropping": "union"}
-"""What the card of a defect embedder means that says nothing of these."""
-
 ASKED_BY = {
     "backbone": "--backbone",
     "head": "--head",
@@ -108,7 +107,7 @@ ASKED_BY = {
 """The options that make a network another one; its card says what it is."""
 
 
-def with_network_of_start(options: TrainOptions, name: str, models: Path) -> TrainOptions:
+def with_network_of_start(options: Options, name: str, models: Path) -> Options:
     """Return the options with what they leave open about the network as the model that they go on from has it.
 
     Where none is published, or they begin otherwise, they stay as they are. A given size stays too: weights of
@@ -150,7 +149,7 @@ def _published(options: TrainOptions, name: str, models: Path) -> Path | None:
     return None if begun is None else (options.starter or models) / begun
 
 
-def _as_taught(options: TrainOptions, card: ModelCard, folder: Path) -> TrainOptions:
+def _as_taught(options: Options, card: ModelCard, folder: Path) -> Options:
     """Return the options with what they leave open as ``card``, in ``folder``, has it; refuse what they contradict."""
     taught = _network_of(card)
     for key, found in taught.items():
@@ -166,7 +165,7 @@ def _as_taught(options: TrainOptions, card: ModelCard, folder: Path) -> TrainOpt
 
 def _network_of(card: ModelCard) -> dict[str, Any]:
     """Return the network of a card in the words of the options."""
-    config = (EARLIEST if card.name == DEFECT_EMBEDDER else {}) | dict(card.config)
+    config = card.config
     taught = {key: config[key] for key in ASKED_BY if key in config}
     if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
         taught["temporal"] = "image"
@@ -281,7 +280,7 @@ class Start:
 
 
 @contextmanager
-def begun_training(options: TrainOptions, name: str, models: Path) -> Iterator[TrainOptions]:
+def begun_training(options: Options, name: str, models: Path) -> Iterator[Options]:
     """Keep other trainings of model ``name`` from ``models`` meanwhile; yield `with_network_of_start`.
 
     Raises
@@ -361,7 +360,7 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     """
     for key in ("head", "cropping", "temporal", "sampling", "frames_per_clip", "chunks"):
         wanted = getattr(model.config, key, None)
-        taught = card.config.get(key, EARLIEST.get(key, wanted))
+        taught = card.config.get(key, wanted)
         if wanted is not None and taught != wanted:
             msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
             raise ModelMismatchError(msg)

@@ -37,7 +37,7 @@ from echo_plugin.progress import Progress
 from echo_plugin.training.augment import VIEW_MOTION, change_appearance, compose, random_affines, uniform, warp
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder
 from echo_plugin.training.loop import Learned, Recipe, balanced_batches, lower_precision, run_epochs
-from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
+from echo_plugin.training.options import EpochStatus, OnEpoch, ViewOptions
 from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
 
 PLAIN = 0.1
@@ -138,17 +138,8 @@ RECIPES = {
 does not say. Our own pictures are cut at the ultrasound region before, so no text is left for it to cut."""
 
 
-def view_recipe(options: TrainOptions) -> ViewRecipe:
-    """Return the recipe that the options name.
-
-    Raises
-    ------
-    ValueError
-        If it is none for views.
-    """
-    if options.recipe not in RECIPES:
-        msg = f"Recipe {options.recipe!r} is none for views; {', '.join(RECIPES)} are accepted."
-        raise ValueError(msg)
+def view_recipe(options: ViewOptions) -> ViewRecipe:
+    """Return the recipe that the options name."""
     recipe = RECIPES[options.recipe]
     if not options.mirror:
         return recipe
@@ -339,7 +330,7 @@ class Stage:
     total: int
 
 
-def stages_of(options: TrainOptions, temporal: str, *, is_going_on: bool) -> tuple[Stage, ...]:
+def stages_of(options: ViewOptions, temporal: str, *, is_going_on: bool) -> tuple[Stage, ...]:
     """Return the stages of a training; one that goes on from a published classifier has the frames behind it.
 
     Means over frames have nothing to learn from clips.
@@ -361,7 +352,7 @@ def stages_of(options: TrainOptions, temporal: str, *, is_going_on: bool) -> tup
 def learn_stage(
     model: ViewClassifier,
     table: ClipTable,
-    options: TrainOptions,
+    options: ViewOptions,
     stage: Stage,
     *,
     kept: tuple[Path, str] | None = None,
@@ -400,7 +391,7 @@ def learn_stage(
 def learn_views(
     model: ViewClassifier,
     table: ClipTable,
-    options: TrainOptions,
+    options: ViewOptions,
     *,
     is_going_on: bool = False,
     kept: tuple[Path, str] | None = None,

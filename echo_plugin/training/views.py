@@ -33,7 +33,7 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.loop import Learned, lower_precision, place, state_path
-from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.options import OnEpoch, ViewOptions
 from echo_plugin.training.processes import first_goes_ahead
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
 from echo_plugin.training.start import Start, begun_training, load_start
@@ -135,7 +135,7 @@ DEFAULT_VOCABULARY = "paediatric"
 def train_views(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
     *,
@@ -160,7 +160,7 @@ def train_views(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
     *,
@@ -205,7 +205,7 @@ def _train(
 
 
 def _config(
-    model: ViewClassifier, table: ClipTable, learned: Learned, options: TrainOptions
+    model: ViewClassifier, table: ClipTable, learned: Learned, options: ViewOptions
 ) -> dict[str, float | int | str | bool]:
     """Return what a card's config says of the network and how it learned."""
     return dataclasses.asdict(model.config) | {
@@ -231,7 +231,7 @@ def _origin(labelled: LabelledFolder, vocabulary: Sequence[View], start: Start, 
         raise TrainingDataError(msg) from exc
 
 
-def _vocabulary(options: TrainOptions) -> tuple[View, ...]:
+def _vocabulary(options: ViewOptions) -> tuple[View, ...]:
     """Return the views that the options name; the fetal paper's recipe has its own."""
     is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
     return VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
@@ -252,7 +252,7 @@ def _clips(
     return ClipTable.of(frames, choice.config.frames_per_clip, labels, parts)
 
 
-def view_config(options: TrainOptions, classes: int) -> ViewConfig:
+def view_config(options: ViewOptions, classes: int) -> ViewConfig:
     """Return the network that the options ask for: the image classifier is the mean over clips of one frame."""
     defaults = ViewConfig(classes=classes)
     is_of_paper = options.recipe == "usf-mae"  # the fetal paper's classifier of single frames

@@ -22,9 +22,9 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.loop import FOLDER
-from echo_plugin.training.mae import mean_of_seen, reconstruction_panels, train_mae
+from echo_plugin.training.mae import mae_config, mean_of_seen, reconstruction_panels, train_mae
 from echo_plugin.training.mae_frames import find_unlabelled, parts_of
-from echo_plugin.training.options import MaeOptions, TrainOptions, mae_config
+from echo_plugin.training.options import MaeOptions, TrainOptions, ViewOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.splits import Split
 from echo_plugin.training.start import load_start
@@ -32,7 +32,7 @@ from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
 NAME = "vit_micro_patch8"
-OPTIONS = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
+OPTIONS = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
 TWO = (View.A4C, View.PSAX_AV)
 
 
@@ -40,7 +40,7 @@ TWO = (View.A4C, View.PSAX_AV)
 def pretrained(easy_studies, tmp_path_factory):
     """A models folder with an autoencoder of the easy studies."""
     models = tmp_path_factory.mktemp("mae")
-    train_mae([easy_studies], models, OPTIONS, MaeOptions(pictures_every=1))
+    train_mae([easy_studies], models, dataclasses.replace(OPTIONS, pictures_every=1))
     return models
 
 
@@ -119,7 +119,7 @@ def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_stu
 
 def test_the_encoder_begins_as_the_autoencoders(pretrained):
     model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32))
-    options = TrainOptions(start="mae")
+    options = ViewOptions(start="mae")
 
     load_start(model, "view_classifier", pretrained, options)
 
@@ -128,7 +128,7 @@ def test_the_encoder_begins_as_the_autoencoders(pretrained):
 
 
 def test_views_that_name_no_network_take_the_autoencoders_encoder_and_size(easy_studies, pretrained, tmp_path):
-    options = TrainOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
+    options = ViewOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
 
@@ -261,10 +261,10 @@ def test_a_picture_shows_what_was_seen_as_it_is():
 
 
 def test_the_authors_decoder_comes_with_their_encoder():
-    base = mae_config(TrainOptions(backbone="vit_base_patch16"), MaeOptions())
+    base = mae_config(MaeOptions(backbone="vit_base_patch16"))
 
     assert (base.decoder_width, base.decoder_depth, base.decoder_heads) == (512, 8, 16)
-    assert mae_config(TrainOptions(), MaeOptions(mask_ratio=0.25, is_patch_normalised=True)).mask_ratio == 0.25
+    assert mae_config(MaeOptions(mask_ratio=0.25, is_patch_normalised=True)).mask_ratio == 0.25
 
 
 @pytest.mark.parametrize("wrong", [{"mask_ratio": 0.0}, {"pictures_every": 0}])
@@ -278,7 +278,7 @@ import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from echo_plugin.training import mae
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import MaeOptions
 loss, calls = mae._loss, []
 def deadly(*arguments):
     calls.append(1)
@@ -286,8 +286,8 @@ def deadly(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(*arguments)
 mae._loss = deadly
-options = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu")
-mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options, mae.MaeOptions(pictures_every=1))
+options = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu", pictures_every=1)
+mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options)
 """
 
 
@@ -303,8 +303,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_without_reading_frames_ag
     train_mae(
         [easy_studies],
         tmp_path,
-        OPTIONS,
-        MaeOptions(pictures_every=1),
+        dataclasses.replace(OPTIONS, pictures_every=1),
         on_epoch=told.append,
         progress=lambda *done: read.append(done),
     )
