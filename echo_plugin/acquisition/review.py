@@ -389,7 +389,7 @@ def _is_stranger(models: Path, labelled: LabelledFolder) -> bool:
     except EchoError:
         return False
     patients = sorted({cine.patient_id for cine in labelled.cines})
-    return names_its_patients(card) and not known_patients(card, patients, labelled.folder.entries())
+    return names_its_patients(card) and not known_patients(card, patients)
 
 
 def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) -> None:

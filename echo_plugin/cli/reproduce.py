@@ -155,8 +155,8 @@ def reproduce_views_command(
             help="View classifier whose encoder every row begins with; patients that it knows take no part.",
         ),
     ] = None,
-    still: Annotated[
-        bool, typer.Option("--still", help="Hold that encoder still and learn only what joins frames: minutes a seed.")
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Freeze that encoder and learn only what joins frames: minutes a seed.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes that make phantoms.", min=1)] = 1,
     device: Device = "auto",
@@ -168,8 +168,8 @@ def reproduce_views_command(
     from echo_plugin.papers.views import describe, reproduce_views
     from echo_plugin.training.options import ViewOptions
 
-    if still and start is None:
-        msg = "--still holds an encoder still; --from names the classifier that it is of."
+    if frozen and start is None:
+        msg = "--frozen freezes an encoder; --from names the classifier that it is of."
         raise typer.BadParameter(msg)
     studies = _view_phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
     is_phantom = (studies / "phantom.csv").is_file()
@@ -189,7 +189,7 @@ def reproduce_views_command(
             folds=0 if is_phantom and folds is None else folds or 5,
             options=options,
             start=start,
-            is_still=still,
+            is_frozen=frozen,
             progress=bar,
         )
     sys.stdout.write(describe(report))

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,13 @@ from echo_plugin.training.options import (
     ViewOptions,
 )
 
-Options = TypeVar("Options", bound=TrainOptions)
+TRAINED: dict[str, tuple[str, type[TrainOptions]]] = {
+    "detector": ("septal_detector", DetectorOptions),
+    "defects": ("defect_embedder", DefectOptions),
+    "views": ("view_classifier", ViewOptions),
+    "mae": ("masked_autoencoder", MaeOptions),
+}
+"""The published name and the options by sub-command; their parameters are named as the fields of the options."""
 
 train = typer.Typer(
     help="""Train a model on the annotations of a study folder, and publish it.
@@ -53,7 +59,7 @@ MaxMinutes = Annotated[float | None, typer.Option(help="End the epochs after thi
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
-Cache = Annotated[Path | None, typer.Option(help="Keep decoded frames there for the next training.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Keep decoded frames there for the next training.")]
 
 
 @train.command("detector")
@@ -67,29 +73,12 @@ def train_detector_command(
     start: Start = "starter",
     max_minutes: MaxMinutes = None,
     patience: Patience = None,
-    cache: Cache = None,
+    cache_dir: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train the septal detector on annotated frames."""
-    options = _options(
-        DetectorOptions,
-        "septal_detector",
-        models,
-        epochs=epochs,
-        backbone=backbone,
-        image_size=image_size,
-        recipe=recipe,
-        start=start,
-        max_minutes=max_minutes,
-        patience=patience,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-    )
-    from echo_plugin.training.detector import train_detector
-
-    _run("detector", train_detector, studies, models, options)
+    _train("detector", locals())
 
 
 @train.command("defects")
@@ -104,41 +93,20 @@ def train_defects_command(
         Literal["arcface", "subcenter", "cosface", "softmax"] | None,
         typer.Option(help="The loss; arcface by default."),
     ] = None,
-    crops: Annotated[
-        Literal["walls", "union"] | None, typer.Option(help="A crop of each septum, or one round both.")
+    cropping: Annotated[
+        Literal["walls", "union"] | None, typer.Option("--crops", help="A crop of each septum, or one round both.")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="s of ArcFace.", min=1)] = None,
-    margin: Annotated[float | None, typer.Option(help="m of ArcFace, rad.", min=0, max=1.5)] = None,
+    margin_rad: Annotated[float | None, typer.Option("--margin", help="m of ArcFace, rad.", min=0, max=1.5)] = None,
     start: Start = "starter",
     max_minutes: MaxMinutes = None,
     patience: Patience = None,
-    cache: Cache = None,
+    cache_dir: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train the defect embedder on cines with a defect and boxes."""
-    options = _options(
-        DefectOptions,
-        "defect_embedder",
-        models,
-        epochs=epochs,
-        backbone=backbone,
-        image_size=image_size,
-        recipe=recipe,
-        head=head,
-        cropping=crops,
-        scale=scale,
-        margin_rad=margin,
-        start=start,
-        max_minutes=max_minutes,
-        patience=patience,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-    )
-    from echo_plugin.training.defects import train_defects
-
-    _run("defects", train_defects, studies, models, options)
+    _train("defects", locals())
 
 
 @train.command("views")
@@ -149,12 +117,14 @@ def train_views_command(
     backbone: Backbone = None,
     image_size: ImageSize = None,
     recipe: Annotated[Literal["ours", "usf-mae"], typer.Option(help="usf-mae: the fetal paper's.")] = "ours",
-    pooling: Annotated[
+    temporal: Annotated[
         Literal[TemporalHead, "image"] | None,
-        typer.Option(help="What is made of a clip's frames; image: one frame."),
+        typer.Option("--pooling", help="What is made of a clip's frames; image: one frame."),
     ] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="Which frames make a clip.")] = None,
-    clip_frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; 4 by default.", min=1, max=64)] = None,
+    frames_per_clip: Annotated[
+        int | None, typer.Option("--clip-frames", help="Frames of a clip, T; 4 by default.", min=1, max=64)
+    ] = None,
     chunks: Annotated[
         int | None, typer.Option(help="Parts of an embedding that are woven, K; 4 by default.", min=1)
     ] = None,
@@ -166,38 +136,15 @@ def train_views_command(
     start: Start = "starter",
     max_minutes: MaxMinutes = None,
     patience: Patience = None,
-    cache: Cache = None,
+    cache_dir: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train the view classifier on cines whose view is labelled."""
-    if chunks and pooling not in (None, "weave", "attention"):
-        msg = f"--chunks is of the poolings weave and attention; {pooling} cuts nothing in chunks."
+    if chunks and temporal not in (None, "weave", "attention"):
+        msg = f"--chunks is of the poolings weave and attention; {temporal} cuts nothing in chunks."
         raise typer.BadParameter(msg)
-    options = _options(
-        ViewOptions,
-        "view_classifier",
-        models,
-        epochs=epochs,
-        backbone=backbone,
-        image_size=image_size,
-        recipe=recipe,
-        temporal=pooling,
-        sampling=sampling,
-        frames_per_clip=clip_frames,
-        chunks=chunks,
-        mirror=mirror,
-        vocabulary=vocabulary,
-        start=start,
-        max_minutes=max_minutes,
-        patience=patience,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-    )
-    from echo_plugin.training.views import train_views
-
-    _run("views", train_views, studies, models, options)
+    _train("views", locals())
 
 
 @train.command("mae")
@@ -211,13 +158,13 @@ def train_mae_command(
     backbone: Backbone = None,
     image_size: ImageSize = None,
     mask_ratio: Annotated[float, typer.Option(help="Part of the patches that is hidden.", min=0, max=1)] = 0.75,
-    patch_norm: Annotated[
+    is_patch_normalised: Annotated[
         bool, typer.Option("--patch-norm", help="Bring every patch to be drawn to the same contrast.")
     ] = False,
     start: Start = "starter",
     max_minutes: MaxMinutes = None,
     patience: Patience = None,
-    cache: Cache = None,
+    cache_dir: Cache = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -225,35 +172,7 @@ def train_mae_command(
 
     Example: monailabel-echo train mae --images archive --images videos --models my_models
     """
-    options = _options(
-        MaeOptions,
-        "masked_autoencoder",
-        models,
-        epochs=epochs,
-        backbone=backbone,
-        image_size=image_size,
-        mask_ratio=mask_ratio,
-        is_patch_normalised=patch_norm,
-        start=start,
-        max_minutes=max_minutes,
-        patience=patience,
-        cache_dir=cache,
-        seed=seed,
-        device=device,
-    )
-    from echo_plugin.training.mae import train_mae
-
-    _run("mae", train_mae, images, models, options)
-
-
-def _options(kind: type[Options], name: str, models: Path, **chosen: Any) -> Options:
-    """Return the options of a training of model ``name``; what they refuse is bad usage."""
-    starter = starter_folder(models, name, chosen["start"])
-    command = shlex.join(["monailabel-echo", *sys.argv[1:]])
-    try:
-        return kind(**chosen, starter=starter, log_dir=models / "logs", command=command)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
+    _train("mae", locals())
 
 
 def starter_folder(models: Path, name: str, start: str) -> Path | None:
@@ -267,15 +186,44 @@ def starter_folder(models: Path, name: str, start: str) -> Path | None:
     return DEFAULT_MODELS
 
 
-def _run(what: str, train_it: Callable[..., Any], learned_from: object, models: Path, options: TrainOptions) -> None:
-    """Train, in as many processes as were started, and say what was published."""
+def _train(what: str, chosen: dict[str, Any]) -> None:
+    """Train, in as many processes as were started, and say what was published.
+
+    ``chosen`` : what a sub-command was given, by the names of the fields of its options.
+    """
+    name, kind = TRAINED[what]
+    learned_from, models = chosen.pop("images" if what == "mae" else "studies"), chosen.pop("models")
+    starter = starter_folder(models, name, chosen["start"])
+    command = shlex.join(["monailabel-echo", *sys.argv[1:]])
+    try:
+        options = kind(**chosen, starter=starter, log_dir=models / "logs", command=command)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     from echo_plugin.training.processes import is_first, joined_processes
 
     with joined_processes(options.device), progress_bar(f"Training {what}") as bar:
-        card = train_it(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
+        card = _trainer(what)(learned_from, models, options, on_epoch=_shown_on(bar), progress=bar)
         if is_first():
             words = f"Published {card.name} {card.version} to {models}; it learned from {card.trained_on}."
             typer.echo(words, err=True)
+
+
+def _trainer(what: str) -> Callable[..., Any]:
+    if what == "detector":
+        from echo_plugin.training.detector import train_detector
+
+        return train_detector
+    if what == "defects":
+        from echo_plugin.training.defects import train_defects
+
+        return train_defects
+    if what == "views":
+        from echo_plugin.training.views import train_views
+
+        return train_views
+    from echo_plugin.training.mae import train_mae
+
+    return train_mae
 
 
 def _shown_on(bar: Progress) -> Callable[[Any], None]:

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folds of the patients, and the stages in which a view classifier is trained anew on one and measured on strangers.
+"""A view classifier's architecture trained anew on every fold of the patients, and measured on strangers.
 
 Three parts each time: a fold is tested, a part of the other patients chooses the checkpoint, the rest is learned from.
 (The neonatal-view paper chooses its checkpoint on the fold it reports.) Clips to learn from are several a cine; what is
-measured is one clip from the middle, as the paper does it.
-
-Outcomes of long measurements, one JSON file for each training: a run that was stopped goes on where it was.
-
-Each has a key that tells apart the files, labels, networks and numbers it came from; one of another key is no outcome.
-
-A view classifier's architecture trained anew on every fold of the patients; what each fold says is kept.
+measured is one clip from the middle, as the paper does it. What each fold says is kept in one JSON file, under a key
+that tells apart the files, labels, networks and numbers it came from: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,10 +31,9 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
-from echo_plugin.training.loop import place
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, digest_of
+from echo_plugin.training.loop import move_to_device
 from echo_plugin.training.options import OnEpoch, ViewOptions
-from echo_plugin.training.prepared_frames import PreparedFrames
 from echo_plugin.training.splits import Split
 from echo_plugin.training.start import load_view_encoder
 from echo_plugin.training.view_stages import ClipChoice, ClipTable, cine_logits, learn_stage, learned_times, stages_of
@@ -162,7 +156,7 @@ def learn_frame_stage(
     model = ViewClassifier(dataclasses.replace(config, temporal="mean"))
     if start is not None:
         load_view_encoder(model, start[1], start[0])
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     stage = stages_of(options, config.temporal, is_going_on=False)[0]
     learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)
     return learned.state, learned.best_metric
@@ -191,7 +185,7 @@ def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: V
     torch.manual_seed(options.seed)
     model = ViewClassifier(config)
     model.load_state_dict(frame_state, strict=False)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     return model
 
 

@@ -222,26 +222,24 @@ def surest(answer: FrameBoxes) -> FrameBoxes:
     return FrameBoxes(answer.boxes[keep], answer.labels[keep], answer.scores[keep])
 
 
-def recall_curves(
-    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return by septum (recall, precision) as the score threshold falls."""
+Curves = dict[str, tuple[FloatArray, FloatArray]]
+"""By septum the x and y values, as the score threshold falls."""
+
+
+def recall_curves(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]) -> Curves:
+    """Return (recall, precision)."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = matched_boxes(answers, truths, label)
-        precision, recall = precision_recall(matched, np.ones((1, len(truths))))
+        precision, recall = precision_recall(matched_boxes(answers, truths, label), np.ones((1, len(truths))))
         curves[septum.value] = (recall[0], precision[0])
     return curves
 
 
-def froc_curves(
-    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return by septum (false boxes per frame, sensitivity) as the score threshold falls."""
+def froc_curves(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]) -> Curves:
+    """Return (false boxes per frame, sensitivity)."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = matched_boxes(answers, truths, label)
-        false, sensitivity = froc(matched, np.ones((1, len(truths))))
+        false, sensitivity = froc(matched_boxes(answers, truths, label), np.ones((1, len(truths))))
         curves[septum.value] = (false[0], sensitivity[0])
     return curves
 

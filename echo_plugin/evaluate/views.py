@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring views: a published model on held-out patients, or its architecture trained anew on every fold.
-
-Figures and pictures of view classification, whoever made the answers: a published model or the models of folds.
-"""
+"""Measuring views: a published model on held-out patients, or its architecture trained anew on every fold."""
 
 from __future__ import annotations
 

@@ -3,11 +3,8 @@
 
 Patients are split 70/10/20 per cent, as the paper's 84/12/24; each seed splits anew and trains every row on its split.
 Rows see crops round the true boxes, so that they differ in the network and not in the detector. Every finished row is
-kept, and a run that was stopped goes on; what a row cost is in the table.
-
-The baseline without a network: histograms of oriented gradients (Dalal 2005) and a support vector machine.
-
-What a row of the reproduced table says of the test cines and patients, and the figures of the paper's table.
+kept, and a run that was stopped goes on; what a row cost is in the table. The baseline without a network is histograms
+of oriented gradients (Dalal 2005) with a support vector machine.
 """
 
 from __future__ import annotations
@@ -58,7 +55,7 @@ from echo_plugin.training.defects import (
     patients_of,
     with_new_head,
 )
-from echo_plugin.training.loop import place, training_key
+from echo_plugin.training.loop import move_to_device, training_key
 from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.provenance import data_key, seen_patients, words_for_test
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
@@ -215,7 +212,7 @@ def reproduce_defects(
     summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] = summarise_table,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train and measure every row for every seed; write ``title`` .json, .md and .html to ``out``.
+    """Train and measure every row for every seed; write ``title`` .json and .md to ``out``.
 
     Parameters
     ----------
@@ -262,7 +259,7 @@ def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: Defect
         if options.starter is not None:
             with suppress(ModelNotFoundError, ModelMismatchError):
                 card = load_card(options.starter, names[start])
-                known |= seen_patients(card, patients, labelled.folder.entries())
+                known |= seen_patients(card, patients)
     if known:
         logger.warning("%d patients are left out: the weights that rows begin with have seen them", len(known))
     return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))
@@ -325,7 +322,7 @@ def _run(
     crops, parts, words = material.crops, material.parts, words_for_test(labelled)
     if start is None:
         return measure(HogAnswers(crops, parts, options.seed), crops, parts, words, options.seed)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     facts = [
         data_key(material.cines, material.split, options, model.config),
         *facts_of_cines(labelled, material.cines),

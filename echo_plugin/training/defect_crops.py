@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops of septa to learn defects from, and what each of them shows.
+"""Crops of septa to learn defects from, what each of them shows, and the two recipes: ours and the ASD/VSD paper's.
 
 The label of a cine is the diagnosis of a child: most of its cines do not show the hole. So a crop is labelled by its
 wall (an interatrial crop of a child with a VSD is normal), walls are taken only from views that ordinarily image them,
 and a cine is an example of its label only if the wall in question is in it.
-
-The ways to train the defect embedder: ours, and that of the ASD/VSD paper.
 """
 
 from __future__ import annotations
@@ -31,10 +29,16 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import EmbedderConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, crop_frames
+from echo_plugin.training.datasets import (
+    LabelledCine,
+    LabelledFolder,
+    Prepare,
+    PreparedFrames,
+    crop_frames,
+    prepare_frames,
+)
 from echo_plugin.training.loop import Recipe
 from echo_plugin.training.options import DefectOptions
-from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
 from echo_plugin.training.splits import patients_of_several_defects
 from echo_plugin.training.start import Start
 

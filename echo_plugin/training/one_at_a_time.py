@@ -15,7 +15,7 @@ from pathlib import Path
 
 from echo_plugin.errors import EchoError
 from echo_plugin.training.loop import lock_path
-from echo_plugin.training.processes import agreed, is_first
+from echo_plugin.training.processes import broadcast, is_first
 
 if sys.platform == "win32":
     import msvcrt
@@ -44,7 +44,7 @@ def only_training(models: Path, name: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not agreed(descriptor is not None and _is_locked_for_us(descriptor)):
+        if not broadcast(descriptor is not None and _is_locked_for_us(descriptor)):
             msg = f"Model {name} in {models} is being trained already; wait for that training, or stop it."
             raise TrainingUnderWayError(msg)
         yield

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weights that a training begins with: its own published ones, another model's encoder, a file, or none.
 
-Classes that a defect embedder goes on with: those it knows stay where they are, others are added behind them.
-
-The network of the published model that a training goes on from, which decides what the options leave open.
-
-Weights to begin with: ImageNet's, and a view classifier's encoder; files are read in ``models.body_weights``.
+The network of the published model that a training goes on from decides what the options leave open. Of a defect
+embedder the classes that it knows stay where they are, others are added behind them.
 """
 
 from __future__ import annotations

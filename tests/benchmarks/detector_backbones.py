@@ -27,11 +27,10 @@ from echo_plugin.evaluate.defect_tables import words
 from echo_plugin.evaluate.held_out import choose_held_out
 from echo_plugin.model_card import Metric, ModelCard, load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector, load_published, load_state
-from echo_plugin.training.datasets import detection_frames
+from echo_plugin.training.datasets import PreparedFrames, detection_frames, prepare_detection, prepare_frames
 from echo_plugin.training.detector import FRAMES_PER_CINE, measure_on_test, train_detector
 from echo_plugin.training.detector_recipes import chosen_images, septa_shown
 from echo_plugin.training.options import DetectorOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames
 
 ASKED = ("studies", "minutes", "epochs", "image_size", "start", "seed")
 HELD_OUT_IMAGES = 20

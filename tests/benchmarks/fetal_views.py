@@ -36,7 +36,7 @@ from echo_plugin.training.mae_frames import UnlabelledFrames
 from echo_plugin.training.options import MaeOptions, ViewOptions
 from echo_plugin.training.splits import split_by_patient
 from echo_plugin.training.view_stages import ClipTable, clip_logits, learn_stage, stages_of
-from echo_plugin.training.views import encoder_features, probe, view_config
+from echo_plugin.training.views import encoder_features, linear_probe, view_config
 
 VIT, BATCH, MASK_RATIO = "vit_micro_patch8", 32, 0.5
 STEPS = {32: {0.01: 150, 0.1: 400, 1.0: 800}, 64: {0.1: 400, 1.0: 1600}}
@@ -157,7 +157,7 @@ def run(train: Stills, test: Stills, method: str, fraction: float, seed: int, ma
     everything = torch.arange(len(train.labels))
     table = ClipTable(train.pixels, everything[:, None], torch.from_numpy(train.labels), everything, parts)
     learned_from = parts["train"].numpy()
-    probed = probe(
+    probed = linear_probe(
         encoder_features(model, train.pixels[learned_from]),
         train.labels[learned_from],
         encoder_features(model, test.pixels),

@@ -31,7 +31,7 @@ from echo_plugin.measure.classes import Cohort
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.papers import still_encoder, views
+from echo_plugin.papers import frozen_encoder, views
 from echo_plugin.papers import views as module
 from echo_plugin.papers.views import ROWS, describe, reproduce_views, verdict
 from echo_plugin.training import view_stages
@@ -82,9 +82,9 @@ def test_an_encoder_held_still_looks_at_the_same_clips(tmp_path, monkeypatch):
     times, split = LearnedTimes(60.0, 400.0), Split((labelled.cines[0].patient_id,), (), (), 0)
     views = list(dict.fromkeys(cine.annotation.view for cine in labelled.cines))
     choices = [fold_choice(ViewConfig(2, input_size_px=32, sampling=each), times) for each in ("spaced", "consecutive")]
-    monkeypatch.setattr(still_encoder, "_embed", lambda frames, *_: frames.pixels.flatten(1)[:, None].contiguous())
+    monkeypatch.setattr(frozen_encoder, "_embed", lambda frames, *_: frames.pixels.flatten(1)[:, None].contiguous())
 
-    embedded = still_encoder.embed_frames(
+    embedded = frozen_encoder.embed_frames(
         labelled, labelled.cines, choices * 2, None, options=ViewOptions(**TINY), kept=tmp_path / "kept.safetensors"
     )
 
@@ -296,7 +296,7 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     assert split["validation"] > 0 < split["test"]
     assert report["patients"] == 6 + split["test"]
     assert report["begun_with"] == f"the encoder of view_classifier {taught.version}"
-    monkeypatch.setattr(views, "seen_patients", lambda card, patients, files: frozenset(patients))
+    monkeypatch.setattr(views, "seen_patients", lambda card, patients: frozenset(patients))
     with pytest.raises(TrainingDataError, match="learned from all 6 patients or were chosen by them"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
 
@@ -312,7 +312,9 @@ def test_the_rows_are_of_the_backbone_and_size_of_the_encoder_that_they_begin_wi
         (ViewOptions(image_size=160), "--image-size 32, not 160"),
     ):
         with pytest.raises(ModelMismatchError, match=f"view_classifier 1, to begin with, is of {words}; leave it out"):
-            reproduce_views(easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_still=True)
+            reproduce_views(
+                easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_frozen=True
+            )
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_micro_patch8"])
@@ -320,7 +322,7 @@ def test_rows_begin_with_the_whole_encoder_and_see_what_it_was_taught_to_see(tmp
     start = publish_image_classifier(tmp_path, backbone=backbone, is_standardised=False, border=0.05)
     begun = load_published(start.parent, "view_classifier")
     options = views._as_begun(ViewOptions(**TINY | {"image_size": None}), begun)
-    material = module.Material(SimpleNamespace(), (), TWO, options, tmp_path, begun, is_still=False)
+    material = module.Material(SimpleNamespace(), (), TWO, options, tmp_path, begun, is_frozen=False)
     config = material.config(ROWS[-1])
 
     state, _ = folds.learn_frame_stage(None, config, options, start=begun)
@@ -351,22 +353,22 @@ def test_a_start_that_does_not_list_its_patients_is_refused(easy_studies, tmp_pa
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
     taught = ViewOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
     train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)
-    monkeypatch.setattr(views, "seen_patients", lambda card, patients, files: frozenset())  # they would all be left out
+    monkeypatch.setattr(views, "seen_patients", lambda card, patients: frozenset())  # they would all be left out
     start, embedded = tmp_path / "models" / "view_classifier.safetensors", []
-    real = still_encoder._embed
-    monkeypatch.setattr(still_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
+    real = frozen_encoder._embed
+    monkeypatch.setattr(frozen_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
     options = ViewOptions(**TINY | {"epochs": 8})
 
     reports = [
         reproduce_views(
             easy_studies, tmp_path / str(seeds), seeds=seeds, folds=0, options=options, vocabulary=TWO, start=start,
-            is_still=True,
+            is_frozen=True,
         )
         for seeds in (1, 2)
     ]  # fmt: skip
 
     assert len(embedded) == 2  # once for all rows, however many seeds
-    assert reports[0]["begun_with"].endswith(", held still")
+    assert reports[0]["begun_with"].endswith(", frozen")
     accuracy = {row["name"]: row["metrics"]["accuracy"]["value"] for row in reports[1]["rows"]}
     assert accuracy["image classifier"] > 0.8
     assert len(reports[1]["rows"][0]["accuracy_of_units"]) == 2

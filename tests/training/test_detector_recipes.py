@@ -13,10 +13,10 @@ from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL
 from echo_plugin.training import detector_recipes
 from echo_plugin.training.augment import move_boxes, random_affines, visible_boxes, warp
+from echo_plugin.training.datasets import BOX_SLOTS, PreparedFrames
 from echo_plugin.training.detector import detection_loss, train_detector
 from echo_plugin.training.detector_recipes import OURS, PAPER, chosen_images, training_items, validation_items
 from echo_plugin.training.options import DetectorOptions
-from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
 
 torch.set_num_threads(1)
 SIDE = 96
@@ -35,7 +35,8 @@ def _frames(boxes):
             x1, y1, x2, y2 = box
             pixels[row, y1:y2, x1:x2] = 255
             targets[row, 0] = torch.tensor([*box, 1.0])
-    return PreparedFrames(pixels, targets.flatten(1), torch.arange(len(boxes)) // 2, ())
+    targets = torch.cat([targets.flatten(1), torch.zeros(len(boxes), 2)], dim=1)  # every septum was looked for
+    return PreparedFrames(pixels, targets, torch.arange(len(boxes)) // 2, ())
 
 
 class Watcher(torch.nn.Module):
@@ -165,7 +166,7 @@ def test_what_a_person_chooses_goes_before_the_recipe():
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="Training recipe is 'secret'; ours, paper, usf-mae are accepted"):
+    with pytest.raises(ValueError, match="Training option recipe is 'secret'; ours, paper are accepted"):
         DetectorOptions(recipe="secret")
 
 

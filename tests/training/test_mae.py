@@ -23,10 +23,9 @@ from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.loop import FOLDER
 from echo_plugin.training.mae import mae_config, mean_of_seen, reconstruction_panels, train_mae
-from echo_plugin.training.mae_frames import find_unlabelled, parts_of
+from echo_plugin.training.mae_frames import find_unlabelled
 from echo_plugin.training.options import MaeOptions, TrainOptions, ViewOptions
-from echo_plugin.training.provenance import known_patients
-from echo_plugin.training.splits import Split
+from echo_plugin.training.provenance import NAMELESS_LIMITS, known_patients
 from echo_plugin.training.start import load_start
 from echo_plugin.training.views import train_views
 
@@ -200,7 +199,7 @@ def test_any_folder_of_ultrasound_is_learned_from(easy_studies, shared_data, tmp
 
     counts = {cine.path.name: len(cine.frame_indices) for cine in cines if cine.path.parent.name == "mixed"}
     assert counts == {"examples_ybr_color.dcm": 4, "still.png": 1, "video.mp4": 4}
-    assert sum(cine.patient_id is not None for cine in cines) >= 36
+    assert sum(not cine.is_nameless for cine in cines) >= 36
     assert "broken.dcm is left out" in caplog.text
 
 
@@ -217,15 +216,20 @@ def _write_video(path):
     assert read_cine(path).frame_count == 6
 
 
-def test_pictures_that_name_nobody_are_learned_from_but_for_every_twentieth(tmp_path):
-    for number in range(40):
-        Image.fromarray(np.full((40, 40), number, np.uint8)).save(tmp_path / f"{number:02d}.png")
-    cines = find_unlabelled([tmp_path], 1, without=tmp_path / "models")
+def test_a_picture_that_names_nobody_is_a_patient_of_its_own_and_the_cards_say_so(easy_studies, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "raw" / f"{number}.png")
 
-    parts = parts_of(cines, Split((), (), (), 0))
+    card = train_mae([tmp_path / "raw"], tmp_path, dataclasses.replace(OPTIONS, epochs=1))
+    options = ViewOptions(epochs=2, batch_size=8, frames_per_cine=1, start="mae", temporal="image", device="cpu")
+    heir = train_views(easy_studies, tmp_path, options)
 
-    assert (sum(parts["train"]), sum(parts["validation"])) == (38, 2)
-    assert not any(a and b for a, b in zip(parts["train"], parts["validation"], strict=True))
+    assert card.config["files_without_patient"] == sum(card.training_data.split.values()) == 8
+    assert len(known_patients(card, [f"{number}.png" for number in range(8)])) == 8
+    assert card.limits.endswith(NAMELESS_LIMITS)
+    assert heir.limits.endswith(NAMELESS_LIMITS)
 
 
 def test_its_own_pictures_are_not_learned_from(easy_studies, tmp_path):
