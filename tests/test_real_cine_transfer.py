@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from script import load_script
 
 from echo_plugin.anatomy import View
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
@@ -14,6 +13,7 @@ from echo_plugin.measure.boxes import FrameBoxes
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from tests.script import load_script
 
 torch.set_num_threads(1)
 transfer = load_script("tests/benchmarks/real_cine_transfer.py")

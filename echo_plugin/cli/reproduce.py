@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echo_plugin.anatomy import NED_12, View
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models
 from echo_plugin.progress import progress_bar
 
@@ -73,7 +75,21 @@ def reproduce_defects_command(
     )
     rows = _rows(small, sweep)
     counts = patients or ([PAPER_PATIENTS] if small or sweep else [PAPER_PATIENTS, LARGE_PATIENTS])
-    cohorts = [studies] if studies else [_phantoms(out, count, small, jobs) for count in counts]
+    cohorts = (
+        [studies]
+        if studies
+        else [
+            _phantoms(
+                out / f"phantoms-{count}{'-small' if small else ''}",
+                count,
+                PHANTOM_SEED + count,
+                (View.A4C, View.SUBCOSTAL_4C) if small else None,
+                SMALL_FRAMES if small else 2 * SMALL_FRAMES,
+                jobs,
+            )
+            for count in counts
+        ]
+    )
     for cohort in cohorts:
         title = f"{'sweep' if sweep else 'table'}-{cohort.name}"
         with progress_bar(f"Reproducing {title}") as bar:
@@ -98,24 +114,6 @@ def _rows(small: bool, sweep: bool) -> list[Row]:
     if small:
         return [*paper_rows("resnet18", SMALL_SIDE_PX), *own_rows()]
     return [*paper_rows(), *own_rows(), *more_rows()]
-
-
-def _phantoms(out: Path, patients: int, small: bool, jobs: int) -> Path:
-    from echo_plugin.anatomy import View
-    from echo_plugin.phantom.study import write_phantom_study_folder
-
-    folder = out / f"phantoms-{patients}{'-small' if small else ''}"
-    with progress_bar("Imaging phantoms") as bar:
-        write_phantom_study_folder(
-            folder,
-            patients=patients,
-            seed=PHANTOM_SEED + patients,
-            views=(View.A4C, View.SUBCOSTAL_4C) if small else None,
-            frames=SMALL_FRAMES if small else 2 * SMALL_FRAMES,
-            jobs=jobs,
-            progress=bar,
-        )
-    return folder
 
 
 VIEW_PHANTOM_SEED = 4100
@@ -171,7 +169,11 @@ def reproduce_views_command(
     if frozen and start is None:
         msg = "--frozen freezes an encoder; --from names the classifier that it is of."
         raise typer.BadParameter(msg)
-    studies = _view_phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
+    if data is None:
+        folder = out / f"phantoms-{patients}-{frames}"
+        studies = _phantoms(folder, patients, VIEW_PHANTOM_SEED, NED_12, frames, jobs)
+    else:
+        studies = _study_folder(data, out)
     is_phantom = (studies / "phantom.csv").is_file()
     options = ViewOptions(
         epochs=epochs,
@@ -195,17 +197,15 @@ def reproduce_views_command(
     sys.stdout.write(describe(report))
 
 
-def _view_phantoms(out: Path, patients: int, frames: int, jobs: int) -> Path:
-    """Return the study folder of phantoms of the twelve views, made or completed."""
-    from echo_plugin.anatomy import NED_12
+def _phantoms(folder: Path, patients: int, seed: int, views: Sequence[View] | None, frames: int, jobs: int) -> Path:
+    """Return the study folder of phantoms, made or completed."""
     from echo_plugin.phantom.study import write_phantom_study_folder
 
-    studies = out / f"phantoms-{patients}-{frames}"
     with progress_bar("Imaging phantoms") as bar:
         write_phantom_study_folder(
-            studies, patients=patients, seed=VIEW_PHANTOM_SEED, views=NED_12, frames=frames, jobs=jobs, progress=bar
+            folder, patients=patients, seed=seed, views=views, frames=frames, jobs=jobs, progress=bar
         )
-    return studies
+    return folder
 
 
 def _study_folder(data: Path, out: Path) -> Path:

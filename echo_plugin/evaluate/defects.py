@@ -319,14 +319,20 @@ def evaluate_defects(
         dropout,
         *tables_of_groups(cohort, answers.cines, answers.right, constant),
     ]
-    confusions = _confusions(answers, children)
+    size = len(answers.classes)
+    confusions = {
+        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), size),
+        "patients": confusion_matrix(children.truth, children.said, size),
+    }
+    coverage, accuracy = coverage_curve(answers.truth, answers.probabilities)
+    abstained = int(answers.abstained.sum())
     extra = {
         "classes": list(answers.classes),
         "patients_of_several_defects": several,
         "confusion": confusions["cines"].astype(int).tolist(),
         "confusion_of_patients": confusions["patients"].astype(int).tolist(),
         "verification_pairs": {"same": int(pairs.is_same.sum()), "different": int((~pairs.is_same).sum())},
-        "coverage": _coverage(answers),
+        "coverage": {"coverage": coverage.tolist(), "accuracy": accuracy.tolist(), "abstained": abstained},
         "tables": tables,
     }
     figures = {f"Confusion of {what}": draw_confusion(counts, answers.classes) for what, counts in confusions.items()}
@@ -377,19 +383,6 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
             cohort.of(shows), answers.truth[shows], answers.probabilities[shows]
         )
     return metrics
-
-
-def _confusions(answers: Answers, children: PatientAnswers) -> dict[str, FloatArray]:
-    """Return the confusion matrices of cines and of patients."""
-    return {
-        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
-        "patients": confusion_matrix(children.truth, children.said, len(answers.classes)),
-    }
-
-
-def _coverage(answers: Answers) -> dict[str, Any]:
-    coverage, accuracy = coverage_curve(answers.truth, answers.probabilities)
-    return {"coverage": coverage.tolist(), "accuracy": accuracy.tolist(), "abstained": int(answers.abstained.sum())}
 
 
 def _figures(

@@ -216,11 +216,6 @@ MOST_BYTES = 16 * 2**30
 """What a cache may take on the disk: detector, views and defects of some ten thousand cines."""
 
 
-def kept_path(cache_dir: Path, key: str) -> Path:
-    """Return the file of a cine; ``key`` tells its picture, its frames and how they were prepared."""
-    return cache_dir / FOLDER / f"{key}.npz"
-
-
 def read_kept(path: Path) -> tuple[Array, Array] | None:
     """Return pixels and targets, noting that they are in use; None: not there, or damaged."""
     try:
@@ -238,11 +233,6 @@ def keep(path: Path, pixels: Array, targets: Array) -> None:
     np.savez(content, pixels=pixels, targets=targets)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue(), mode=0o600)
-
-
-def bound_cache(cache_dir: Path) -> None:
-    """Delete the files that were not in use for longest, down to ``MOST_BYTES``."""
-    drop_longest_unused((cache_dir / FOLDER).iterdir(), MOST_BYTES)
 
 
 PREPARATION = 4
@@ -309,7 +299,7 @@ def prepare_frames(
     found = _each_cine(labelled, choice, prepare, name, cache_dir, progress)
     pixels, targets, cine = _in_memory(found) if cache_dir is None else _in_a_file(found, cache_dir)
     if cache_dir is not None:
-        bound_cache(cache_dir)
+        drop_longest_unused((cache_dir / FOLDER).iterdir(), MOST_BYTES)
     return PreparedFrames(
         torch.from_numpy(np.asarray(pixels)),
         torch.from_numpy(np.concatenate(targets)),
@@ -330,7 +320,7 @@ def _each_cine(
     is_empty = True
     for index, (labels, frame_indices) in enumerate(choice):
         facts = [PREPARATION, name, *labelled.facts_of(labels), list(frame_indices)]
-        path = cache_dir and kept_path(cache_dir, digest_of(facts)[:32])
+        path = cache_dir and cache_dir / FOLDER / f"{digest_of(facts)[:32]}.npz"
         kept = read_kept(path) if path else None
         if kept is None:
             try:

@@ -55,7 +55,6 @@ class Recipe:
     clip_norm: float = 5.0
     average_decay: float = 0.995
     max_minutes: float | None = None
-    validate_every: int = 1
     patience: int | None = None
     """End after so many epochs without a better measure; None: never."""
 
@@ -307,7 +306,6 @@ def run_epochs(
     state_path: Path | None = None,
     state_key: str = "",
     log_dir: Path | None = None,
-    note: str = "",
 ) -> Learned:
     """Train ``model`` in place and return the best averaged weights.
 
@@ -337,9 +335,9 @@ def run_epochs(
     run = time.strftime("%Y-%m-%d_%H-%M-%S")
     state = TrainingState(model, recipe.build_optimiser(model), recipe.average_decay, seed, run)
     kept = KeptState(state_path, training_key(model, recipe, seed, state_key)) if state_path else None
-    report = _Report(recipe, on_epoch if is_first() else None, note)
+    told = on_epoch if is_first() else None
     if kept is not None and kept.restore(state):
-        report(state, is_resumed=True)
+        _tell(state, recipe, told, is_resumed=True)
     started = time.monotonic() - state.elapsed_s
     losses = wrap_distributed(LossOf(model, loss))
     with training_curves(log_dir if is_first() else None, state) as add_to_curves:
@@ -349,27 +347,23 @@ def run_epochs(
             _judge(state, recipe, validate, should_stop, started)
             if kept is not None:
                 kept.save(state)
-            report(state)
+            _tell(state, recipe, told)
             add_to_curves(state)
     return _learned(state, model)
 
 
-@dataclass(frozen=True)
-class _Report:
-    """Says after an epoch how far the training is, to the log and to who asked."""
-
-    recipe: Recipe
-    on_epoch: OnEpoch | None
-    note: str
-
-    def __call__(self, state: TrainingState, *, is_resumed: bool = False) -> None:
-        done, total = state.epoch, self.recipe.epochs
-        words = "Going on after epoch" if is_resumed else "Epoch"
-        logger.info("%s %d of %d%s: loss %.4f, measure %s", words, done, total, self.note, state.loss, state.metric)
-        if self.on_epoch is not None:
-            eta_s = 0.0 if state.is_done else _eta_s(self.recipe, state.elapsed_s, done)
-            best = state.best_metric if state.best_metric > -math.inf else None
-            self.on_epoch(EpochStatus(done, total, eta_s, state.loss, state.metric, best, self.note, is_resumed))
+def _tell(state: TrainingState, recipe: Recipe, on_epoch: OnEpoch | None, *, is_resumed: bool = False) -> None:
+    """Say after an epoch how far the training is, to the log and to who asked."""
+    done, total = state.epoch, recipe.epochs
+    words = "Going on after epoch" if is_resumed else "Epoch"
+    logger.info("%s %d of %d: loss %.4f, measure %s", words, done, total, state.loss, state.metric)
+    if on_epoch is None:
+        return
+    eta_s = 0.0 if state.is_done else state.elapsed_s / done * (total - done)
+    if recipe.max_minutes is not None:
+        eta_s = max(0.0, min(eta_s, 60 * recipe.max_minutes - state.elapsed_s))
+    best = state.best_metric if state.best_metric > -math.inf else None
+    on_epoch(EpochStatus(done, total, eta_s, state.loss, state.metric, best, is_resumed=is_resumed))
 
 
 def _judge(
@@ -382,11 +376,12 @@ def _judge(
     """Measure the averaged weights where it is due, and decide whether this was the last epoch: the first process."""
     if is_first():
         elapsed_s = time.monotonic() - started
-        is_last = state.epoch == recipe.epochs or _is_out_of_time(recipe, elapsed_s, state.epoch)
-        is_last = is_last or (should_stop is not None and should_stop())
+        is_last = state.epoch == recipe.epochs or (should_stop is not None and should_stop())
+        if recipe.max_minutes is not None:  # another epoch would end after the allowed time
+            is_last = is_last or elapsed_s * (1 + 0.5 / state.epoch) > 60 * recipe.max_minutes
         if validate is None:
             state.keep()
-        elif is_last or state.epoch % recipe.validate_every == 0:
+        else:
             state.judge(validate(state.average.module))
         is_tired = recipe.patience is not None and state.epoch - state.best_epoch >= recipe.patience
         state.is_done = is_last or is_tired
@@ -475,13 +470,3 @@ def balanced_batches(
     weights = counts[labels] ** -power
     draws = torch.multinomial(weights, len(items), replacement=True, generator=generator)
     return shuffled_batches(items[draws], batch_size, generator)
-
-
-def _is_out_of_time(recipe: Recipe, elapsed_s: float, epochs_done: int) -> bool:
-    """Whether another epoch would end after the allowed time."""
-    return recipe.max_minutes is not None and elapsed_s * (1 + 0.5 / epochs_done) > 60 * recipe.max_minutes
-
-
-def _eta_s(recipe: Recipe, elapsed_s: float, epochs_done: int) -> float:
-    left = elapsed_s / epochs_done * (recipe.epochs - epochs_done)
-    return left if recipe.max_minutes is None else max(0.0, min(left, 60 * recipe.max_minutes - elapsed_s))
