@@ -106,10 +106,10 @@ def published_detector(easy_studies: Path, tmp_path_factory: pytest.TempPathFact
 
     from echo_plugin.training.defects import train_defects
     from echo_plugin.training.detector import train_detector
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import DefectOptions, DetectorOptions
 
     torch.set_num_threads(1)
     models = tmp_path_factory.mktemp("models")
-    train_detector(easy_studies, models, TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu"))
-    train_defects(easy_studies, models, TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu"))
+    train_detector(easy_studies, models, DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu"))
+    train_defects(easy_studies, models, DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu"))
     return models

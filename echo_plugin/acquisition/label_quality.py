@@ -247,7 +247,7 @@ def look_at_each(judge: LabelJudge, labelled: LabelledFolder, cines: Iterable[La
 
 def unseen_cines(card: ModelCard, labelled: LabelledFolder) -> list[LabelledCine]:
     """Return the cines with boxes to judge of patients that a card lists neither as learned from nor as chosen by."""
-    seen = seen_patients(card, (cine.patient_id for cine in labelled.cines), labelled.folder.entries())
+    seen = seen_patients(card, (cine.patient_id for cine in labelled.cines))
     return [cine for cine in labelled.cines if cine.patient_id not in seen and detection_frames(cine, 1)]
 
 

@@ -70,7 +70,7 @@ from echo_plugin.training.datasets import (
     open_judgeable_folder,
     unsought_labels,
 )
-from echo_plugin.training.options import EpochStatus, TrainOptions
+from echo_plugin.training.options import DetectorOptions, EpochStatus
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
 
@@ -357,7 +357,7 @@ def keep_judgements(studies: Path, result: Review) -> None:
         store.judge(replace(doubt.judgement, models=f"{REVIEW} {doubt.judgement.models}"))
 
 
-def train_folds(studies: Path, models: Path, options: TrainOptions) -> TrainFold:
+def train_folds(studies: Path, models: Path, options: DetectorOptions) -> TrainFold:
     """Return what trains a detector on given patients of a study folder.
 
     It goes on from the detector in ``models`` where that has seen none of the folder's patients, else from the starter
@@ -389,7 +389,7 @@ def _is_stranger(models: Path, labelled: LabelledFolder) -> bool:
     except EchoError:
         return False
     patients = sorted({cine.patient_id for cine in labelled.cines})
-    return names_its_patients(card) and not known_patients(card, patients, labelled.folder.entries())
+    return names_its_patients(card) and not known_patients(card, patients)
 
 
 def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) -> None:

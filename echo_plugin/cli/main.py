@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``monailabel-echo``: each verb hands over to one function of the floors below.
 
-Imports stand inside the verbs, so that ``--help`` and ``info`` answer at once. Results go to stdout, progress and
-errors to stderr; exit code 0 done, 1 failed, 2 bad usage.
-
-What is installed: versions, devices, published models. Loads no model and no torch, so it answers at once.
+Imports stand inside the verbs, so that ``--help`` and ``info``, which load no torch, answer at once. Results go to
+stdout, progress and errors to stderr; exit code 0 done, 1 failed, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -20,25 +18,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
+from echo_plugin.cli.evaluate import evaluate
 from echo_plugin.cli.evidence import explain, gallery, patient, verify
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies, Trainable, write_json
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, write_json
 from echo_plugin.cli.predict import predict
-from echo_plugin.cli.reproduce import reproduce_defects_command, reproduce_views_command
+from echo_plugin.cli.reproduce import reproduce
 from echo_plugin.cli.review import review
 from echo_plugin.cli.studies import export, import_data_set, labels
 from echo_plugin.cli.train import train
 from echo_plugin.errors import EchoError
 from echo_plugin.progress import progress_bar
 
+VERBS = ("serve", "predict", "train", "evaluate", "phantom", "import", "info")
+"""Those of the contract, which ``--help`` names first."""
+
+
+class Verbs(TyperGroup):
+    """The verbs in the order in which ``--help`` names them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        others = [name for name in super().list_commands(ctx) if name not in VERBS]
+        return [*VERBS, *others]
+
+
 app = typer.Typer(
     name="monailabel-echo",
+    cls=Verbs,
     help="Septal boxes, defects and views of paediatric echocardiograms. Research only: not for clinical use.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Add --debug to any command for tracebacks and the log.",
 )
+MORE = "More"
 
 
 @app.command()
@@ -72,56 +86,12 @@ def serve(
 
 
 app.command()(predict)
-app.command()(train)
-app.command()(review)
-for verb in (gallery, verify, patient, explain, labels):
-    app.command()(verb)
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
 app.command("import")(import_data_set)
-app.command()(export)
-reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
-reproduce.command("views")(reproduce_views_command)
-reproduce.command("defects")(reproduce_defects_command)
-app.add_typer(reproduce, name="reproduce")
-
-
-@app.command()
-def evaluate(
-    what: Annotated[Trainable, typer.Argument(help="Which model.")],
-    studies: Studies,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.html and the plots.")],
-    models: Models = DEFAULT_MODELS,
-    folds: Annotated[
-        int | None, typer.Option(help="Views: train the architecture anew on each fold of patients.", min=2)
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each fold's training.", min=2)] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-) -> None:
-    """Measure a model on patients that it did not learn from.
-
-    Example: monailabel-echo evaluate views --studies held_out --out runs/views
-    """
-    from echo_plugin.evaluate.defects import evaluate_defects
-    from echo_plugin.evaluate.detector import evaluate_detector
-    from echo_plugin.evaluate.views import cross_validate_views, evaluate_views
-
-    if folds is not None:
-        if what is not Trainable.VIEWS:
-            msg = f"--folds is of views; {what} is measured on held-out patients."
-            raise typer.BadParameter(msg)
-        from echo_plugin.training.options import TrainOptions
-
-        options = TrainOptions(epochs=epochs, seed=seed, device=device)
-        with progress_bar("Evaluating views by folds") as bar:
-            write_json(cross_validate_views(studies, models, out, folds=folds, options=options, progress=bar), None)
-        return
-    measure = {
-        Trainable.DETECTOR: evaluate_detector,
-        Trainable.DEFECTS: evaluate_defects,
-        Trainable.VIEWS: evaluate_views,
-    }[what]
-    with progress_bar(f"Evaluating {what}") as bar:
-        write_json(measure(studies, models, out, device=device, progress=bar, seed=seed), None)
+for verb in (labels, export, review, gallery, verify, patient, explain):
+    app.command(rich_help_panel=MORE)(verb)
+app.add_typer(reproduce, name="reproduce", rich_help_panel=MORE)
 
 
 @app.command()
@@ -144,9 +114,15 @@ def phantom(
     from echo_plugin.phantom.study import write_phantom_study_folder
 
     if fetal:
-        from echo_plugin.cli.train import fetal_phantom
+        if views is not None or jobs != 1:
+            msg = "--views and --jobs are of the children's phantom; with --fetal every patient has all fetal views."
+            raise typer.BadParameter(msg)
+        from echo_plugin.papers.fetal_study import write_fetal_sheet, write_fetal_study_folder
 
-        fetal_phantom(out, patients, seed, frames, sheet=sheet, is_plain=views is None and jobs == 1)
+        with progress_bar("Drawing fetal phantoms") as bar:
+            write_fetal_study_folder(out, patients=patients, seed=seed, stills=frames, progress=bar)
+        if sheet is not None:
+            write_fetal_sheet(out, sheet)
         return
     try:
         chosen = parse_views(views) if views else None
@@ -183,6 +159,10 @@ def info(
         sys.stdout.write(format_installation(facts))
 
 
+BAD_USAGE: Any = typer.BadParameter.__base__
+"""What typer raises of an unknown word or a refused value; its name is private, and another in older releases."""
+
+
 def main() -> None:
     """Run the command line: errors become one sentence on stderr and exit code 1, bad usage exit code 2."""
     # Before torch is loaded: its threads must sleep while they wait. Spinning, they take 3 to 12 times as long when
@@ -191,12 +171,16 @@ def main() -> None:
     is_debug = "--debug" in sys.argv
     logging.basicConfig(level="DEBUG" if is_debug else "WARNING", format="%(levelname)s %(name)s: %(message)s")
     try:
-        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+        code = app([argument for argument in sys.argv[1:] if argument != "--debug"], standalone_mode=False)
+    except BAD_USAGE as exc:
+        typer.echo(exc.format_message(), err=True)
+        sys.exit(2)
     except (EchoError, OSError, ValueError) as exc:
         if is_debug:
             raise
         typer.echo(str(exc), err=True)
         sys.exit(1)
+    sys.exit(code or 0)
 
 
 LIBRARIES = ("monailabel-echo", "monailabel", "monai", "torch", "torchvision", "pydicom", "itk", "numpy")

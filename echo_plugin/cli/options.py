@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +14,6 @@ import typer
 from echo_plugin.durable import require_writable, write_atomically
 from echo_plugin.errors import EchoError
 from echo_plugin.model_card import STARTERS
-
-
-class Trainable(StrEnum):
-    """The models that a person can train and measure."""
-
-    DETECTOR = "detector"
-    DEFECTS = "defects"
-    VIEWS = "views"
-
 
 DEFAULT_MODELS = STARTERS
 

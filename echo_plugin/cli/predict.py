@@ -193,6 +193,7 @@ def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bo
 
 
 def _fill(tree: Path, results: Sequence[Mapping[str, Any]], *, is_copy: bool) -> Counter[str]:
+
     counts: Counter[str] = Counter()
     folders: dict[Path, str] = {}
     for result in results:

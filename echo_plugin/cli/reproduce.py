@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``monailabel-echo reproduce defects``: the ASD/VSD paper's table on phantoms.
-
-The command ``monailabel-echo reproduce views``: the neonatal-view paper's table on phantoms, or on NED itself.
-"""
+"""The verb ``reproduce`` of the command line: the source papers' tables on phantoms, of views also on NED."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echo_plugin.anatomy import NED_12, View
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models
 from echo_plugin.cli.results_page import write_results_page
 from echo_plugin.progress import progress_bar
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from echo_plugin.papers.defects_table import Row
 
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the table as a page of results there.")]
+reproduce = typer.Typer(help="Make the source papers' tables again.", no_args_is_help=True)
 
 PHANTOM_SEED = 8400
 """Of the cohorts: sets of their own, which no starter model has learned from."""
@@ -30,6 +30,7 @@ SMALL_MINUTES = 0.8
 """Of each training: the table has 33 with 3 seeds, and all else that it needs is to fit what they leave of an hour."""
 
 
+@reproduce.command("defects")
 def reproduce_defects_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for phantoms, rows and tables; again: goes on.")],
     small: Annotated[
@@ -66,9 +67,9 @@ def reproduce_defects_command(
     """
     from echo_plugin.papers.defects import reproduce_defects
     from echo_plugin.papers.defects_table import describe, summarise_sweep, summarise_table
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import DefectOptions
 
-    options = TrainOptions(
+    options = DefectOptions(
         epochs=epochs,
         max_minutes=max_minutes or (SMALL_MINUTES if small else None),
         cache_dir=out / "cache",
@@ -77,8 +78,22 @@ def reproduce_defects_command(
     )
     rows = _rows(small, sweep)
     counts = patients or ([PAPER_PATIENTS] if small or sweep else [PAPER_PATIENTS, LARGE_PATIENTS])
+    cohorts = (
+        [studies]
+        if studies
+        else [
+            _phantoms(
+                out / f"phantoms-{count}{'-small' if small else ''}",
+                count,
+                PHANTOM_SEED + count,
+                (View.A4C, View.SUBCOSTAL_4C) if small else None,
+                SMALL_FRAMES if small else 2 * SMALL_FRAMES,
+                jobs,
+            )
+            for count in counts
+        ]
+    )
     pages = []
-    cohorts = [studies] if studies else [_phantoms(out, count, small, jobs) for count in counts]
     for cohort in cohorts:
         title = f"{'sweep' if sweep else 'table'}-{cohort.name}"
         with progress_bar(f"Reproducing {title}") as bar:
@@ -110,28 +125,11 @@ def _rows(small: bool, sweep: bool) -> list[Row]:
     return [*paper_rows(), *own_rows(), *more_rows()]
 
 
-def _phantoms(out: Path, patients: int, small: bool, jobs: int) -> Path:
-    from echo_plugin.anatomy import View
-    from echo_plugin.phantom.study import write_phantom_study_folder
-
-    folder = out / f"phantoms-{patients}{'-small' if small else ''}"
-    with progress_bar("Imaging phantoms") as bar:
-        write_phantom_study_folder(
-            folder,
-            patients=patients,
-            seed=PHANTOM_SEED + patients,
-            views=(View.A4C, View.SUBCOSTAL_4C) if small else None,
-            frames=SMALL_FRAMES if small else 2 * SMALL_FRAMES,
-            jobs=jobs,
-            progress=bar,
-        )
-    return folder
-
-
 VIEW_PHANTOM_SEED = 4100
 """Of the phantoms: a set of its own, which no starter model has learned from."""
 
 
+@reproduce.command("views")
 def reproduce_views_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the runs and the table; again: goes on.")],
     data: Annotated[
@@ -164,8 +162,8 @@ def reproduce_views_command(
             help="View classifier whose encoder every row begins with; patients that it knows take no part.",
         ),
     ] = None,
-    still: Annotated[
-        bool, typer.Option("--still", help="Hold that encoder still and learn only what joins frames: minutes a seed.")
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Freeze that encoder and learn only what joins frames: minutes a seed.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes that make phantoms.", min=1)] = 1,
     markdown: Markdown = None,
@@ -176,14 +174,18 @@ def reproduce_views_command(
     Example: monailabel-echo reproduce views runs/views --seeds 3
     """
     from echo_plugin.papers.views import describe, reproduce_views
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import ViewOptions
 
-    if still and start is None:
-        msg = "--still holds an encoder still; --from names the classifier that it is of."
+    if frozen and start is None:
+        msg = "--frozen freezes an encoder; --from names the classifier that it is of."
         raise typer.BadParameter(msg)
-    studies = _view_phantoms(out, patients, frames, jobs) if data is None else _study_folder(data, out)
+    if data is None:
+        folder = out / f"phantoms-{patients}-{frames}"
+        studies = _phantoms(folder, patients, VIEW_PHANTOM_SEED, NED_12, frames, jobs)
+    else:
+        studies = _study_folder(data, out)
     is_phantom = (studies / "phantom.csv").is_file()
-    options = TrainOptions(
+    options = ViewOptions(
         epochs=epochs,
         backbone=backbone,
         image_size=image_size,
@@ -199,7 +201,7 @@ def reproduce_views_command(
             folds=0 if is_phantom and folds is None else folds or 5,
             options=options,
             start=start,
-            is_still=still,
+            is_frozen=frozen,
             progress=bar,
         )
     sys.stdout.write(describe(report))
@@ -207,17 +209,15 @@ def reproduce_views_command(
         write_results_page(markdown, "Views as the neonatal-view paper tabulates them", describe(report))
 
 
-def _view_phantoms(out: Path, patients: int, frames: int, jobs: int) -> Path:
-    """Return the study folder of phantoms of the twelve views, made or completed."""
-    from echo_plugin.anatomy import NED_12
+def _phantoms(folder: Path, patients: int, seed: int, views: Sequence[View] | None, frames: int, jobs: int) -> Path:
+    """Return the study folder of phantoms, made or completed."""
     from echo_plugin.phantom.study import write_phantom_study_folder
 
-    studies = out / f"phantoms-{patients}-{frames}"
     with progress_bar("Imaging phantoms") as bar:
         write_phantom_study_folder(
-            studies, patients=patients, seed=VIEW_PHANTOM_SEED, views=NED_12, frames=frames, jobs=jobs, progress=bar
+            folder, patients=patients, seed=seed, views=views, frames=frames, jobs=jobs, progress=bar
         )
-    return studies
+    return folder
 
 
 def _study_folder(data: Path, out: Path) -> Path:

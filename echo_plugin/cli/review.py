@@ -42,14 +42,14 @@ def review(
     )
     from echo_plugin.acquisition.review import review as review_labels
     from echo_plugin.progress import progress_bar
-    from echo_plugin.training.options import TrainOptions
+    from echo_plugin.training.options import DetectorOptions
 
     with progress_bar("Reviewing labels") as bar:
         if predictions == "model":
             judge_of = published_judge(models, device)
             judges = "the published detector, of patients it did not learn from"
         else:
-            options = TrainOptions(max_minutes=minutes / folds, seed=seed, device=device)
+            options = DetectorOptions(max_minutes=minutes / folds, seed=seed, device=device)
             train = train_folds(studies, models, options)
             judge_of = fold_judges(train, folds, seed=seed, device=device, progress=bar)
             judges = f"{folds} detectors, each trained without the patients it judges"

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect answers by age, view, what is shown, size, image quality and drop-out, and beside the paper's table.
+"""What a report on defects shows: tables by group and beside the paper's, and the figures drawn.
 
 Image quality and drop-out are known of phantoms only, from the phantom.csv of their folder.
-
-What an evaluation of defects shows: verification curve, embeddings, calibration, coverage, retrieved cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.cine import ByteArray
-from echo_plugin.evaluate.held_out import AGES, DAYS_OF_YEAR, QUALITIES
+from echo_plugin.evaluate.held_out import AGES, DAYS_OF_YEAR, QUALITIES, in_ranges, metric_words
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import CONFIDENCE_BINS, Cohort
 from echo_plugin.measure.verification import neighbours
@@ -66,7 +64,8 @@ def beside_paper(metrics: Mapping[str, Metric], several: int = 0) -> dict[str, A
         metric, patients = metrics.get(key), metrics.get(f"{key} (patients)")
         if metric is not None:
             constant = "–" if metric.baseline is None else f"{metric.baseline:.3f}"
-            rows.append([name, words(metric), "–" if patients is None else words(patients), constant, *published])
+            of_patients = "–" if patients is None else metric_words(patients)
+            rows.append([name, metric_words(metric), of_patients, constant, *published])
     return {
         "title": "Beside the paper's table",
         "note": "The paper measured 24 patients of another hospital, and its counts contradict one another: it is"
@@ -88,14 +87,14 @@ def tables_of_groups(
     """
     sizes = [("below 4 mm", 0.0, 4.0), ("4 to 8 mm", 4.0, 8.0), ("8 mm and more", 8.0, np.inf)]
     tables = [
-        _ranges("By age", cines, lambda c: None if c.age_days is None else c.age_days / DAYS_OF_YEAR, AGES),
+        ("By age", in_ranges([None if c.age_days is None else c.age_days / DAYS_OF_YEAR for c in cines], AGES)),
         (
             "By view",
             {view: np.array([c.view == view for c in cines]) for view in sorted({c.view or "" for c in cines})},
         ),
         ("By what the cine shows", _by_what_is_shown(cines)),
-        _ranges("By defect size", cines, lambda c: c.defect_size_mm, sizes),
-        _ranges("By image quality", cines, lambda c: c.image_quality, QUALITIES),
+        ("By defect size", in_ranges([c.defect_size_mm for c in cines], sizes)),
+        ("By image quality", in_ranges([c.image_quality for c in cines], QUALITIES)),
     ]
     return [_table(title, groups, cohort, right, constant) for title, groups in tables]
 
@@ -111,16 +110,6 @@ def _by_what_is_shown(cines: Sequence[AnsweredCine]) -> dict[str, NDArray[np.boo
     }
 
 
-def _ranges(
-    title: str,
-    cines: Sequence[AnsweredCine],
-    value: Callable[[AnsweredCine], float | None],
-    ranges: Sequence[tuple[str, float, float]],
-) -> tuple[str, dict[str, NDArray[np.bool_]]]:
-    values = np.array([np.nan if (v := value(cine)) is None else v for cine in cines])
-    return title, {name: (values >= low) & (values < high) for name, low, high in ranges}
-
-
 def _table(
     title: str,
     groups: Mapping[str, NDArray[np.bool_]],
@@ -134,7 +123,7 @@ def _table(
             baseline = None if constant is None else float(constant[place].mean())
             metric = cohort.of(place).mean(right[place], baseline)
             beside = "–" if baseline is None else f"{baseline:.3f}"
-            rows.append([name, str(int(place.sum())), str(metric.patients), words(metric), beside])
+            rows.append([name, str(int(place.sum())), str(metric.patients), metric_words(metric), beside])
     note = "" if rows else "Not known of these cines: only the phantom's own table (phantom.csv) or labels tell it."
     columns = ["group", "cines", "patients", "accuracy", "constant answer"]
     return {"title": title, "note": note, "columns": columns, "rows": rows}
@@ -157,7 +146,7 @@ def dropout_table(
         if place.any():
             right = cohort.of(place).mean((said == normal)[place].astype(np.float64))
             wrong = cohort.of(place).mean((said == "ASD")[place].astype(np.float64))
-            rows.append([name, str(int(place.sum())), str(right.patients), words(right), words(wrong)])
+            rows.append([name, str(int(place.sum())), str(right.patients), metric_words(right), metric_words(wrong)])
             metrics[f"called Normal, {name} of the interatrial septum" if name == "with drop-out" else
                     "called Normal, without drop-out"] = right  # fmt: skip
     note = (
@@ -167,15 +156,6 @@ def dropout_table(
     if not np.isfinite(shares).any():
         note = "Not measured: drop-out is known of phantoms only, and this folder has no phantom.csv that tells it."
     return {"title": title, "note": note, "columns": columns, "rows": rows}, metrics
-
-
-def words(metric: Metric) -> str:
-    """Return a figure with its interval, such as ``0.91 [0.85, 0.96]``; a dash where it is undefined."""
-    if not np.isfinite(metric.value):
-        return "–"
-    if metric.low is None or metric.high is None:
-        return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
 COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d")

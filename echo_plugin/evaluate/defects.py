@@ -4,10 +4,6 @@
 Classification by cine and by patient, verification and retrieval among different patients, calibration, coverage, and
 the same told apart by age, view, size, image quality and drop-out.
 
-What the models say of held-out cines and children: the rows that ``evaluate`` measures.
-
-Verification and retrieval of held-out cines and children, by several protocols side by side.
-
 The paper's pairs are of pictures that show the diagnosis, compared by their embeddings. Many cines of a child do not
 show it, so pairs of those that do, by plain embeddings, are the figure beside the paper's. Similar cases are found by
 class probabilities: these of the same cines, of all cines by diagnosis, and of whole children stand beside it, so that
@@ -37,9 +33,8 @@ from echo_plugin.evaluate.defect_tables import (
     beside_paper,
     dropout_table,
     tables_of_groups,
-    words,
 )
-from echo_plugin.evaluate.held_out import HeldOut, choose_held_out, number_in, phantom_facts
+from echo_plugin.evaluate.held_out import HeldOut, choose_held_out, metric_words, number_in, phantom_facts
 from echo_plugin.evaluate.report import draw_confusion, draw_pictures, embedded_picture, worst_cines, write_report
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure import verification
@@ -238,7 +233,7 @@ def compare_held_out(
         found = verification.verification_metrics(pairs, split, seed)
         found |= verification.retrieval_metrics(vectors, truth, names.tolist(), split, seed)
         metrics |= {f"{name}{suffix}": metric for name, metric in found.items()}
-        cells = [words(found[name]) if name in found else "–" for name in MEASURES]
+        cells = [metric_words(found[name]) if name in found else "–" for name in MEASURES]
         rows.append([named[suffix], str(len(truth)), str(int(pairs.is_same.sum())), str(len(pairs.first)), *cells])
     assert chosen is not None
     table = {
@@ -273,7 +268,7 @@ def agreement_table(cohort: Cohort, patients: PatientAnswers) -> dict[str, Any]:
         "no cine can show it, or no answer": np.isnan(patients.agreement),
     }
     rows = [
-        [name, str(int(place.sum())), words(cohort.of(place).mean(right[place]))]
+        [name, str(int(place.sum())), metric_words(cohort.of(place).mean(right[place]))]
         for name, place in groups.items()
         if place.any()
     ]
@@ -324,14 +319,20 @@ def evaluate_defects(
         dropout,
         *tables_of_groups(cohort, answers.cines, answers.right, constant),
     ]
-    confusions = _confusions(answers, children)
+    size = len(answers.classes)
+    confusions = {
+        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), size),
+        "patients": confusion_matrix(children.truth, children.said, size),
+    }
+    coverage, accuracy = coverage_curve(answers.truth, answers.probabilities)
+    abstained = int(answers.abstained.sum())
     extra = {
         "classes": list(answers.classes),
         "patients_of_several_defects": several,
         "confusion": confusions["cines"].astype(int).tolist(),
         "confusion_of_patients": confusions["patients"].astype(int).tolist(),
         "verification_pairs": {"same": int(pairs.is_same.sum()), "different": int((~pairs.is_same).sum())},
-        "coverage": _coverage(answers),
+        "coverage": {"coverage": coverage.tolist(), "accuracy": accuracy.tolist(), "abstained": abstained},
         "tables": tables,
     }
     figures = {f"Confusion of {what}": draw_confusion(counts, answers.classes) for what, counts in confusions.items()}
@@ -384,19 +385,6 @@ def _by_cine(cohort: Cohort, answers: Answers, majority: int | None) -> dict[str
     return metrics
 
 
-def _confusions(answers: Answers, children: PatientAnswers) -> dict[str, FloatArray]:
-    """Return the confusion matrices of cines and of patients."""
-    return {
-        "cines": confusion_matrix(answers.truth, answers.probabilities.argmax(axis=1), len(answers.classes)),
-        "patients": confusion_matrix(children.truth, children.said, len(answers.classes)),
-    }
-
-
-def _coverage(answers: Answers) -> dict[str, Any]:
-    coverage, accuracy = coverage_curve(answers.truth, answers.probabilities)
-    return {"coverage": coverage.tolist(), "accuracy": accuracy.tolist(), "abstained": int(answers.abstained.sum())}
-
-
 def _figures(
     chosen: HeldOut,
     cohort: Cohort,
@@ -407,7 +395,7 @@ def _figures(
     figures = {}
     if pairs.can_be_measured:
         band = verification.curve_with_band(pairs, chosen.split, cohort.seed)
-        area = f"AUC {words(metrics['verification AUC'])}, {len(pairs.first)} pairs of {cohort.count} patients"
+        area = f"AUC {metric_words(metrics['verification AUC'])}, {len(pairs.first)} pairs of {cohort.count} patients"
         figures["Verification among different patients"] = defect_tables.draw_acceptance(band, area)
     layout = defect_tables.draw_embeddings(answers.embeddings, answers.truth, answers.classes, cohort.seed)
     if layout is not None:

@@ -4,8 +4,6 @@
 Boxes are measured three times: as single frames give them, which is what papers report; with the scores and corners
 that all frames of a cine together give them; and as viewers show them, the best course of each septum among these.
 Lengths are in px of the model's input, and in mm where the cine is calibrated.
-
-Septal boxes by view, age and image quality, each group with its interval and beside the constant answer.
 """
 
 from __future__ import annotations
@@ -30,6 +28,8 @@ from echo_plugin.evaluate.held_out import (
     QUALITIES,
     HeldOut,
     choose_held_out,
+    in_ranges,
+    metric_words,
     number_in,
     phantom_facts,
 )
@@ -59,7 +59,6 @@ from echo_plugin.measure.boxes import (
     shown_metrics,
 )
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.model_card import Metric
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, detection_frames, unsought_labels
@@ -99,17 +98,10 @@ def tables_of_groups(frames: MeasuredFrames, facts: Sequence[Facts]) -> list[dic
     views = sorted({str(f["view"]) for f in facts if f["view"] is not None})
     groups = {
         "By view": {view: np.array([f["view"] == view for f in facts]) for view in views},
-        "By age": _ranges(facts, "age_years", AGES),
-        "By image quality": _ranges(facts, "image_quality", QUALITIES),
+        "By age": in_ranges([f["age_years"] for f in facts], AGES),
+        "By image quality": in_ranges([f["image_quality"] for f in facts], QUALITIES),
     }
     return [_table(title, members, frames) for title, members in groups.items()]
-
-
-def _ranges(
-    facts: Sequence[Facts], name: str, ranges: Sequence[tuple[str, float, float]]
-) -> dict[str, NDArray[np.bool_]]:
-    values = np.array([np.nan if f[name] is None else f[name] for f in facts], dtype=np.float64)
-    return {words: (values >= low) & (values < high) for words, low, high in ranges}
 
 
 def _table(title: str, members: Mapping[str, NDArray[np.bool_]], frames: MeasuredFrames) -> dict[str, Any]:
@@ -134,7 +126,7 @@ def _row(name: str, frames: MeasuredFrames) -> list[str]:
     return [
         *size,
         f"{alone.of(None, COCO_IOUS)[0]:.3f}",
-        _words(cohort.from_samples(float(resampled[0]), resampled[1:])),
+        metric_words(cohort.from_samples(float(resampled[0]), resampled[1:])),
         constant,
         *(_precision_of_septum(alone, truths, k) for k in labels),
         *(f"{np.nanmean(o):.3f}" if np.isfinite(o).any() else NOTHING for o in overlaps),
@@ -156,12 +148,7 @@ def _centre_distance(frames: MeasuredFrames, label: int) -> str:
     if not known.any():
         return NOTHING
     metric = frames.cohort.of(known).mean(distances[known])
-    return f"{_words(metric, digits=1)} {unit}"
-
-
-def _words(metric: Metric, digits: int = 3) -> str:
-    interval = "" if metric.low is None else f" [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
-    return f"{metric.value:.{digits}f}{interval}"
+    return f"{metric_words(metric, digits=1)} {unit}"
 
 
 FRAMES_PER_CINE = 8

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folds of the patients, and the stages in which a view classifier is trained anew on one and measured on strangers.
+"""A view classifier's architecture trained anew on every fold of the patients, and measured on strangers.
 
 Three parts each time: a fold is tested, a part of the other patients chooses the checkpoint, the rest is learned from.
 (The neonatal-view paper chooses its checkpoint on the fold it reports.) Clips to learn from are several a cine; what is
-measured is one clip from the middle, as the paper does it.
-
-Outcomes of long measurements, one JSON file for each training: a run that was stopped goes on where it was.
-
-Each has a key that tells apart the files, labels, networks and numbers it came from; one of another key is no outcome.
-
-A view classifier's architecture trained anew on every fold of the patients; what each fold says is kept.
+measured is one clip from the middle, as the paper does it. What each fold says is kept in one JSON file, under a key
+that tells apart the files, labels, networks and numbers it came from: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,10 +31,9 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.model_card import ModelCard
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of
-from echo_plugin.training.loop import place
-from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, digest_of
+from echo_plugin.training.loop import move_to_device
+from echo_plugin.training.options import OnEpoch, ViewOptions
 from echo_plugin.training.splits import Split
 from echo_plugin.training.start import load_view_encoder
 from echo_plugin.training.view_stages import ClipChoice, ClipTable, cine_logits, learn_stage, learned_times, stages_of
@@ -147,7 +141,7 @@ def measured_apart(table: ClipTable) -> ClipTable:
 def learn_frame_stage(
     table: ClipTable,
     config: ViewConfig,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
     *,
     start: Published | None = None,
@@ -162,7 +156,7 @@ def learn_frame_stage(
     model = ViewClassifier(dataclasses.replace(config, temporal="mean"))
     if start is not None:
         load_view_encoder(model, start[1], start[0])
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     stage = stages_of(options, config.temporal, is_going_on=False)[0]
     learned = learn_stage(model, table, options, stage, on_epoch=on_epoch)
     return learned.state, learned.best_metric
@@ -172,7 +166,7 @@ def learn_clip_stage(
     table: ClipTable,
     config: ViewConfig,
     frame_state: dict[str, Tensor],
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[ViewClassifier, float]:
     """Return the network that goes on from a classifier of single frames, and its validation measure.
@@ -186,12 +180,12 @@ def learn_clip_stage(
     return model, learn_stage(model, table, options, stage, on_epoch=on_epoch).best_metric
 
 
-def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: TrainOptions) -> ViewClassifier:
+def begun_network(config: ViewConfig, frame_state: dict[str, Tensor], options: ViewOptions) -> ViewClassifier:
     """Return a network on its device with the weights of a classifier of single frames; what joins frames is new."""
     torch.manual_seed(options.seed)
     model = ViewClassifier(config)
     model.load_state_dict(frame_state, strict=False)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     return model
 
 
@@ -220,7 +214,7 @@ def facts_of_cines(labelled: LabelledFolder, cines: Sequence[LabelledCine]) -> l
     return [labelled.facts_of(cine) for cine in cines]
 
 
-def facts_of_options(options: TrainOptions) -> list[object]:
+def facts_of_options(options: ViewOptions) -> list[object]:
     """Return the numbers of a training that its network does not hold, for a key."""
     numbers = (options.epochs, options.backbone, options.batch_size, options.learning_rate, options.max_minutes)
     return [*numbers, options.recipe, options.mirror, options.seed]
@@ -233,7 +227,7 @@ def cross_validate(
     vocabulary: Sequence[View],
     *,
     splits: Sequence[Split],
-    options: TrainOptions,
+    options: ViewOptions,
     kept: Path,
     progress: Progress | None = None,
     on_epoch: Callable[[int], OnEpoch | None] = lambda fold: None,
@@ -267,7 +261,7 @@ def _learn_fold(
     config: ViewConfig,
     vocabulary: Sequence[View],
     *,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None,
 ) -> FoldAnswers:
     state, measure = learn_frame_stage(table, config, options, on_epoch)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may be measured: patients that no model involved learned from or chose its checkpoint with.
-
-What is known of measured children beside their labels, and the ranges in which reports group them.
-"""
+"""Who may be measured, patients that no model involved learned from or was chosen by, and the groups of a report."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.measure.classes import Cohort
@@ -92,8 +90,7 @@ def choose_held_out(
             raise TrainingDataError(msg)
     labelled = open_labelled_folder(studies)
     everyone = {cine.patient_id for cine in labelled.cines}
-    files = labelled.folder.entries()
-    seen = frozenset[str]().union(*(seen_patients(card, everyone, files) for card in cards))
+    seen = frozenset[str]().union(*(seen_patients(card, everyone) for card in cards))
     clash = seen & set(patients or ())
     if clash:
         msg = (
@@ -114,7 +111,7 @@ def choose_held_out(
 
 DAYS_OF_YEAR = 365.25
 
-Ranges = tuple[tuple[str, float, float], ...]
+Ranges = Sequence[tuple[str, float, float]]
 """(words, from, below) of each group."""
 
 AGES: Ranges = (("below 1 year", 0.0, 1.0), ("1 to 5 years", 1.0, 5.0), ("5 years and more", 5.0, np.inf))
@@ -137,3 +134,17 @@ def number_in(row: Mapping[str, str], name: str) -> float | None:
     """Return a number of a row; None: it is not there."""
     text = row.get(name)
     return float(text) if text else None
+
+
+def in_ranges(values: Sequence[float | str | None], ranges: Ranges) -> dict[str, NDArray[np.bool_]]:
+    """Return by group which of the values (N,) are in it; an unknown one, None, is in none."""
+    known = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return {words: (known >= low) & (known < high) for words, low, high in ranges}
+
+
+def metric_words(metric: Metric, digits: int = 3) -> str:
+    """Return a figure with its interval, such as ``0.910 [0.850, 0.960]``; a dash where it is undefined."""
+    if not np.isfinite(metric.value):
+        return "–"
+    interval = "" if metric.low is None else f" [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
+    return f"{metric.value:.{digits}f}{interval}"

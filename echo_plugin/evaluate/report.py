@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: report.json for programs, report.html with pictures for people, in one file.
+"""The report of an evaluation: report.json for programs, report.html with pictures for people, Markdown for the manual.
 
-What an evaluation shows: precision and recall, and where the model was most wrong.
+Also what the pictures of several evaluations have in common: curves, confusion, frames, where the model was most wrong.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +35,25 @@ from echo_plugin.io.sector import tissue_region
 from echo_plugin.measure.boxes import FrameBoxes, best_overlaps, froc, matched_boxes, precision_recall
 
 TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{{ report.title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1f }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc }
-td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% } code { font-size: 85% }
+img { max-width: 100% }
 .warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
 </style></head><body>
-<h1>{{ title }}</h1>
-{% if report.on_phantoms %}<p class="warning">Results on phantoms: synthetic cines. They say nothing about patients.</p>
-{% endif %}
-<p>{{ report.patients }} patients, {{ report.cines }} cines: {{ report.split }}
-({{ report.patients_left_out }} patients of the folder were, and are left out). Model {{ report.model.name }}
-{{ report.model.version }}, trained on {{ report.model.trained_on }}. Intervals: 95 %, bootstrap over patients, seed
-{{ report.seed }}. Research only, not for clinical use.</p>
-<table>
-<thead><tr><th>measure</th><th>value</th><th>95 % CI</th><th>constant answer</th><th>patients</th></tr></thead>
-<tbody>
-{% for name, m in report.metrics.items() %}<tr><td>{{ name }}</td>
-<td class="number">{{ "%.3f"|format(m.value) }}</td>
-<td class="number">{% if m.low is not none %}{{ "%.3f to %.3f"|format(m.low, m.high) }}{% else %}–{% endif %}</td>
-<td class="number">{% if m.baseline is not none %}{{ "%.3f"|format(m.baseline) }}{% else %}–{% endif %}</td>
-<td class="number">{{ m.patients }}</td></tr>
-{% endfor %}</tbody></table>
-{% for table in report.tables %}<h2>{{ table.title }}</h2>{% if table.note %}<p>{{ table.note }}</p>{% endif %}
+<h1>{{ report.title }}</h1>
+{% if report.on_phantoms %}<p class="warning">{{ on_phantoms }}</p>{% endif %}
+{% for table in tables %}<h2>{{ table.title }}</h2>{% if table.note %}<p>{{ table.note }}</p>{% endif %}
 {% if table.rows %}<table><thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>{% endif %}
 {% endfor %}
 {% for plot in report.plots %}<h2>{{ plot.title }}</h2><p><img src="{{ images[plot.file] }}" alt="{{ plot.title }}"></p>
 {% endfor %}
-<p>Made by <code>{{ report.command }}</code></p>
 </body></html>
 """
+ON_PHANTOMS = "Results on phantoms: synthetic cines. They say nothing about patients."
 
 COLOURS = ("#35b6ff", "#ffb000")
 """Of the septa, in class-id order; told apart by colour-blind eyes, and by line style from the truth."""
@@ -96,11 +85,70 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Mapping[str, Fig
         write_atomically(out / file, png.getvalue())
         images[file] = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
         plots.append({"title": name, "file": file})
-    complete = {"tables": [], **report, "plots": plots}
-    html = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, report=complete, images=images)
+    made = {"title": title, "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
+    complete = {**made, "tables": [], **report, "plots": plots}
+    page = Environment(autoescape=True).from_string(TEMPLATE)
+    html = page.render(report=complete, on_phantoms=ON_PHANTOMS, tables=_tables(complete), images=images)
     write_atomically(out / "report.html", html.encode())
     write_atomically(out / "report.json", (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode())
     return complete
+
+
+def describe_machine() -> str:
+    """Return the processor and how many of its cores this process may use, such as ``Intel Xeon, 2 cores``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # neither Windows nor macOS has it
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def _tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all that a report says in words: how it was made, every figure, and its tables of groups."""
+    model = report["model"]
+    version = f"{model['name']} {model['version']}, trained on {model['trained_on']}"
+    patients = f"{report['patients']} patients, {report['cines']} cines: {report['split']}"
+    rows = [
+        ["command", report["command"]],
+        ["date", report["date"]],
+        ["machine", report["machine"]],
+        ["model", version],
+        ["measured on", f"{patients} ({report['patients_left_out']} patients of the folder were, and are left out)"],
+        ["intervals", f"95 %, bootstrap over patients, seed {report['seed']}"],
+    ]
+    figures = []
+    for name, metric in report["metrics"].items():
+        low, baseline = metric["low"], metric["baseline"]
+        interval = "–" if low is None else f"{low:.3f} to {metric['high']:.3f}"
+        constant = "–" if baseline is None else f"{baseline:.3f}"
+        figures.append([name, f"{metric['value']:.3f}", interval, constant, str(metric["patients"])])
+    columns = ["measure", "value", "95 % interval", "constant answer", "patients"]
+    return [
+        {"title": "How it was measured", "note": "", "columns": ["what", "value"], "rows": rows},
+        {"title": "Figures", "note": "", "columns": columns, "rows": figures},
+        *report["tables"],
+    ]
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Return a report, as report.json has it, as one page of Markdown without pictures."""
+    lines = [f"# {report['title']}", "", "Research only, not for clinical use."]
+    if report["on_phantoms"]:
+        lines[-1] += f" {ON_PHANTOMS}"
+    for table in _tables(report):
+        lines += ["", f"## {table['title']}", ""]
+        lines += [table["note"], ""] if table["note"] else []
+        if table["rows"]:
+            lines += [_markdown_row(table["columns"]), "|" + "---|" * len(table["columns"])]
+            lines += [_markdown_row(row) for row in table["rows"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def draw_confusion(confusion: FloatArray, classes: Sequence[str]) -> Figure:
@@ -174,26 +222,24 @@ def surest(answer: FrameBoxes) -> FrameBoxes:
     return FrameBoxes(answer.boxes[keep], answer.labels[keep], answer.scores[keep])
 
 
-def recall_curves(
-    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return by septum (recall, precision) as the score threshold falls."""
+Curves = dict[str, tuple[FloatArray, FloatArray]]
+"""By septum the x and y values, as the score threshold falls."""
+
+
+def recall_curves(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]) -> Curves:
+    """Return (recall, precision)."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = matched_boxes(answers, truths, label)
-        precision, recall = precision_recall(matched, np.ones((1, len(truths))))
+        precision, recall = precision_recall(matched_boxes(answers, truths, label), np.ones((1, len(truths))))
         curves[septum.value] = (recall[0], precision[0])
     return curves
 
 
-def froc_curves(
-    answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return by septum (false boxes per frame, sensitivity) as the score threshold falls."""
+def froc_curves(answers: Sequence[FrameBoxes], truths: Sequence[FrameBoxes]) -> Curves:
+    """Return (false boxes per frame, sensitivity)."""
     curves = {}
     for label, septum in enumerate(DETECTED_SEPTA):
-        matched = matched_boxes(answers, truths, label)
-        false, sensitivity = froc(matched, np.ones((1, len(truths))))
+        false, sensitivity = froc(matched_boxes(answers, truths, label), np.ones((1, len(truths))))
         curves[septum.value] = (false[0], sensitivity[0])
     return curves
 

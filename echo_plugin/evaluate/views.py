@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring views: a published model on held-out patients, or its architecture trained anew on every fold.
-
-Figures and pictures of view classification, whoever made the answers: a published model or the models of folds.
-"""
+"""Measuring views: a published model on held-out patients, or its architecture trained anew on every fold."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, config_from_card
 from echo_plugin.models.view_classifier import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.options import OnEpoch, TrainOptions
+from echo_plugin.training.options import OnEpoch, ViewOptions
 from echo_plugin.training.views import cines_of_views
 
 HARD_PAIRS = ((View.PSAX_MV, View.PSAX_PM),)
@@ -166,7 +163,7 @@ def cross_validate_views(
     out: Path,
     *,
     folds: int,
-    options: TrainOptions,
+    options: ViewOptions,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the published view classifier's architecture anew on every fold of the patients; write the report.
@@ -203,7 +200,7 @@ def cross_validate_views(
     return write_report(out, report, view_figures(truth, probabilities, card.classes), title=f"Views, {folds} folds")
 
 
-def _as_taught(options: TrainOptions, card: ModelCard) -> TrainOptions:
+def _as_taught(options: ViewOptions, card: ModelCard) -> ViewOptions:
     """Return the options with the recipe by which the model of ``card`` was trained."""
     recipe, is_mirrored = str(card.config.get("recipe", options.recipe)), card.config.get("mirror", options.mirror)
     return dataclasses.replace(options, recipe=recipe, mirror=bool(is_mirrored))
@@ -218,7 +215,7 @@ def _cohort_of_folds(
 
 
 def _facts_of_folds(
-    labelled: LabelledFolder, card: ModelCard, options: TrainOptions, answers: Sequence[FoldAnswers]
+    labelled: LabelledFolder, card: ModelCard, options: ViewOptions, answers: Sequence[FoldAnswers]
 ) -> dict[str, Any]:
     """Return what a report says of the models of the folds, which have the architecture of ``card``."""
     command = f"monailabel-echo evaluate views --studies {labelled.folder.root.name} --models DIR --out DIR"

@@ -225,7 +225,7 @@ def measure_operating_point(gallery: Gallery, embedder: ModelCard, folder: Study
     signatures = gallery.signatures
     if signatures is None or not names_its_patients(embedder):
         return None
-    parts = known_patients(embedder, sorted({case.patient_id for case in gallery.cases}), folder.entries())
+    parts = known_patients(embedder, sorted({case.patient_id for case in gallery.cases}))
     phantoms = phantom_ids(folder.root)
     groups = {
         "validation": [i for i, c in enumerate(gallery.cases) if parts.get(c.patient_id) == "validation"],

@@ -55,7 +55,6 @@ from echo_plugin.errors import EchoError
 from echo_plugin.host.datastore import FINAL, EchoDatastore, require_tag
 from echo_plugin.host.submission import annotator
 from echo_plugin.io.label_summaries import LabelSummary
-from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.provenance import names_its_patients, seen_patients
@@ -143,25 +142,20 @@ def _why_not_judged(image_ids: list[str], waiting: WaitingCines, datastore: Echo
         return Counter({"no detector is published": len(image_ids)} if image_ids else {})
     if not names_its_patients(card):
         return Counter({"the detector does not say whom it learned from": len(image_ids)} if image_ids else {})
-    studies = datastore.studies
-    generation = studies.generation
-    patients = {entry.image_id: entry.patient_id for entry in studies.entries()}
+    patients = {entry.image_id: entry.patient_id for entry in datastore.studies.entries()}
     asked = tuple(sorted({patient for image_id in image_ids if (patient := patients.get(image_id))}))
-    seen = _learned_from(waiting.models, card.sha256, asked, studies, generation)
+    seen = _learned_from(waiting.models, card.sha256, asked)
     labels = datastore.labels.current()
     return Counter(_cause(patients.get(image_id), labels.get(image_id), seen) for image_id in image_ids)
 
 
 @lru_cache(maxsize=1)
-def _learned_from(
-    models: Path, sha256: str, patients: tuple[str, ...], studies: StudyFolder, generation: int
-) -> frozenset[str]:
+def _learned_from(models: Path, sha256: str, patients: tuple[str, ...]) -> frozenset[str]:
     """Return those of the patients that the detector with these weights learned from.
 
     Fingerprints are slow on purpose, half a millisecond each, and these are asked for while others wait for the pool.
-    ``generation`` : of the folder, another one with other files or patients.
     """
-    return seen_patients(load_card(models, SEPTAL_DETECTOR), patients, studies.entries())
+    return seen_patients(load_card(models, SEPTAL_DETECTOR), patients)
 
 
 def _cause(patient: str | None, label: LabelSummary | None, seen: frozenset[str]) -> str:

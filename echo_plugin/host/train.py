@@ -24,7 +24,7 @@ from echo_plugin.host.datastore import EchoDatastore
 from echo_plugin.host.jobs import JobRunningError, is_at_work, start_job
 from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.model_card import ModelCard
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions, DetectorOptions, TrainOptions, ViewOptions
 from echo_plugin.training.splits import require_patient
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Trainable:
     title: str
     label: str
     load: Callable[[], Train]
+    options: type[TrainOptions]
     teaches: Callable[[Annotation], bool]
     shows: Callable[[Annotation], bool] = lambda _: True
     least_patients: int = MEASURED_PATIENTS
@@ -91,12 +92,13 @@ TRAINABLES = {
         "Septal detector",
         "septal boxes named IAS or IVS",
         _train_detector,
+        DetectorOptions,
         _names_its_septa,
         _has_boxes,
         UNMEASURED_PATIENTS,
     ),
-    "defects": Trainable("Defect embedder", "a defect", _train_defects, lambda a: a.defect is not None),
-    "views": Trainable("View classifier", "a view", _train_views, lambda a: a.view is not None),
+    "defects": Trainable("Defect embedder", "a defect", _train_defects, DefectOptions, lambda a: a.defect is not None),
+    "views": Trainable("View classifier", "a view", _train_views, ViewOptions, lambda a: a.view is not None),
 }
 
 
@@ -209,7 +211,7 @@ class CineTrainer(TrainTask):
         if device not in DEVICES:
             msg = f"Training {self.name}: device is {device[:40]!r}; {', '.join(DEVICES)} are accepted."
             raise ValueError(msg)
-        return TrainOptions(
+        return self.about.options(
             epochs=numbers["epochs"] or None,
             seed=numbers["seed"],
             device=device,

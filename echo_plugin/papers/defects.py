@@ -3,11 +3,8 @@
 
 Patients are split 70/10/20 per cent, as the paper's 84/12/24; each seed splits anew and trains every row on its split.
 Rows see crops round the true boxes, so that they differ in the network and not in the detector. Every finished row is
-kept, and a run that was stopped goes on; what a row cost is in the table.
-
-The baseline without a network: histograms of oriented gradients (Dalal 2005) and a support vector machine.
-
-What a row of the reproduced table says of the test cines and patients, and the figures of the paper's table.
+kept, and a run that was stopped goes on; what a row cost is in the table. The baseline without a network is histograms
+of oriented gradients (Dalal 2005) with a support vector machine.
 """
 
 from __future__ import annotations
@@ -58,8 +55,8 @@ from echo_plugin.training.defects import (
     patients_of,
     with_new_head,
 )
-from echo_plugin.training.loop import place, training_key
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.loop import move_to_device, training_key
+from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.provenance import data_key, seen_patients, words_for_test
 from echo_plugin.training.splits import PARTS, Split, split_by_patient
 from echo_plugin.training.start import Start
@@ -210,12 +207,12 @@ def reproduce_defects(
     rows: Sequence[Row],
     *,
     seeds: int,
-    options: TrainOptions,
+    options: DefectOptions,
     title: str = "table",
     summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] = summarise_table,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train and measure every row for every seed; write ``title`` .json, .md and .html to ``out``.
+    """Train and measure every row for every seed; write ``title`` .json and .md to ``out``.
 
     Parameters
     ----------
@@ -253,7 +250,7 @@ def reproduce_defects(
     return report
 
 
-def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainOptions) -> LabelledFolder:
+def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: DefectOptions) -> LabelledFolder:
     """Return the folder without patients of whom a published model that some row begins with has learned."""
     names = {"views": VIEW_CLASSIFIER, "starter": DEFECT_EMBEDDER}
     patients = {cine.patient_id for cine in labelled.cines}
@@ -262,13 +259,13 @@ def without_known(labelled: LabelledFolder, rows: Sequence[Row], options: TrainO
         if options.starter is not None:
             with suppress(ModelNotFoundError, ModelMismatchError):
                 card = load_card(options.starter, names[start])
-                known |= seen_patients(card, patients, labelled.folder.entries())
+                known |= seen_patients(card, patients)
     if known:
         logger.warning("%d patients are left out: the weights that rows begin with have seen them", len(known))
     return dataclasses.replace(labelled, cines=tuple(c for c in labelled.cines if c.patient_id not in known))
 
 
-def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path) -> dict[str, Any]:
+def _kept_or_run(labelled: LabelledFolder, row: Row, options: DefectOptions, folder: Path) -> dict[str, Any]:
     """Return the outcome of a row on one seed; one of the same files, labels, numbers and first weights is read."""
     path = folder / f"{row.file}-seed{options.seed}.json"
     numbers = {k: v for k, v in vars(options).items() if k not in ("cache_dir", "device", "starter", "should_stop")}
@@ -292,7 +289,7 @@ def _kept_or_run(labelled: LabelledFolder, row: Row, options: TrainOptions, fold
 
 
 def _begin(
-    labelled: LabelledFolder, row: Row, options: TrainOptions, folder: Path
+    labelled: LabelledFolder, row: Row, options: DefectOptions, folder: Path
 ) -> tuple[DefectEmbedder, Start | None]:
     """Return the network of a row with the weights that it begins with; without a start for the row without one."""
     torch.manual_seed(options.seed)
@@ -315,7 +312,7 @@ class Material:
 def _run(
     labelled: LabelledFolder,
     row: Row,
-    options: TrainOptions,
+    options: DefectOptions,
     folder: Path,
     begun: tuple[DefectEmbedder, Start | None],
 ) -> dict[str, Any]:
@@ -325,7 +322,7 @@ def _run(
     crops, parts, words = material.crops, material.parts, words_for_test(labelled)
     if start is None:
         return measure(HogAnswers(crops, parts, options.seed), crops, parts, words, options.seed)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     facts = [
         data_key(material.cines, material.split, options, model.config),
         *facts_of_cines(labelled, material.cines),
@@ -353,7 +350,7 @@ def _run(
     }
 
 
-def _prepare(labelled: LabelledFolder, options: TrainOptions) -> Material:
+def _prepare(labelled: LabelledFolder, options: DefectOptions) -> Material:
     recipe = chosen_recipe(options)
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reproduced table of the ASD/VSD paper beside the paper's own, as JSON, Markdown and HTML.
-
-The rows of the reproduced table of the ASD/VSD paper: which network, loss and beginning each line trains.
-
-What the reproduced table of the ASD/VSD paper says in words, whatever wins: what is best, and ArcFace or softmax.
+"""The reproduced table of the ASD/VSD paper: its rows, its figures beside the paper's, and what they say in words.
 
 Rows are compared on the same split of each seed. The splits of the seeds share patients, so that their differences are
 no independent draws: intervals are those of the corrected resampled t-test.
@@ -23,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
 from scipy.special import stdtrit
 
 from echo_plugin.durable import write_atomically
@@ -51,22 +46,6 @@ PAPER_ROWS = {
     name: {measure: float(values[place]) for measure, values in PAPER.items()} for place, name in enumerate(PAPER_NAMES)
 }
 """Of the paper: 24 test patients, not phantoms."""
-
-TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #1b1b1f } table { border-collapse: collapse }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: left } td.n { text-align: right }
-.warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
-</style></head><body><h1>{{ title }}</h1>
-{% if on_phantoms %}<p class="warning">Results on phantoms: synthetic cines. They say nothing about patients, and the
-paper's rows are of patients: compare the order of the rows, not their digits.</p>{% endif %}
-<ul>{% for sentence in notes %}<li>{{ sentence }}</li>
-{% endfor %}</ul>
-<table><thead><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in body %}<tr>{% for cell in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ cell }}</td>
-{% endfor %}</tr>
-{% endfor %}</tbody></table></body></html>
-"""
 
 
 def tabulate(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -108,16 +87,10 @@ def describe(title: str, report: Mapping[str, Any]) -> str:
 
 
 def write_table(out: Path, title: str, report: Mapping[str, Any]) -> None:
-    """Write ``title`` .json, .md and .html to ``out``."""
+    """Write ``title`` .json and .md to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    head, body = _cells(report)
-    template = Environment(autoescape=True).from_string(TEMPLATE)
-    page = template.render(
-        title=f"Defects: {title}", on_phantoms=report["on_phantoms"], notes=_notes(report), head=head, body=body
-    )
     write_atomically(out / f"{title}.json", json.dumps(report, indent=1).encode())
     write_atomically(out / f"{title}.md", describe(f"Defects: {title}", report).encode())
-    write_atomically(out / f"{title}.html", page.encode())
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:

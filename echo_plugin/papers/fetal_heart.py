@@ -5,14 +5,8 @@ This is a drawing in two dimensions, not the physics of ``bmode``: it exists to 
 still to its view. It varies what differs between patients and machines (pose, size, gain, speckle, colour scale, power
 Doppler) and between stills (plane, colour box, drop-out, shadows, distractors).
 
-The vessels and chambers of a first-trimester heart in its standard planes, drawn in two dimensions.
-
 Heart coordinates: the unit is the radius of the heart, x to the fetus' left, y towards its back, origin in the middle.
-What tells the views apart is the course of the flows (which of them show, whether they run side by side, meet or
-cross); nothing here knows of pixels, machines or speckle.
-
-What the machine makes of a fetal drawing: speckle and grey levels, the colour box, the sector on a screen with text.
-
+What tells the views apart is the course of the flows: which of them show, whether they run side by side, meet or cross.
 Flow across the beam has no colour, fast flow turns over to the other colour, slow flow is cut by the wall filter; so
 one anatomy looks different in every pose.
 """

@@ -6,10 +6,6 @@ follows. The optimisation is ours (AdamW, averaged weights), the same for every 
 patients of its own, neither learned from nor reported; the paper chose it on the fold it reports. What is measured is
 one clip from the middle of each cine. A run that was stopped goes on where it was; one of other files, numbers or
 starting weights begins anew. Patients from whom the starting weights learned, or who chose them, take no part.
-
-The neonatal-view paper's table: its rows, its figures, and the same from our runs beside them.
-
-One unit of the neonatal-view paper's table, a seed on one split of the patients: every row learned and answered.
 """
 
 from __future__ import annotations
@@ -51,11 +47,10 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import Cohort
 from echo_plugin.models.checkpoint import config_from_card, load_published
 from echo_plugin.models.view_classifier import ViewConfig
-from echo_plugin.papers.still_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
+from echo_plugin.papers.frozen_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, digest_of, open_labelled_folder
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, digest_of, open_labelled_folder
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.provenance import names_its_patients, seen_patients
 from echo_plugin.training.splits import Split
 from echo_plugin.training.view_stages import ClipTable, learned_times
@@ -189,15 +184,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Material:
-    """What all units share. ``runs`` : where outcomes are kept. ``is_still`` : ``begun``'s encoder learns no more."""
+    """What all units share. ``runs`` : where outcomes are kept. ``is_frozen`` : ``begun``'s encoder learns no more."""
 
     labelled: LabelledFolder
     cines: tuple[LabelledCine, ...]
     vocabulary: tuple[View, ...]
-    options: TrainOptions
+    options: ViewOptions
     runs: Path
     begun: Published | None
-    is_still: bool
+    is_frozen: bool
     prepared: dict[str, PreparedFrames] = field(default_factory=dict)
 
     @property
@@ -206,12 +201,12 @@ class Material:
         if self.begun is None:
             return "random weights"
         card = self.begun[0]
-        return f"the encoder of {card.name} {card.version}" + (", held still" if self.is_still else "")
+        return f"the encoder of {card.name} {card.version}" + (", frozen" if self.is_frozen else "")
 
     @cached_property
     def digest(self) -> str:
         """What tells other files, labels, views, sizes and first weights apart."""
-        begun = ["" if self.begun is None else self.begun[0].sha256, self.is_still]
+        begun = ["" if self.begun is None else self.begun[0].sha256, self.is_frozen]
         views = [view.value for view in self.vocabulary]
         facts = facts_of_cines(self.labelled, self.cines)
         return digest_of([LEARNING, *facts, views, self.options.image_size, begun, repr(self.times)])
@@ -227,7 +222,7 @@ class Material:
 
     @cached_property
     def embedded(self) -> EmbeddedFrames:
-        """What the encoder held still says of every frame that a row looks at."""
+        """What the frozen encoder says of every frame that a row looks at."""
         assert self.begun is not None
         choices = [fold_choice(self.config(row), self.times) for row in ROWS]
         kept = self.runs / f"embedded-{self.digest[:12]}.safetensors"
@@ -259,7 +254,7 @@ def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, A
         path = material.runs / f"{unit.file}-{row.file}.json"
         outcome = read_outcome(path, key)
         if outcome is None:
-            learn = _still_answers if material.is_still else _moving_answers
+            learn = _frozen_answers if material.is_frozen else _trained_answers
             answers = learn(material, unit, material.config(row), options, key)
             outcome = {"truth": answers.truth.tolist(), "cines": answers.cines.tolist()}
             outcome |= {"probabilities": answers.probabilities.round(6).tolist()}
@@ -267,7 +262,7 @@ def unit_rows(material: Material, unit: Unit) -> Iterator[tuple[Row, dict[str, A
         yield row, outcome
 
 
-def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+def _trained_answers(material: Material, unit: Unit, config: ViewConfig, options: ViewOptions, key: str) -> FoldAnswers:
     """Return what a network says that learned with its encoder, from the unit's classifier of single frames on.
 
     Means over frames go on with single frames for as many epochs as the others learn from clips.
@@ -285,7 +280,7 @@ def _moving_answers(material: Material, unit: Unit, config: ViewConfig, options:
     return answers_of(model, table, measure)
 
 
-def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: TrainOptions, key: str) -> FoldAnswers:
+def _frozen_answers(material: Material, unit: Unit, config: ViewConfig, options: ViewOptions, key: str) -> FoldAnswers:
     """Return what a network says whose encoder is the one to begin with, which learned no more."""
     embedded = material.embedded
     table = embedded.table(fold_choice(config, material.times), material.vocabulary, unit.split)
@@ -294,7 +289,7 @@ def _still_answers(material: Material, unit: Unit, config: ViewConfig, options: 
 
 
 def _frame_state(
-    path: Path, table: ClipTable, config: ViewConfig, options: TrainOptions, begun: Published | None
+    path: Path, table: ClipTable, config: ViewConfig, options: ViewOptions, begun: Published | None
 ) -> dict[str, Tensor]:
     """Return the classifier of single frames that the rows of a unit begin with, learned once."""
     if path.is_file():
@@ -315,17 +310,17 @@ def reproduce_views(
     *,
     seeds: int,
     folds: int,
-    options: TrainOptions,
+    options: ViewOptions,
     vocabulary: Sequence[View] = NED_12,
     start: Path | None = None,
-    is_still: bool = False,
+    is_frozen: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train and measure every row on every unit, write results.json and table.md to ``out``, and return the results.
 
     ``folds`` : all of them are measured for each seed; 0: one in four patients, drawn anew for each seed.
     ``start`` : the file of a published view classifier whose encoder every row begins with; None: random weights.
-    ``is_still`` : that encoder learns nothing more; only what joins the frames does.
+    ``is_frozen`` : that encoder learns nothing more; only what joins the frames does.
 
     Raises
     ------
@@ -339,11 +334,11 @@ def reproduce_views(
     options = _as_begun(options, begun)
     labelled = open_labelled_folder(studies)
     cines: Sequence[LabelledCine] = cines_of_views(labelled, vocabulary)
-    strangers = _strangers([cine.patient_id for cine in cines], begun, labelled)
+    strangers = _strangers([cine.patient_id for cine in cines], begun)
     cines = [cine for cine in cines if cine.patient_id in strangers]
     units = list(_units([cine.patient_id for cine in cines], seeds, folds))
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    material = Material(labelled, tuple(cines), tuple(vocabulary), options, out / "runs", begun, is_still)
+    material = Material(labelled, tuple(cines), tuple(vocabulary), options, out / "runs", begun, is_frozen)
     report = _report(material, units, _outcomes(material, units, progress))
     write_atomically(out / "results.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     write_atomically(out / "table.md", describe(report).encode())
@@ -381,7 +376,7 @@ def _report(
     }
 
 
-def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
+def _as_begun(options: ViewOptions, begun: Published | None) -> ViewOptions:
     """Return the options with the backbone and the size of the encoder that every row begins with."""
     if begun is None:
         usual = ViewConfig(classes=2)
@@ -402,7 +397,7 @@ def _as_begun(options: TrainOptions, begun: Published | None) -> TrainOptions:
     return dataclasses.replace(options, backbone=taught.backbone, image_size=taught.input_size_px)
 
 
-def _strangers(patients: Sequence[str], begun: Published | None, labelled: LabelledFolder) -> frozenset[str]:
+def _strangers(patients: Sequence[str], begun: Published | None) -> frozenset[str]:
     """Return the patients from whom the starting weights have not learned and who did not choose among them."""
     if begun is not None and not names_its_patients(begun[0]):
         msg = (
@@ -413,7 +408,7 @@ def _strangers(patients: Sequence[str], begun: Published | None, labelled: Label
     everyone = frozenset(patients)
     strangers = everyone
     if begun is not None:
-        strangers -= seen_patients(begun[0], everyone, labelled.folder.entries())
+        strangers -= seen_patients(begun[0], everyone)
     if everyone and not strangers:
         msg = (
             f"The weights to begin with learned from all {len(everyone)} patients or were chosen by them; other"

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving frames and their boxes by one random affine; how frames look is changed in ``appearance``.
+"""Random changes of frames: moved with their boxes by one affine, and shown as another machine would show them.
 
-Batches are (B, C, S, S) float 0..1: C = 1 for stills, C = T for clips, whose frames therefore always move together.
-Affines are (B, 2, 3), map (x, y, 1) px of the frame that comes in to px of the one that goes out, in the continuous
-coordinates of ``geometry`` (grid_sample with align_corners=False has the same ones).
-
-Changing how frames look without moving them: gain, depth, haze, speckle, resolution, sector, shadows, overlays.
-
-Machines differ in all of these and the phantom has one look; a real cine is darker, smoother and more cut than any
-phantom. Batches are (B, C, S, S) float 0..1; every number is drawn per batch item, so the frames of a clip share it
-(noise apart, which is new in every frame of a real cine too). The order follows the machine: scatter and beam first,
-then gain and compression, then what is drawn over the picture.
+Batches are (B, C, S, S) float 0..1: C = 1 for stills, C = T for clips, whose frames move together and share every
+number that is drawn (noise apart, which is new in every frame of a real cine too). Affines are (B, 2, 3), map (x, y, 1)
+px of the frame that comes in to px of the one that goes out, in the continuous coordinates of ``geometry`` (grid_sample
+with align_corners=False has the same ones). Machines differ in gain, depth, haze, speckle, resolution, sector, shadows
+and overlays, and the phantom has one look. The order follows the machine: scatter and beam first, then gain and
+compression, then what is drawn over the picture.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops of septa to learn defects from, and what each of them shows.
+"""Crops of septa to learn defects from, what each of them shows, and the two recipes: ours and the ASD/VSD paper's.
 
 The label of a cine is the diagnosis of a child: most of its cines do not show the hole. So a crop is labelled by its
 wall (an interatrial crop of a child with a VSD is normal), walls are taken only from views that ordinarily image them,
 and a cine is an example of its label only if the wall in question is in it.
-
-The ways to train the defect embedder: ours, and that of the ASD/VSD paper.
 """
 
 from __future__ import annotations
@@ -31,10 +29,16 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import EmbedderConfig
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder, crop_frames
+from echo_plugin.training.datasets import (
+    LabelledCine,
+    LabelledFolder,
+    Prepare,
+    PreparedFrames,
+    crop_frames,
+    prepare_frames,
+)
 from echo_plugin.training.loop import Recipe
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import Prepare, PreparedFrames, prepare_frames
+from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.splits import patients_of_several_defects
 from echo_plugin.training.start import Start
 
@@ -254,7 +258,7 @@ wall as often, crops are moved and changed in look at random, and a cine has sev
 RECIPES = {"ours": OURS, "paper": PAPER}
 
 
-def chosen_recipe(options: TrainOptions) -> DefectRecipe:
+def chosen_recipe(options: DefectOptions) -> DefectRecipe:
     """Return the recipe that ``options`` names, with what else they ask for in its place."""
     recipe = RECIPES[options.recipe]
     network = recipe.network
@@ -279,7 +283,7 @@ def chosen_recipe(options: TrainOptions) -> DefectRecipe:
     )
 
 
-def optimisation(recipe: DefectRecipe, start: Start, options: TrainOptions) -> Recipe:
+def optimisation(recipe: DefectRecipe, start: Start, options: DefectOptions) -> Recipe:
     """Return the numbers of the optimiser; a training that goes on from such a model learns more slowly."""
     return Recipe(
         epochs=recipe.epochs,

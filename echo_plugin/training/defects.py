@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training the defect embedder: ArcFace on crops of the septa, one answer per cine, calibrated on validation.
 
-What a trained defect embedder is worth: what its card says of validation and test patients.
-
-The head of the defect network learned anew on the features of a backbone that has learned.
-
-The backbone needs hours on a processor, the head seconds: features are made once and then cost nothing. As in Kang
-2020, "Decoupling representation and classifier for long-tailed recognition" (ICLR): a head that is learned with its
-backbone lags behind it, and one that was taught elsewhere does not fit other pictures.
+After the backbone, the head is learned anew on its features, which takes seconds. As in Kang 2020, "Decoupling
+representation and classifier for long-tailed recognition" (ICLR): a head that is learned with its backbone lags behind
+it, and one that was taught elsewhere does not fit other pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import dropout
 
 from echo_plugin.anatomy import Defect
@@ -53,13 +49,13 @@ from echo_plugin.training.loop import (
     as_published,
     balanced_batches,
     lower_precision,
-    place,
+    move_to_device,
     run_epochs,
     schedule,
     state_path,
 )
-from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.processes import first_goes_ahead
+from echo_plugin.training.options import DefectOptions, OnEpoch
+from echo_plugin.training.processes import first_process_first
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
 from echo_plugin.training.splits import patient_defects
 from echo_plugin.training.start import Start, begun_training, known_classes, load_start
@@ -124,7 +120,7 @@ def renew_head(
     *,
     steps: int,
     seed: int,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[DefectEmbedder], float],
 ) -> float:
     """Learn the head anew on the crops ``items``; keep it if validation patients are no worse off; return the measure.
 
@@ -184,7 +180,7 @@ PLAIN = 0.1
 def train_defects(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -209,7 +205,7 @@ def train_defects(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
@@ -223,7 +219,7 @@ def _train(
     start = load_beginning(model, models, options, [defect.value for defect in classes])
     origin = origin_of(cines, labelled, start, models, options.seed)
     crops, parts = _prepared(origin, recipe, known, options, progress)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, origin.split, options, (config, classes))
     learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
     learned = with_new_head(model, crops, parts, learned, recipe, options, known)
@@ -255,11 +251,11 @@ def _train(
 
 
 def _prepared(
-    origin: Origin, recipe: DefectRecipe, known: Sequence[str], options: TrainOptions, progress: Progress | None
+    origin: Origin, recipe: DefectRecipe, known: Sequence[str], options: DefectOptions, progress: Progress | None
 ) -> tuple[DefectCrops, dict[str, list[LabelledCine]]]:
     """Return the crops that the recipe cuts, and the readable cines of each part; ``known`` : as `defect_classes`."""
     parts = origin.parts("a defect and boxes")
-    with first_goes_ahead():
+    with first_process_first():
         crops = prepare_defect_crops(
             origin.labelled,
             origin.cines,
@@ -275,7 +271,7 @@ def _prepared(
     return crops, parts
 
 
-def load_beginning(model: DefectEmbedder, models: Path, options: TrainOptions, classes: Sequence[str] = ()) -> Start:
+def load_beginning(model: DefectEmbedder, models: Path, options: DefectOptions, classes: Sequence[str] = ()) -> Start:
     """Load what the training begins with, the published weights of a face network included; as `load_start`."""
     if options.start == "face":
         options = dataclasses.replace(options, start=str(face_file(model.config.backbone)))
@@ -287,7 +283,7 @@ def learn_defects(
     crops: DefectCrops,
     parts: dict[str, list[LabelledCine]],
     recipe: Recipe,
-    options: TrainOptions,
+    options: DefectOptions,
     on_epoch: OnEpoch | None,
     kept: tuple[Path, str] | None,
 ) -> Learned:
@@ -318,7 +314,7 @@ def with_new_head(
     parts: dict[str, list[LabelledCine]],
     learned: Learned,
     recipe: DefectRecipe,
-    options: TrainOptions,
+    options: DefectOptions,
     known: Sequence[str] = (),
 ) -> Learned:
     """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say.
@@ -344,9 +340,8 @@ def with_new_head(
     return dataclasses.replace(learned, state=state, best_metric=measure)
 
 
-def _loss(model: nn.Module, wide: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+def _loss(model: DefectEmbedder, wide: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     """Return the loss of wide crops (N, S', S') uint8, each moved and cut at random."""
-    assert isinstance(model, DefectEmbedder)
     device = model.centres.device
     size, wide_size = model.config.input_size_px, wide.shape[-1]
     pixels = wide.to(device).float().div_(255)[:, None]
@@ -362,13 +357,12 @@ def _loss(model: nn.Module, wide: Tensor, labels: Tensor, generator: torch.Gener
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, crops: DefectCrops, cines: Sequence[LabelledCine], truth: Tensor, *, log_loss_weight: float
+    model: DefectEmbedder, crops: DefectCrops, cines: Sequence[LabelledCine], truth: Tensor, *, log_loss_weight: float
 ) -> float:
     """Return balanced accuracy less a tenth of the log loss, which moves where few cines leave the accuracy still.
 
     The paper has the accuracy alone (``log_loss_weight`` 0).
     """
-    assert isinstance(model, DefectEmbedder)
     embedded = embed_crops(model, crops, cines)
     known = truth >= 0
     probabilities = model.probabilities(embedded.of_cines(model).to(model.centres.device)).cpu()[known]

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the septal detector: focal loss and Smooth L1 on annotated frames, published with its figures.
-
-How good the septal detector is while it is trained and when it is published: on validation and on test patients.
-"""
+"""Training the septal detector: focal loss and Smooth L1 on annotated frames, published with its figures."""
 
 from __future__ import annotations
 
@@ -26,7 +23,16 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import change_appearance, move_boxes, random_affines, spoil, visible_boxes, warp
-from echo_plugin.training.datasets import LabelledFolder, detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import (
+    LabelledFolder,
+    PreparedFrames,
+    boxes_of,
+    detection_frames,
+    open_labelled_folder,
+    prepare_detection,
+    prepare_frames,
+    unsought_of,
+)
 from echo_plugin.training.detector_recipes import (
     LEAST_SIDE_PX,
     OURS,
@@ -37,10 +43,9 @@ from echo_plugin.training.detector_recipes import (
     training_items,
     validation_items,
 )
-from echo_plugin.training.loop import Learned, lower_precision, place, run_epochs, state_path
-from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames, prepare_detection, prepare_frames
-from echo_plugin.training.processes import first_goes_ahead
+from echo_plugin.training.loop import Learned, lower_precision, move_to_device, run_epochs, state_path
+from echo_plugin.training.options import DetectorOptions, OnEpoch
+from echo_plugin.training.processes import first_process_first
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
 from echo_plugin.training.start import begun_training, load_start
 
@@ -48,10 +53,10 @@ from echo_plugin.training.start import begun_training, load_start
 def true_boxes(frames: PreparedFrames, items: Tensor) -> list[FrameBoxes]:
     """Return the annotated boxes of the frames ``items``, px of the input."""
     truths = []
-    for target in frames.targets[items].reshape(len(items), BOX_SLOTS, 5).double().numpy():
+    for target, unsought in zip(boxes_of(frames, items).double().numpy(), unsought_of(frames, items), strict=True):
         known = target[np.isfinite(target).all(axis=1)]
-        unsought = tuple(int(-1 - label) for label in target[:, 4] if label < 0)
-        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known)), unsought=unsought))
+        labels = tuple(torch.where(unsought)[0].tolist())
+        truths.append(FrameBoxes(known[:, :4], known[:, 4].astype(int), np.ones(len(known)), unsought=labels))
     return truths
 
 
@@ -116,7 +121,7 @@ SURE_OF_NOTHING = -30.0
 def train_detector(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: DetectorOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -140,7 +145,7 @@ def train_detector(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: DetectorOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
@@ -152,7 +157,7 @@ def _train(
     origin = origin_of(cines, labelled, start, models, options.seed, may_be_unmeasured=True)
     frames, items = _prepared(origin, model.config.input_size_px, recipe, options, progress)
     model.use_anchors(anchors_for(start, frames, items["train"], recipe, options.seed))
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     kept = state_path(models, SEPTAL_DETECTOR), data_key(cines, origin.split, options, model.config)
     rate = LEARNING_RATE * start.rate_for(SEPTAL_DETECTOR)
     learned = _learn(model, frames, items, recipe, options, rate=rate, on_epoch=on_epoch, kept=kept)
@@ -182,7 +187,7 @@ def _train(
     return publish_learned(models, learned, card)
 
 
-def _network(options: TrainOptions) -> DetectorConfig:
+def _network(options: DetectorOptions) -> DetectorConfig:
     """Return the network that the options ask for."""
     return DetectorConfig(
         backbone=options.backbone or DetectorConfig.backbone,
@@ -192,12 +197,12 @@ def _network(options: TrainOptions) -> DetectorConfig:
 
 
 def _prepared(
-    origin: Origin, size_px: int, recipe: DetectorRecipe, options: TrainOptions, progress: Progress | None
+    origin: Origin, size_px: int, recipe: DetectorRecipe, options: DetectorOptions, progress: Progress | None
 ) -> tuple[PreparedFrames, dict[str, Tensor]]:
     """Return the annotated frames as the detector sees them, and which of them the recipe takes of each part."""
     parts = origin.parts("boxes")
     most = options.frames_per_cine or FRAMES_PER_CINE
-    with first_goes_ahead():
+    with first_process_first():
         frames = prepare_frames(
             origin.labelled,
             [(cine, detection_frames(cine, most)) for cine in origin.cines],
@@ -217,14 +222,14 @@ def _learn(
     frames: PreparedFrames,
     items: Mapping[str, Tensor],
     recipe: DetectorRecipe,
-    options: TrainOptions,
+    options: DetectorOptions,
     *,
     rate: float,
     on_epoch: OnEpoch | None,
     kept: tuple[Path, str],
 ) -> Learned:
     """Train ``model`` in place; ``kept`` : where its state is kept, and what it is of."""
-    is_measured = bool(torch.isfinite(frames.targets[items["validation"]]).any())
+    is_measured = bool(torch.isfinite(boxes_of(frames, items["validation"])).any())
     return run_epochs(
         model,
         recipe.optimisation(options, rate),
@@ -241,7 +246,7 @@ def _learn(
 
 
 def detection_loss(
-    model: nn.Module,
+    model: SeptalDetector,
     frames: PreparedFrames,
     items: Tensor,
     generator: torch.Generator,
@@ -251,7 +256,7 @@ def detection_loss(
     device = next(model.parameters()).device
     size = frames.pixels.shape[-1]
     pixels = frames.pixels[items].to(device).float().div_(255)[:, None]
-    targets = frames.targets[items].reshape(len(items), BOX_SLOTS, 5)
+    targets = boxes_of(frames, items)
     looks = torch.rand(len(items), generator=generator)
     if recipe.plain < 1:
         changed = change_appearance(pixels, generator)
@@ -270,17 +275,16 @@ def detection_loss(
         ).all(dim=1)
         wanted.append({"boxes": frame_boxes[there].to(device), "labels": labels[there].long().to(device)})
     inputs = normalise(pixels[:, 0] * 255).contiguous(memory_format=torch.channels_last)
-    unsought = torch.stack([(targets[:, :, 4] == -1 - k).any(dim=1) for k in range(len(DETECTED_SEPTA))], dim=1)
+    unsought = unsought_of(frames, items)
     unsought[spoiled] = False  # nothing is on these
     return _loss(model, inputs, wanted, unsought.to(device))
 
 
-def _loss(model: nn.Module, inputs: Tensor, wanted: list[dict[str, Tensor]], unsought: Tensor) -> Tensor:
+def _loss(model: SeptalDetector, inputs: Tensor, wanted: list[dict[str, Tensor]], unsought: Tensor) -> Tensor:
     """Return the sum of both losses; network in lower precision, boxes and losses in float32.
 
     ``unsought`` : (N, K) classes that nobody looked for on a frame; what the network says of them there costs nothing.
     """
-    assert isinstance(model, SeptalDetector)
     with lower_precision(inputs.device):
         features = list(model.backbone(inputs).values())
         outputs = model.head(features)

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ways of training the septal detector: the ASD/VSD paper's and ours.
+"""The two ways of training the septal detector, the ASD/VSD paper's and ours, and the anchors fitted to its boxes.
 
 The paper names Adam, 50 epochs, 100 annotated images, left-right reflection, rotation of +-10 degrees and scaling of
 +-15 %, and no more. What it leaves open (learning rate and its course, averaged weights, batch size) is as in ours.
 
-Anchors of the sizes and shapes that the boxes of a training have: k-means under the distance 1 - IoU.
-
-As Redmon and Farhadi 2017 (arXiv 1612.08242, sec. 2, "Dimension clusters"), with one thing more: an anchor stands on
-the grid of its level, a box anywhere, so their IoU is the mean over the places of the box between the points of that
-grid. Without it a coarse level is given the shapes of thin walls, which it meets only by chance.
+Anchors are found by k-means under the distance 1 - IoU, as by Redmon and Farhadi 2017 (arXiv 1612.08242, sec. 2,
+"Dimension clusters"), with one thing more: an anchor stands on the grid of its level, a box anywhere, so their IoU is
+the mean over the places of the box between the points of that grid. Without it a coarse level is given the shapes of
+thin walls, which it meets only by chance.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from echo_plugin.geometry import FloatArray
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.models.septal_detector import ANCHOR_RATIOS, ANCHOR_SIDES, ANCHORS_PER_LEVEL, STRIDES_PX
 from echo_plugin.training.augment import DETECTOR_MOTION, Motion, move_boxes, random_affines, visible_boxes
+from echo_plugin.training.datasets import PreparedFrames, boxes_of
 from echo_plugin.training.loop import Recipe, balanced_batches, shuffled_batches
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
+from echo_plugin.training.options import DetectorOptions
 from echo_plugin.training.start import Start
 
 ROUNDS = 50
@@ -117,7 +116,7 @@ class DetectorRecipe:
     images: int | None = None
     patience: int | None = None
 
-    def optimisation(self, options: TrainOptions, learning_rate: float) -> Recipe:
+    def optimisation(self, options: DetectorOptions, learning_rate: float) -> Recipe:
         """Return the numbers of the optimisation, with what the options choose."""
         return Recipe(
             epochs=options.epochs or self.epochs,
@@ -206,14 +205,14 @@ def epoch_batches(
 
 def septa_shown(frames: PreparedFrames) -> Tensor:
     """Return (N,) 0..3: which septa a frame shows (bit 0 interatrial, bit 1 interventricular)."""
-    labels = frames.targets.reshape(len(frames.targets), BOX_SLOTS, 5)[:, :, 4]
+    labels = boxes_of(frames, torch.arange(len(frames.pixels)))[:, :, 4]
     return ((labels == 0).any(dim=1).long() + 2 * (labels == 1).any(dim=1).long()).clone()
 
 
 def moved_boxes(frames: PreparedFrames, items: Tensor, recipe: DetectorRecipe, seed: int) -> FloatArray:
     """Return (N, 4) XYXY px the boxes of the frames ``items`` as training moves them, ``MOVED_COPIES`` of each."""
     size = frames.pixels.shape[-1]
-    targets = frames.targets[items].reshape(len(items), BOX_SLOTS, 5)[:, :, :4].repeat(MOVED_COPIES, 1, 1)
+    targets = boxes_of(frames, items)[:, :, :4].repeat(MOVED_COPIES, 1, 1)
     affines = random_affines(len(targets), size, recipe.motion, torch.Generator().manual_seed(seed))
     boxes = visible_boxes(move_boxes(targets, affines), size).reshape(-1, 4)
     kept: FloatArray = boxes[((boxes[:, 2:] - boxes[:, :2]) > LEAST_SIDE_PX).all(dim=1)].double().numpy()

@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The epochs that all trainers share: schedule, averaged weights, the best checkpoint, progress, stopping, going on.
+"""The epochs that all trainers share: optimiser, schedule, averaged weights, the best checkpoint, stopping, going on.
 
 A trainer gives a model, the batches of an epoch, a loss and a validation measure. What is measured, kept and published
 is the exponential moving average of the weights, which in short trainings is worth more than any schedule.
 Started by ``torchrun``, each process learns from its share of every batch, and the first one measures and reports.
 
-The numbers of one optimisation, and the course of its learning rate.
-
-All that a training is at the end of an epoch, and the file from which a killed one goes on.
-
-The file is replaced as a whole after each epoch, so a training loses at most the epoch that it was in. It holds weights
-that learned from patients: it is the user's alone to read, and is gone once the model is published.
-
-Curves of a training for TensorBoard: loss, validation measure, learning rate, time of an epoch.
+After each epoch everything is kept in a file, so that a killed training loses at most the epoch that it was in. It
+holds weights that learned from patients: it is the user's alone to read, and is gone once the model is published.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import math
@@ -27,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +29,16 @@ from echo_plugin.answer.runtime import choose_dtype
 from echo_plugin.durable import remove_abandoned, replace_atomically
 from echo_plugin.training.options import EpochStatus, OnEpoch
 from echo_plugin.training.processes import (
-    agreed,
-    gathered,
+    all_gather,
+    broadcast,
     is_first,
-    kept_in_step,
     own_share,
     process_count,
     process_index,
+    wrap_distributed,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,6 @@ class Recipe:
     clip_norm: float = 5.0
     average_decay: float = 0.995
     max_minutes: float | None = None
-    validate_every: int = 1
     patience: int | None = None
     """End after so many epochs without a better measure; None: never."""
 
@@ -95,28 +89,7 @@ def schedule(progress: float, warm_up: float) -> float:
 FOLDER = ".training"
 """In the folder of models: the states of trainings under way."""
 
-NUMBERS = ("epoch", "loss", "metric", "best_metric", "best_epoch", "elapsed_s", "is_done", "run")
-
-
-class WeightAverage:
-    """An exponential moving average of a model's weights and statistics, quick at first (as in timm's ModelEmaV3)."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``."""
-        self.updates += 1
-        weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+NUMBERS = ("epoch", "updates", "loss", "metric", "best_metric", "best_epoch", "elapsed_s", "is_done", "run")
 
 
 class TrainingState:
@@ -127,7 +100,12 @@ class TrainingState:
     """
 
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, decay: float, seed: int, run: str) -> None:
-        self.model, self.optimiser, self.average = model, optimiser, WeightAverage(model, decay)
+        from timm.utils.model_ema import ModelEmaV3  # it takes seconds to load, which the server saves
+
+        self.model, self.optimiser = model, optimiser
+        self.average = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
+        self.average.requires_grad_(False)
+        self.updates = 0
         self.order = torch.Generator().manual_seed(seed)
         own_seed = (seed * 1_000_003 + process_index()) % 2**63
         self.draws = self.order if process_count() == 1 else torch.Generator().manual_seed(own_seed)
@@ -140,6 +118,11 @@ class TrainingState:
         self.is_done = False
         self.run = run
 
+    def update_average(self) -> None:
+        """Move the averaged weights towards the model's: quickly at first, by 9 / (10 + updates) at least."""
+        self.updates += 1
+        self.average.update(self.model, step=self.updates + 2)
+
     def judge(self, metric: float) -> None:
         """Note what the averaged weights are worth, and keep them if nothing was better."""
         self.metric = metric
@@ -150,17 +133,16 @@ class TrainingState:
     def keep(self) -> None:
         """Take the averaged weights, as they are now, for the best."""
         self.best_epoch = self.epoch
-        self.best_state = {k: v.detach().clone().cpu() for k, v in self.average.model.state_dict().items()}
+        self.best_state = {k: v.detach().clone().cpu() for k, v in self.average.module.state_dict().items()}
 
     def content(self) -> dict[str, Any]:
         """Return all of it as tensors, numbers and dictionaries of them; every process must ask at once."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "average": self.average.model.state_dict(),
-            "updates": self.average.updates,
+            "average": self.average.module.state_dict(),
             "best_state": self.best_state,
-            "random": gathered(self._random()),
+            "random": all_gather(self._random()),
             **{name: getattr(self, name) for name in NUMBERS},
         }
 
@@ -168,8 +150,7 @@ class TrainingState:
         """Become what ``content`` describes."""
         self.model.load_state_dict(content["model"])
         self.optimiser.load_state_dict(content["optimiser"])
-        self.average.model.load_state_dict(content["average"])
-        self.average.updates = content["updates"]
+        self.average.module.load_state_dict(content["average"])
         self.best_state = content["best_state"]
         random = content["random"][process_index()]
         self.order.set_state(random["order"])
@@ -279,9 +260,8 @@ def training_curves(log_dir: Path | None, state: TrainingState) -> Iterator[Call
         yield add
 
 
-logger = logging.getLogger(__name__)
-
-Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+Loss = Callable[[Network, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -297,29 +277,28 @@ class Learned:
 class LossOf(nn.Module):
     """A model with its loss: what several processes keep in step is the gradient of this."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: Network, loss: Loss[Network]) -> None:
         super().__init__()
         self.model = model
-        self._loss = loss
+        self._loss: Callable[..., Tensor] = loss
 
     def forward(self, items: Tensor, generator: torch.Generator) -> Tensor:
         return self._loss(self.model, items, generator)
 
 
 def run_epochs(
-    model: nn.Module,
+    model: Network,
     recipe: Recipe,
     *,
     batches: Callable[[torch.Generator], list[Tensor]],
-    loss: Loss,
-    validate: Callable[[nn.Module], float] | None,
+    loss: Loss[Network],
+    validate: Callable[[Network], float] | None,
     seed: int,
     on_epoch: OnEpoch | None = None,
     should_stop: Callable[[], bool] | None = None,
     state_path: Path | None = None,
     state_key: str = "",
     log_dir: Path | None = None,
-    note: str = "",
 ) -> Learned:
     """Train ``model`` in place and return the best averaged weights.
 
@@ -349,11 +328,11 @@ def run_epochs(
     run = time.strftime("%Y-%m-%d_%H-%M-%S")
     state = TrainingState(model, recipe.build_optimiser(model), recipe.average_decay, seed, run)
     kept = KeptState(state_path, training_key(model, recipe, seed, state_key)) if state_path else None
-    report = _Report(recipe, on_epoch if is_first() else None, note)
+    told = on_epoch if is_first() else None
     if kept is not None and kept.restore(state):
-        report(state, is_resumed=True)
+        _tell(state, recipe, told, is_resumed=True)
     started = time.monotonic() - state.elapsed_s
-    losses = kept_in_step(LossOf(model, loss))
+    losses = wrap_distributed(LossOf(model, loss))
     with training_curves(log_dir if is_first() else None, state) as add_to_curves:
         while not state.is_done:
             state.loss = _train_epoch(losses, state, batches(state.order), recipe, started)
@@ -361,54 +340,51 @@ def run_epochs(
             _judge(state, recipe, validate, should_stop, started)
             if kept is not None:
                 kept.save(state)
-            report(state)
+            _tell(state, recipe, told)
             add_to_curves(state)
     return _learned(state, model)
 
 
-@dataclass(frozen=True)
-class _Report:
-    """Says after an epoch how far the training is, to the log and to who asked."""
-
-    recipe: Recipe
-    on_epoch: OnEpoch | None
-    note: str
-
-    def __call__(self, state: TrainingState, *, is_resumed: bool = False) -> None:
-        done, total = state.epoch, self.recipe.epochs
-        words = "Going on after epoch" if is_resumed else "Epoch"
-        logger.info("%s %d of %d%s: loss %.4f, measure %s", words, done, total, self.note, state.loss, state.metric)
-        if self.on_epoch is not None:
-            eta_s = 0.0 if state.is_done else _eta_s(self.recipe, state.elapsed_s, done)
-            best = state.best_metric if state.best_metric > -math.inf else None
-            self.on_epoch(EpochStatus(done, total, eta_s, state.loss, state.metric, best, self.note, is_resumed))
+def _tell(state: TrainingState, recipe: Recipe, on_epoch: OnEpoch | None, *, is_resumed: bool = False) -> None:
+    """Say after an epoch how far the training is, to the log and to who asked."""
+    done, total = state.epoch, recipe.epochs
+    words = "Going on after epoch" if is_resumed else "Epoch"
+    logger.info("%s %d of %d: loss %.4f, measure %s", words, done, total, state.loss, state.metric)
+    if on_epoch is None:
+        return
+    eta_s = 0.0 if state.is_done else state.elapsed_s / done * (total - done)
+    if recipe.max_minutes is not None:
+        eta_s = max(0.0, min(eta_s, 60 * recipe.max_minutes - state.elapsed_s))
+    best = state.best_metric if state.best_metric > -math.inf else None
+    on_epoch(EpochStatus(done, total, eta_s, state.loss, state.metric, best, is_resumed=is_resumed))
 
 
 def _judge(
     state: TrainingState,
     recipe: Recipe,
-    validate: Callable[[nn.Module], float] | None,
+    validate: Callable[[Any], float] | None,
     should_stop: Callable[[], bool] | None,
     started: float,
 ) -> None:
     """Measure the averaged weights where it is due, and decide whether this was the last epoch: the first process."""
     if is_first():
         elapsed_s = time.monotonic() - started
-        is_last = state.epoch == recipe.epochs or _is_out_of_time(recipe, elapsed_s, state.epoch)
-        is_last = is_last or (should_stop is not None and should_stop())
+        is_last = state.epoch == recipe.epochs or (should_stop is not None and should_stop())
+        if recipe.max_minutes is not None:  # another epoch would end after the allowed time
+            is_last = is_last or elapsed_s * (1 + 0.5 / state.epoch) > 60 * recipe.max_minutes
         if validate is None:
             state.keep()
-        elif is_last or state.epoch % recipe.validate_every == 0:
-            state.judge(validate(state.average.model))
+        else:
+            state.judge(validate(state.average.module))
         is_tired = recipe.patience is not None and state.epoch - state.best_epoch >= recipe.patience
         state.is_done = is_last or is_tired
         state.elapsed_s = time.monotonic() - started
-    state.is_done = agreed(state.is_done)
+    state.is_done = broadcast(state.is_done)
 
 
 def _learned(state: TrainingState, model: nn.Module) -> Learned:
     """Return what is best, which is then in ``model`` too."""
-    best_state = agreed(state.best_state)
+    best_state = broadcast(state.best_state)
     if best_state is None:
         msg = (
             f"Validation never gave a number in {state.epoch} epochs (last: {state.metric});"
@@ -417,7 +393,7 @@ def _learned(state: TrainingState, model: nn.Module) -> Learned:
         raise ValueError(msg)
     best_state = as_published(best_state)
     model.load_state_dict(best_state)
-    best_metric = agreed(state.best_metric)
+    best_metric = broadcast(state.best_metric)
     return Learned(best_state, best_metric if best_metric > -math.inf else math.nan, state.epoch, state.elapsed_s)
 
 
@@ -439,7 +415,7 @@ def _train_epoch(
     for step, items in enumerate(shares):
         progress = (state.epoch + step / len(shares)) / recipe.epochs
         if recipe.max_minutes is not None:
-            spent = agreed((time.monotonic() - started) / (60 * recipe.max_minutes))
+            spent = broadcast((time.monotonic() - started) / (60 * recipe.max_minutes))
             if spent > 1 and step:  # the learning rate has come to rest: further batches would teach nothing
                 break
             progress = max(progress, spent)
@@ -454,7 +430,7 @@ def _train_epoch(
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
         state.optimiser.step()
         if is_first():
-            state.average.update(state.model)
+            state.update_average()
         total, steps = total + float(value.detach()), steps + 1
     return total / max(steps, 1)
 
@@ -465,7 +441,7 @@ def lower_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_quick)
 
 
-def place(model: nn.Module, device: torch.device) -> None:
+def move_to_device(model: nn.Module, device: torch.device) -> None:
     """Move the model to ``device``, channels last in memory: the layout in which convolutions are fastest."""
     model.to(device).to(memory_format=torch.channels_last)
 
@@ -487,13 +463,3 @@ def balanced_batches(
     weights = counts[labels] ** -power
     draws = torch.multinomial(weights, len(items), replacement=True, generator=generator)
     return shuffled_batches(items[draws], batch_size, generator)
-
-
-def _is_out_of_time(recipe: Recipe, elapsed_s: float, epochs_done: int) -> bool:
-    """Whether another epoch would end after the allowed time."""
-    return recipe.max_minutes is not None and elapsed_s * (1 + 0.5 / epochs_done) > 60 * recipe.max_minutes
-
-
-def _eta_s(recipe: Recipe, elapsed_s: float, epochs_done: int) -> float:
-    left = elapsed_s / epochs_done * (recipe.epochs - epochs_done)
-    return left if recipe.max_minutes is None else max(0.0, min(left, 60 * recipe.max_minutes - elapsed_s))

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training the masked autoencoder on ultrasound without labels; its encoder is where other trainings may begin.
 
-How well a masked autoencoder draws what it does not see: while it is trained, and on test patients.
-
-What a masked autoencoder sees and draws, as a picture for a person to judge.
+What it sees and draws is shown as pictures for a person to judge.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from echo_plugin.answer.preprocess import normalise
 from echo_plugin.answer.runtime import choose_device
@@ -28,7 +26,7 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.measure.classes import Cohort
 from echo_plugin.model_card import Metric, ModelCard
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.models.masked_autoencoder import Drawn, MaskedAutoencoder, from_patches, to_patches
+from echo_plugin.models.masked_autoencoder import Drawn, MaeConfig, MaskedAutoencoder, from_patches, to_patches
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import digest_of
@@ -43,13 +41,12 @@ from echo_plugin.training.mae_frames import (
     parts_of,
     provenance_of,
 )
-from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch, TrainOptions, mae_config
-from echo_plugin.training.processes import first_goes_ahead, is_first
+from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch
+from echo_plugin.training.processes import first_process_first, is_first
 from echo_plugin.training.provenance import (
-    FILES_KEY,
-    NAMELESS_LIMITS,
     fingerprints,
     known_parts,
+    nameless_limits,
     next_version,
     publish_learned,
     training_data,
@@ -164,12 +161,32 @@ LIMITS = (
     " trainings and is to be measured there."
 )
 
+DEFAULT_BACKBONE, DEFAULT_SIZE_PX = "vit_tiny_patch16", 224
+DECODERS = {"vit_base_patch16": (512, 8, 16), "vit_small_patch16": (256, 4, 8), "vit_micro_patch8": (64, 1, 4)}
+"""Width, depth and heads of the decoder by encoder; the first is the authors'."""
+LIGHT_DECODER = (128, 2, 4)
+"""Of the other encoders."""
+
+
+def mae_config(options: MaeOptions) -> MaeConfig:
+    """Return the network that the options ask for, with a decoder as light as its encoder."""
+    backbone = options.backbone or DEFAULT_BACKBONE
+    width, depth, heads = DECODERS.get(backbone, LIGHT_DECODER)
+    return MaeConfig(
+        backbone=backbone,
+        input_size_px=options.image_size or DEFAULT_SIZE_PX,
+        mask_ratio=options.mask_ratio,
+        is_patch_normalised=options.is_patch_normalised,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=heads,
+    )
+
 
 def train_mae(
     images: Sequence[Path],
     models: Path,
-    options: TrainOptions,
-    task: MaeOptions | None = None,
+    options: MaeOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
@@ -185,25 +202,23 @@ def train_mae(
     cines = find_unlabelled(images, options.frames_per_cine or FRAMES_PER_CINE, without=models)
     provenance = provenance_of(cines, images)
     with begun_training(options, MASKED_AUTOENCODER, models) as options:
-        return _train(cines, provenance, models, options, task or MaeOptions(), on_epoch=on_epoch, progress=progress)
+        return _train(cines, provenance, models, options, on_epoch=on_epoch, progress=progress)
 
 
 def _train(
     cines: Sequence[UnlabelledCine],
     provenance: str,
     models: Path,
-    options: TrainOptions,
-    task: MaeOptions,
+    options: MaeOptions,
     *,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
 ) -> ModelCard:
     torch.manual_seed(options.seed)
-    config = mae_config(options, task)
+    config = mae_config(options)
     model = MaskedAutoencoder(config)
     start = load_start(model, MASKED_AUTOENCODER, models, options)
     split = _split(cines, start, models, options.seed)
-    seen = fingerprints(split, start, cines_key(cines), cines)  # before it takes hours: files may be gone then
     frames, parts = _prepared(cines, split, config.input_size_px, options.cache_dir or models / FOLDER, progress)
     model.to(choose_device(options.device))
     key = digest_of([cines_key(cines), split.digest, options.batch_size, repr(config)])
@@ -214,10 +229,9 @@ def _train(
         options,
         state_key=key,
         models=models,
-        pictures_every=task.pictures_every,
         on_epoch=on_epoch,
     )
-    patients = [cines[cine].patient_id or "" for cine in frames.cine[parts["test"]].tolist()]
+    patients = [cines[cine].patient_id for cine in frames.cine[parts["test"]].tolist()]
     words = f"test patients ({provenance})"
     metrics = measure_on_test(model, frames, parts["test"], patients, words=words, seed=options.seed)
     del frames  # its file is deleted with the state: Windows keeps a file that is mapped
@@ -228,14 +242,14 @@ def _train(
         architecture=f"masked autoencoder, {config.backbone}",
         classes=("pixels",),
         input_size_px=config.input_size_px,
-        config=_card_config(model, learned, cines, split) | seen,
+        config=_card_config(model, learned, cines, split) | fingerprints(split, start, cines_key(cines)),
         training_data=training_data(provenance, len(cines), cines_key(cines), split, start),
         metrics=metrics,
         command=options.command,
         wall_time_s=round(learned.wall_time_s, 1),
         seed=options.seed,
         licence=start.licence,
-        limits=LIMITS + (NAMELESS_LIMITS if FILES_KEY in seen else ""),
+        limits=LIMITS + nameless_limits(start, has_nameless=any(cine.is_nameless for cine in cines)),
     )
     return publish_learned(models, learned, card)
 
@@ -250,7 +264,7 @@ def _prepared(
     TrainingDataError
         If none is there to learn from.
     """
-    with first_goes_ahead():
+    with first_process_first():
         frames = decode_frames(cines, size_px, directory, MASKED_AUTOENCODER, progress)
     parts = {part: frames.of(members) for part, members in parts_of(cines, split).items()}
     if not len(parts["train"]):
@@ -267,7 +281,7 @@ def _card_config(
     return (
         dataclasses.asdict(model.config)
         | {"epochs": learned.epochs, "split_digest": split.digest}
-        | {"files_without_patient": sum(cine.patient_id is None for cine in cines)}
+        | {"files_without_patient": sum(cine.is_nameless for cine in cines)}
         | ({"validation_error": -learned.best_metric} if has_validation else {})
     )
 
@@ -276,11 +290,10 @@ def learn_mae(
     model: MaskedAutoencoder,
     frames: UnlabelledFrames,
     parts: dict[str, Tensor],
-    options: TrainOptions,
+    options: MaeOptions,
     *,
     state_key: str,
     models: Path,
-    pictures_every: int,
     on_epoch: OnEpoch | None,
 ) -> Learned:
     """Train ``model`` in place; what is measured is the error of hidden patches of validation frames, negative."""
@@ -289,13 +302,12 @@ def learn_mae(
     shown = (chosen if len(chosen) else parts["train"])[:PICTURES]
     noise = torch.rand(max(len(chosen), len(shown)), model.decoder_pos_embed.shape[1] - 1, generator=generator)
 
-    def validate(averaged: nn.Module) -> float:
-        assert isinstance(averaged, MaskedAutoencoder)
+    def validate(averaged: MaskedAutoencoder) -> float:
         errors, _ = errors_of_frames(averaged, frames, chosen, noise[: len(chosen)])
         return -float(errors.mean())
 
     def report(status: EpochStatus) -> None:
-        is_due = status.epoch % pictures_every == 0 or status.epoch == status.total_epochs
+        is_due = status.epoch % options.pictures_every == 0 or status.epoch == status.total_epochs
         if is_first() and is_due and not status.is_resumed:
             inputs = normalise(frames.pixels[shown].to(model.mask_token.device))
             png = models / "reconstructions" / f"epoch_{status.epoch:04d}.png"
@@ -318,7 +330,7 @@ def learn_mae(
     )
 
 
-def _optimisation(options: TrainOptions) -> Recipe:
+def _optimisation(options: MaeOptions) -> Recipe:
     """Return the numbers of the optimisation, with what the options choose."""
     return Recipe(
         epochs=options.epochs or EPOCHS,
@@ -331,8 +343,7 @@ def _optimisation(options: TrainOptions) -> Recipe:
     )
 
 
-def _loss(model: nn.Module, frames: UnlabelledFrames, chosen: Tensor, generator: torch.Generator) -> Tensor:
-    assert isinstance(model, MaskedAutoencoder)
+def _loss(model: MaskedAutoencoder, frames: UnlabelledFrames, chosen: Tensor, generator: torch.Generator) -> Tensor:
     device = model.mask_token.device
     pixels = frames.pixels[chosen].to(device).float()[:, None]
     size = pixels.shape[-1]
@@ -344,10 +355,8 @@ def _loss(model: nn.Module, frames: UnlabelledFrames, chosen: Tensor, generator:
 
 
 def _split(cines: Sequence[UnlabelledCine], start: Start, models: Path, seed: int) -> Split:
-    """Return the split of the patients that are known by name; whom a model or a data set has in a part stays there."""
-    patients = sorted({cine.patient_id for cine in cines if cine.patient_id is not None})
-    if not patients:
-        return Split((), (), (), seed)
+    """Return the split of the patients; whom a model or a data set has in a part stays there."""
+    patients = sorted({cine.patient_id for cine in cines})
     fixed = parts_given(cines)
-    known = known_parts(patients, fixed, start, models, cines)
+    known = known_parts(patients, fixed, start, models)
     return split_by_patient(dict.fromkeys(patients), seed=seed, fixed=fixed, known=known, may_be_unmeasured=True)

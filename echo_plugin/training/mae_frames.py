@@ -2,8 +2,7 @@
 """Frames without labels: whatever can be read below some folders, decoded once into a memory-mapped file.
 
 Patients are split as in every training, so that those who will measure a later model are not learned from here either.
-A file that names no patient is learned from, every twentieth excepted, which validates; whoever is said to be on it
-later counts as learned from (``nameless_files``).
+A file that names no patient counts as a patient of its own, under its image id.
 """
 
 from __future__ import annotations
@@ -20,34 +19,31 @@ from torch import Tensor
 
 from echo_plugin.answer.batch import find_cine_files
 from echo_plugin.answer.preprocess import to_model_input
-from echo_plugin.cine import Cine, escape_path
+from echo_plugin.cine import Cine, escape_path, is_uid
 from echo_plugin.durable import file_stamp, replace_atomically
 from echo_plugin.errors import AnnotationError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts, read_patients
 from echo_plugin.progress import Progress
-from echo_plugin.training.datasets import digest_of, evenly_chosen, phantom_ids
-from echo_plugin.training.prepared_frames import PREPARATION
-from echo_plugin.training.provenance import patients_by_copies
+from echo_plugin.training.datasets import PREPARATION, digest_of, evenly_chosen, phantom_ids
 from echo_plugin.training.splits import PARTS, Split
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_EVERY = 20
-
 
 @dataclass(frozen=True)
 class UnlabelledCine:
-    """A file to learn from; ``patient_id`` None: neither the file nor a folder names anybody.
+    """A file to learn from. ``is_nameless`` : neither it nor a folder names anybody; ``patient_id`` is its image id.
 
     ``part`` : that of the split which its data set comes with; None: there is none.
     """
 
     path: Path = field(repr=False)
     image_id: str
-    patient_id: str | None = field(repr=False)
+    patient_id: str = field(repr=False)
     frame_indices: tuple[int, ...]
     part: str | None = None
+    is_nameless: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,9 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
     """Return every cine below the folders, with at most ``most_frames`` of its frames, evenly spread.
 
     Headers are read, pixels are not. Who is on a cine says its header, or the nearest patients.csv above it that names
-    it, also where that lies above the folder. A file that is met twice, by a link or as a copy, keeps what either place
-    knows of it. A file that cannot be read is named in a warning and left out; what lies below ``without``, where the
-    training writes pictures, is passed over.
+    it, also where that lies above the folder. A file that is met twice, by a link or by its SOP Instance UID, keeps
+    what either place knows of it. A file that cannot be read is named in a warning and left out; what lies below
+    ``without``, where the training writes pictures, is passed over.
 
     Raises
     ------
@@ -96,9 +92,9 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
             patient, part = _identity(path, cine, table)
             frames = evenly_chosen(range(cine.frame_count), most_frames)
             if file in cines:
-                patient = cines[file].patient_id or patient
+                patient = patient if cines[file].is_nameless else cines[file].patient_id
                 part = max(filter(None, (cines[file].part, part)), key=PARTS.index, default=None)
-            cines[file] = UnlabelledCine(path, image_id, patient, frames, part)
+            cines[file] = UnlabelledCine(path, image_id, patient or image_id, frames, part, patient is None)
     if not cines:
         msg = f"None of the files below {', '.join(folder.name for folder in folders)} can be read as ultrasound."
         raise TrainingDataError(msg)
@@ -106,13 +102,17 @@ def find_unlabelled(folders: Sequence[Path], most_frames: int, *, without: Path)
 
 
 def _named_by_copies(cines: Sequence[UnlabelledCine]) -> tuple[UnlabelledCine, ...]:
-    """Return the cines, those without a name as the patient's of whom another is a copy; say how many stay nameless."""
-    patients = patients_by_copies(cines)
-    if count := sum(patient is None for patient in patients):
-        logger.warning(
-            "%d of %d files name no patient; nobody on them can measure what begins with it.", count, len(cines)
-        )
-    return tuple(replace(cine, patient_id=patient) for cine, patient in zip(cines, patients, strict=True))
+    """Return the cines, those without a name as the patient's whom another of their UID names; count the nameless."""
+    names = {c.image_id: c.patient_id for c in cines if not c.is_nameless and is_uid(c.image_id)}
+    named = tuple(
+        replace(cine, patient_id=names[cine.image_id], is_nameless=False)
+        if cine.is_nameless and cine.image_id in names
+        else cine
+        for cine in cines
+    )
+    if count := sum(cine.is_nameless for cine in named):
+        logger.warning("%d of %d files name no patient: each counts as a patient of its own.", count, len(cines))
+    return named
 
 
 Table = tuple[Mapping[str, str], Mapping[str, str]]
@@ -144,21 +144,16 @@ def parts_given(cines: Sequence[UnlabelledCine]) -> dict[str, str]:
     """Return, by patient, the part of the data set's own split; of two parts, the one further from learning."""
     parts: dict[str, str] = {}
     for cine in cines:
-        if cine.patient_id is not None and cine.part is not None:
+        if cine.part is not None:
             found = parts.get(cine.patient_id, cine.part)
             parts[cine.patient_id] = max(found, cine.part, key=PARTS.index)
     return parts
 
 
 def parts_of(cines: Sequence[UnlabelledCine], split: Split) -> Mapping[str, list[bool]]:
-    """Return, for each part, whether each cine is in it; who is nameless is in train, or in validation."""
-    nameless = [index for index, cine in enumerate(cines) if cine.patient_id is None]
-    validating = set(nameless[VALIDATION_EVERY - 1 :: VALIDATION_EVERY])
+    """Return, for each part, whether each cine is in it."""
     named = {part: frozenset(getattr(split, part)) for part in PARTS}
-    parts = {part: [cine.patient_id in patients for cine in cines] for part, patients in named.items()}
-    for index in nameless:
-        parts["validation" if index in validating else "train"][index] = True
-    return parts
+    return {part: [cine.patient_id in patients for cine in cines] for part, patients in named.items()}
 
 
 def provenance_of(cines: Sequence[UnlabelledCine], images: Sequence[Path]) -> str:

@@ -69,7 +69,7 @@ def is_first() -> bool:
     return process_index() == 0
 
 
-def agreed(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """Return the first process's value in every process."""
     if process_count() == 1:
         return value
@@ -78,7 +78,7 @@ def agreed(value: Value) -> Value:
     return box[0]
 
 
-def gathered(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """Return every process's value in every process, in their order."""
     if process_count() == 1:
         return [value]
@@ -88,7 +88,7 @@ def gathered(value: Value) -> list[Value]:
 
 
 @contextmanager
-def first_goes_ahead() -> Iterator[None]:
+def first_process_first() -> Iterator[None]:
     """Run the body in the first process, then in the others: what it left in a cache is there for them."""
     if process_count() > 1 and not is_first():
         distributed.barrier()
@@ -112,7 +112,7 @@ def own_share(batch: Tensor, index: int, count: int) -> Tensor:
     return batch[: each * count if each > 1 else 0][index::count]
 
 
-def kept_in_step(module: nn.Module) -> nn.Module:
+def wrap_distributed(module: nn.Module) -> nn.Module:
     """Return the module such that backward passes average the gradients of all processes."""
     if process_count() == 1:
         return module

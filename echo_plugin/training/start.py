@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weights that a training begins with: its own published ones, another model's encoder, a file, or none.
 
-Classes that a defect embedder goes on with: those it knows stay where they are, others are added behind them.
-
-The network of the published model that a training goes on from, which decides what the options leave open.
-
-Weights to begin with: ImageNet's, and a view classifier's encoder; files are read in ``models.body_weights``.
-
-One training of a model in a folder at a time, whoever starts it: a server, another server, the command line.
+The network of the published model that a training goes on from decides what the options leave open. Of a defect
+embedder the classes that it knows stay where they are, others are added behind them.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +42,9 @@ from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import LICENCE, load_vit, say_licence
 from echo_plugin.training.loop import lock_path
 from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.processes import agreed, is_first
+from echo_plugin.training.processes import broadcast, is_first
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 OF_CLASSES = ("centres", "bias")
 """Weights of the embedder with something for each class in their last dimension."""
@@ -96,9 +93,6 @@ def with_centres_of(
     return found
 
 
-EARLIEST = {"head": "arcface", "cropping": "union"}
-"""What the card of a defect embedder means that says nothing of these."""
-
 ASKED_BY = {
     "backbone": "--backbone",
     "head": "--head",
@@ -112,7 +106,7 @@ ASKED_BY = {
 """The options that make a network another one; its card says what it is."""
 
 
-def with_network_of_start(options: TrainOptions, name: str, models: Path) -> TrainOptions:
+def with_network_of_start(options: Options, name: str, models: Path) -> Options:
     """Return the options with what they leave open about the network as the model that they go on from has it.
 
     Where none is published, or they begin otherwise, they stay as they are. A given size stays too: weights of
@@ -154,7 +148,7 @@ def _published(options: TrainOptions, name: str, models: Path) -> Path | None:
     return None if begun is None else (options.starter or models) / begun
 
 
-def _as_taught(options: TrainOptions, card: ModelCard, folder: Path) -> TrainOptions:
+def _as_taught(options: Options, card: ModelCard, folder: Path) -> Options:
     """Return the options with what they leave open as ``card``, in ``folder``, has it; refuse what they contradict."""
     taught = _network_of(card)
     for key, found in taught.items():
@@ -170,7 +164,7 @@ def _as_taught(options: TrainOptions, card: ModelCard, folder: Path) -> TrainOpt
 
 def _network_of(card: ModelCard) -> dict[str, Any]:
     """Return the network of a card in the words of the options."""
-    config = (EARLIEST if card.name == DEFECT_EMBEDDER else {}) | dict(card.config)
+    config = card.config
     taught = {key: config[key] for key in ASKED_BY if key in config}
     if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
         taught["temporal"] = "image"
@@ -285,7 +279,7 @@ class Start:
 
 
 @contextmanager
-def begun_training(options: TrainOptions, name: str, models: Path) -> Iterator[TrainOptions]:
+def begun_training(options: Options, name: str, models: Path) -> Iterator[Options]:
     """Keep other trainings of model ``name`` from ``models`` meanwhile; yield `with_network_of_start`.
 
     Raises
@@ -323,7 +317,7 @@ def only_training(models: Path, name: str) -> Iterator[None]:
                 held.enter_context(locked(path, timeout_s=0))
             except TimeoutError:
                 is_free = False
-        if not agreed(is_free):
+        if not broadcast(is_free):
             msg = f"Model {name} in {models} is being trained already; wait for that training, or stop it."
             raise TrainingUnderWayError(msg)
         yield
@@ -395,7 +389,7 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     """
     for key in ("head", "cropping", "temporal", "sampling", "frames_per_clip", "chunks"):
         wanted = getattr(model.config, key, None)
-        taught = card.config.get(key, EARLIEST.get(key, wanted))
+        taught = card.config.get(key, wanted)
         if wanted is not None and taught != wanted:
             msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
             raise ModelMismatchError(msg)

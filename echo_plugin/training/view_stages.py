@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the view classifier learns in its two stages: single frames first, then clips. Which data, whose, is elsewhere.
+"""How views are learned: clips, recipes, and the two stages of the neonatal-view paper, single frames first.
 
-What is random about a picture is drawn once for a clip: its frames are turned by one angle, moved and changed alike,
-for a view that shook from frame to frame would have no motion of its own. How, is in ``view_recipes``.
-
-How the view classifier is optimised and how its pictures are varied: our recipe and that of the fetal paper.
-
-Batches are (B, T, S, S) float 0..1; what is random is drawn once for a clip, whose frames are changed alike.
-
-Clips for the view classifier: which frames are prepared for them, which belong to whom, what the model says.
+Batches are (B, T, S, S) float 0..1. What is random about a picture is drawn once for a clip: its frames are turned by
+one angle, moved and changed alike, for a view that shook from frame to frame would have no motion of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from echo_plugin.answer.preprocess import normalise
@@ -35,10 +29,9 @@ from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import VIEW_MOTION, change_appearance, compose, random_affines, uniform, warp
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, prepare_frames, prepare_whole
 from echo_plugin.training.loop import Learned, Recipe, balanced_batches, lower_precision, run_epochs
-from echo_plugin.training.options import EpochStatus, OnEpoch, TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.options import EpochStatus, OnEpoch, ViewOptions
 
 PLAIN = 0.1
 """Part of the training clips whose look is left as it is, in our recipe."""
@@ -138,17 +131,8 @@ RECIPES = {
 does not say. Our own pictures are cut at the ultrasound region before, so no text is left for it to cut."""
 
 
-def view_recipe(options: TrainOptions) -> ViewRecipe:
-    """Return the recipe that the options name.
-
-    Raises
-    ------
-    ValueError
-        If it is none for views.
-    """
-    if options.recipe not in RECIPES:
-        msg = f"Recipe {options.recipe!r} is none for views; {', '.join(RECIPES)} are accepted."
-        raise ValueError(msg)
+def view_recipe(options: ViewOptions) -> ViewRecipe:
+    """Return the recipe that the options name."""
     recipe = RECIPES[options.recipe]
     if not options.mirror:
         return recipe
@@ -288,10 +272,9 @@ def _varied(
 
 
 def _frame_loss(
-    model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
+    model: ViewClassifier, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
 ) -> Tensor:
     """Return the loss of one random frame of each clip."""
-    assert isinstance(model, ViewClassifier)
     device = model.frame_head.weight.device
     place = torch.randint(table.frames.shape[1], (len(chosen), 1), generator=generator)
     inputs = _varied(table, table.frames[chosen].gather(1, place), generator, device, recipe)[:, 0]
@@ -301,10 +284,9 @@ def _frame_loss(
 
 
 def _clip_loss(
-    model: nn.Module, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
+    model: ViewClassifier, table: ClipTable, chosen: Tensor, generator: torch.Generator, recipe: ViewRecipe
 ) -> Tensor:
     """Return the loss of whole clips."""
-    assert isinstance(model, ViewClassifier)
     device = model.frame_head.weight.device
     inputs = _varied(table, table.frames[chosen], generator, device, recipe)
     truth = table.labels[chosen].to(device)
@@ -318,9 +300,8 @@ def _clip_loss(
     return cross_entropy(logits.float(), truth, label_smoothing=recipe.smoothing) + of_frames
 
 
-def _validate(model: nn.Module, table: ClipTable, stage: str) -> float:
+def _validate(model: ViewClassifier, table: ClipTable, stage: str) -> float:
     """Return balanced accuracy less a tenth of the log loss, by cine."""
-    assert isinstance(model, ViewClassifier)
     probabilities, truth, _ = cine_probabilities(model, table, "validation", stage)
     right = probabilities.argmax(axis=1) == truth
     recalls = [right[truth == k].mean() for k in np.unique(truth)]
@@ -339,7 +320,7 @@ class Stage:
     total: int
 
 
-def stages_of(options: TrainOptions, temporal: str, *, is_going_on: bool) -> tuple[Stage, ...]:
+def stages_of(options: ViewOptions, temporal: str, *, is_going_on: bool) -> tuple[Stage, ...]:
     """Return the stages of a training; one that goes on from a published classifier has the frames behind it.
 
     Means over frames have nothing to learn from clips.
@@ -361,7 +342,7 @@ def stages_of(options: TrainOptions, temporal: str, *, is_going_on: bool) -> tup
 def learn_stage(
     model: ViewClassifier,
     table: ClipTable,
-    options: TrainOptions,
+    options: ViewOptions,
     stage: Stage,
     *,
     kept: tuple[Path, str] | None = None,
@@ -400,7 +381,7 @@ def learn_stage(
 def learn_views(
     model: ViewClassifier,
     table: ClipTable,
-    options: TrainOptions,
+    options: ViewOptions,
     *,
     is_going_on: bool = False,
     kept: tuple[Path, str] | None = None,

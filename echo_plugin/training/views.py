@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the view classifier in the two stages of the neonatal-view paper: single frames first, then clips.
+"""Training the view classifier: which cines teach it, its network, open-set rule and figures.
 
-A logistic regression on what a frozen encoder says of frames: how much its features hold before any fine-tuning.
-
-The cines that a view classifier learns from, and what is said of those of views that it does not tell apart.
+How it learns is in ``view_stages``. Beside the figures stands a logistic regression on what a frozen encoder
+says of frames: how much its features hold before any fine-tuning.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.loop import Learned, lower_precision, place, state_path
-from echo_plugin.training.options import OnEpoch, TrainOptions
-from echo_plugin.training.processes import first_goes_ahead
+from echo_plugin.training.loop import Learned, lower_precision, move_to_device, state_path
+from echo_plugin.training.options import OnEpoch, ViewOptions
+from echo_plugin.training.processes import first_process_first
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
 from echo_plugin.training.start import Start, begun_training, load_start
 from echo_plugin.training.view_stages import (
@@ -61,7 +60,7 @@ def encoder_features(model: ViewClassifier, pixels: Tensor, *, batch_size: int =
     return features
 
 
-def probe(features: FloatArray, labels: NDArray[np.int_], others: FloatArray) -> NDArray[np.int_]:
+def linear_probe(features: FloatArray, labels: NDArray[np.int_], others: FloatArray) -> NDArray[np.int_]:
     """Return the (M,) classes of ``others`` (M, D) by a logistic regression of (N, D) features with (N,) labels.
 
     Features are scaled to unit deviation first; scikit-learn's own regularisation is left as it is.
@@ -83,7 +82,7 @@ def probe(features: FloatArray, labels: NDArray[np.int_], others: FloatArray) ->
     return answers
 
 
-def probe_of_clips(
+def linear_probe_metrics(
     model: ViewClassifier, table: ClipTable, patients: Sequence[str], *, words: str, seed: int
 ) -> dict[str, Metric]:
     """Return the accuracy of a probe of training patients' frames on test patients', one frame of each clip.
@@ -96,7 +95,7 @@ def probe_of_clips(
     if len(np.unique(labels)) < 2:
         return {}
     features, others = (encoder_features(model, table.pixels[table.frames[clips, 0]]) for clips in (train, test))
-    right = probe(features, labels, others) == truth
+    right = linear_probe(features, labels, others) == truth
     cohort = Cohort(tuple(patients[cine] for cine in table.cine[test].tolist()), words, seed)
     baseline = float((truth == np.bincount(labels).argmax()).mean())
     return {"linear probe accuracy": cohort.mean(right.astype(np.float64), baseline)}
@@ -135,7 +134,7 @@ DEFAULT_VOCABULARY = "paediatric"
 def train_views(
     studies: Path,
     models: Path,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None = None,
     progress: Progress | None = None,
     *,
@@ -160,7 +159,7 @@ def train_views(
 def _train(
     labelled: LabelledFolder,
     models: Path,
-    options: TrainOptions,
+    options: ViewOptions,
     on_epoch: OnEpoch | None,
     progress: Progress | None,
     *,
@@ -177,13 +176,13 @@ def _train(
     taught = origin.parts("a view")["train"]
     choice = ClipChoice(config, learned_times(labelled, taught), (options.frames_per_cine or CLIPS_PER_CINE,))
     table = _clips(origin, choice, vocabulary, options.cache_dir, progress)
-    place(model, choose_device(options.device))
+    move_to_device(model, choose_device(options.device))
     numbers = (config, options.mirror, choice.facts)
     kept = state_path(models, VIEW_CLASSIFIER), data_key(cines, origin.split, options, numbers)
     words, is_going_on = words_for_test(labelled), start.rate_for(VIEW_CLASSIFIER) < 1
     probed = {}
     if start.words and not is_going_on:  # an encoder that has not been taught views
-        probed = probe_of_clips(model, table, patients, words=words, seed=options.seed)
+        probed = linear_probe_metrics(model, table, patients, words=words, seed=options.seed)
     learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
     metrics = _measure(model, table, classes, patients, words=words, seed=options.seed) | probed
     rule = open_set_rule(model, table, classes, cines)
@@ -205,7 +204,7 @@ def _train(
 
 
 def _config(
-    model: ViewClassifier, table: ClipTable, learned: Learned, options: TrainOptions
+    model: ViewClassifier, table: ClipTable, learned: Learned, options: ViewOptions
 ) -> dict[str, float | int | str | bool]:
     """Return what a card's config says of the network and how it learned."""
     return dataclasses.asdict(model.config) | {
@@ -231,7 +230,7 @@ def _origin(labelled: LabelledFolder, vocabulary: Sequence[View], start: Start, 
         raise TrainingDataError(msg) from exc
 
 
-def _vocabulary(options: TrainOptions) -> tuple[View, ...]:
+def _vocabulary(options: ViewOptions) -> tuple[View, ...]:
     """Return the views that the options name; the fetal paper's recipe has its own."""
     is_fetal = options.recipe == "usf-mae" and options.vocabulary is None
     return VIEW_VOCABULARIES["fetal-5" if is_fetal else options.vocabulary or DEFAULT_VOCABULARY]
@@ -245,14 +244,14 @@ def _clips(
     progress: Progress | None,
 ) -> ClipTable:
     """Return the clips of all cines, which the table counts as the origin does."""
-    with first_goes_ahead():
+    with first_process_first():
         frames = choice.prepare(origin.labelled, origin.cines, cache_dir, progress)
     labels = torch.tensor([vocabulary.index(cine.annotation.view) for cine in origin.cines if cine.annotation.view])
     parts = frames.readable(origin.parts("a view"))
     return ClipTable.of(frames, choice.config.frames_per_clip, labels, parts)
 
 
-def view_config(options: TrainOptions, classes: int) -> ViewConfig:
+def view_config(options: ViewOptions, classes: int) -> ViewConfig:
     """Return the network that the options ask for: the image classifier is the mean over clips of one frame."""
     defaults = ViewConfig(classes=classes)
     is_of_paper = options.recipe == "usf-mae"  # the fetal paper's classifier of single frames

@@ -9,7 +9,7 @@ from echo_plugin.acquisition import review
 from echo_plugin.acquisition.review import train_folds
 from echo_plugin.model_card import STARTERS
 from echo_plugin.training import detector
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DetectorOptions
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def beginning(monkeypatch, tmp_path):
     monkeypatch.setattr(detector, "train_detector", lambda studies, models, options, **rest: told.append(options))
 
     def ask(studies, models, patient):
-        train_folds(studies, models, TrainOptions())([patient], tmp_path, lambda *said: None)
+        train_folds(studies, models, DetectorOptions())([patient], tmp_path, lambda *said: None)
         return told[-1].start, told[-1].starter
 
     return ask

@@ -33,7 +33,7 @@ from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training import detector
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.options import EpochStatus, TrainOptions
+from echo_plugin.training.options import DetectorOptions, EpochStatus
 
 torch.set_num_threads(1)
 
@@ -77,7 +77,7 @@ def test_a_fold_tells_of_its_frames_and_of_every_epoch(strange_studies, publishe
         on_epoch(EpochStatus(2, 3, 0.0, 0.1, None, None))
 
     monkeypatch.setattr(detector, "train_detector", train_detector)
-    train = train_folds(strange_studies, published_detector, TrainOptions())
+    train = train_folds(strange_studies, published_detector, DetectorOptions())
 
     train(["stranger03"], tmp_path, lambda *said: told.append(said))
 
@@ -97,7 +97,7 @@ def test_a_fold_folder_holds_its_patients_and_nobody_else(strange_studies, tmp_p
 
 @pytest.mark.heavy
 def test_a_review_by_folds_trains_and_judges_every_label(strange_studies, published_detector):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    options = DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
     train = train_folds(strange_studies, published_detector, options)
 
     result = review(strange_studies, fold_judges(train, 2, seed=0, device="cpu"), judges="two detectors")

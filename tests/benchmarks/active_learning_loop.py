@@ -50,9 +50,8 @@ from echo_plugin.measure.boxes import average_precision, match_detections
 from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, build_detector, load_published
 from echo_plugin.phantom.study import write_phantom_study_folder
-from echo_plugin.training.datasets import detection_frames, open_labelled_folder
+from echo_plugin.training.datasets import detection_frames, open_labelled_folder, prepare_detection, prepare_frames
 from echo_plugin.training.detector import detect, true_boxes
-from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STRATEGIES = ("random", "first", "uncertainty", "diversity", "hybrid", "failing_view")

@@ -27,17 +27,16 @@ from echo_plugin.evaluate.defect_tables import words
 from echo_plugin.evaluate.held_out import choose_held_out
 from echo_plugin.model_card import Metric, ModelCard, load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector, load_published, load_state
-from echo_plugin.training.datasets import detection_frames
+from echo_plugin.training.datasets import PreparedFrames, detection_frames, prepare_detection, prepare_frames
 from echo_plugin.training.detector import FRAMES_PER_CINE, measure_on_test, train_detector
 from echo_plugin.training.detector_recipes import chosen_images, septa_shown
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection, prepare_frames
+from echo_plugin.training.options import DetectorOptions
 
 ASKED = ("studies", "minutes", "epochs", "image_size", "start", "seed")
 HELD_OUT_IMAGES = 20
 PAPER_MAP = 0.95
 BACKBONES = {"MobileNetV3-Large": "mobilenet_v3_large", "ResNet-18": "resnet18", "ResNet-50": "resnet50"}
-ROWS = {name: TrainOptions(backbone=backbone) for name, backbone in BACKBONES.items()}
+ROWS = {name: DetectorOptions(backbone=backbone) for name, backbone in BACKBONES.items()}
 ROWS |= {f"{name}, the paper's recipe": replace(options, recipe="paper") for name, options in ROWS.items()}
 
 

@@ -32,12 +32,12 @@ from echo_plugin.io.cine_file import read_cine
 from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
 from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import load_vit
-from echo_plugin.training.mae import learn_mae
+from echo_plugin.training.mae import learn_mae, mae_config
 from echo_plugin.training.mae_frames import UnlabelledFrames
-from echo_plugin.training.options import MaeOptions, TrainOptions, mae_config
+from echo_plugin.training.options import MaeOptions, ViewOptions
 from echo_plugin.training.splits import split_by_patient
 from echo_plugin.training.view_stages import ClipTable, clip_logits, learn_stage, stages_of
-from echo_plugin.training.views import encoder_features, probe, view_config
+from echo_plugin.training.views import encoder_features, linear_probe, view_config
 
 VIT, BATCH, MASK_RATIO = "vit_micro_patch8", 32, 0.5
 STEPS = {32: {0.01: 150, 0.1: 400, 1.0: 800}, 64: {0.1: 400, 1.0: 1600}}
@@ -101,10 +101,17 @@ def pretrained(train: Stills, parts: dict[str, torch.Tensor], runs: Path, seen: 
     kept = runs / f"{name}.pt"
     if not kept.exists():
         torch.manual_seed(0)
-        options = TrainOptions(
-            backbone=VIT, image_size=size_px, batch_size=64, learning_rate=1.5e-3, epochs=epochs, device="cpu"
+        options = MaeOptions(
+            backbone=VIT,
+            image_size=size_px,
+            batch_size=64,
+            learning_rate=1.5e-3,
+            epochs=epochs,
+            device="cpu",
+            mask_ratio=MASK_RATIO,
+            pictures_every=10,
         )
-        model = MaskedAutoencoder(mae_config(options, MaeOptions(mask_ratio=MASK_RATIO)))
+        model = MaskedAutoencoder(mae_config(options))
         learned = learn_mae(
             model,
             UnlabelledFrames(train.pixels, torch.arange(len(train.labels))),
@@ -112,7 +119,6 @@ def pretrained(train: Stills, parts: dict[str, torch.Tensor], runs: Path, seen: 
             options,
             state_key=name,
             models=runs / name,
-            pictures_every=10,
             on_epoch=lambda status: print(name, status.epoch, status.train_loss, status.metric, flush=True),
         )
         torch.save(learned.state, kept)
@@ -133,7 +139,7 @@ def stills_of(train: Stills, patients: list[str]) -> torch.Tensor:
 def run(train: Stills, test: Stills, method: str, fraction: float, seed: int, mae: dict) -> dict:
     """Return the accuracy of one fine-tuning on the test patients, and that of a linear probe of its beginning."""
     torch.manual_seed(seed)
-    options = TrainOptions(
+    options = ViewOptions(
         backbone=METHODS[method],
         image_size=train.pixels.shape[-1],
         recipe="usf-mae",
@@ -152,7 +158,7 @@ def run(train: Stills, test: Stills, method: str, fraction: float, seed: int, ma
     everything = torch.arange(len(train.labels))
     table = ClipTable(train.pixels, everything[:, None], torch.from_numpy(train.labels), everything, parts)
     learned_from = parts["train"].numpy()
-    probed = probe(
+    probed = linear_probe(
         encoder_features(model, train.pixels[learned_from]),
         train.labels[learned_from],
         encoder_features(model, test.pixels),

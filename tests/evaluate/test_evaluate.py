@@ -18,7 +18,7 @@ from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import load_card, publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.splits import patient_fingerprints
 from echo_plugin.training.views import train_views
@@ -176,7 +176,7 @@ def test_whom_the_view_classifier_learned_from_is_not_measured_where_it_withhold
 
 
 def test_views_are_measured_by_cine(easy_studies, tmp_path):
-    train_views(easy_studies, tmp_path, TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
+    train_views(easy_studies, tmp_path, ViewOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
 
     report = evaluate_views(easy_studies, tmp_path, tmp_path / "out", device="cpu")
 

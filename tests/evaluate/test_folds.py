@@ -31,12 +31,12 @@ from echo_plugin.measure.classes import Cohort
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import load_published, publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.papers import still_encoder, views
+from echo_plugin.papers import frozen_encoder, views
 from echo_plugin.papers import views as module
 from echo_plugin.papers.views import ROWS, describe, reproduce_views, verdict
 from echo_plugin.training import view_stages
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import train_views
 
@@ -82,10 +82,10 @@ def test_an_encoder_held_still_looks_at_the_same_clips(tmp_path, monkeypatch):
     times, split = LearnedTimes(60.0, 400.0), Split((labelled.cines[0].patient_id,), (), (), 0)
     views = list(dict.fromkeys(cine.annotation.view for cine in labelled.cines))
     choices = [fold_choice(ViewConfig(2, input_size_px=32, sampling=each), times) for each in ("spaced", "consecutive")]
-    monkeypatch.setattr(still_encoder, "_embed", lambda frames, *_: frames.pixels.flatten(1)[:, None].contiguous())
+    monkeypatch.setattr(frozen_encoder, "_embed", lambda frames, *_: frames.pixels.flatten(1)[:, None].contiguous())
 
-    embedded = still_encoder.embed_frames(
-        labelled, labelled.cines, choices * 2, None, options=TrainOptions(**TINY), kept=tmp_path / "kept.safetensors"
+    embedded = frozen_encoder.embed_frames(
+        labelled, labelled.cines, choices * 2, None, options=ViewOptions(**TINY), kept=tmp_path / "kept.safetensors"
     )
 
     assert len(embedded.prepared.pixels) <= sum(cine.frame_count for cine in labelled.cines)
@@ -107,7 +107,7 @@ def test_clips_of_a_fold_are_at_the_interval_of_the_patients_it_learns_from(
     monkeypatch.setattr(folds, "learned_times", lambda _, cines: timed.append({c.patient_id for c in cines}))
 
     folds.cross_validate(
-        labelled, labelled.cines, config, TWO, splits=splits, options=TrainOptions(**TINY), kept=tmp_path
+        labelled, labelled.cines, config, TWO, splits=splits, options=ViewOptions(**TINY), kept=tmp_path
     )
 
     assert timed == [set(split.train) for split in splits]
@@ -126,7 +126,7 @@ def publish_image_classifier(folder, **config):
 
 def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path, monkeypatch):
     publish_image_classifier(tmp_path, recipe="usf-mae", mirror=True)
-    out, options, mirrored = tmp_path / "out", TrainOptions(**TINY, seed=3), []
+    out, options, mirrored = tmp_path / "out", ViewOptions(**TINY, seed=3), []
     as_it_is = view_stages.mirrored
     monkeypatch.setattr(view_stages, "mirrored", lambda *a: mirrored.append(1) or as_it_is(*a))
 
@@ -175,7 +175,7 @@ def test_every_architecture_learns_for_all_the_epochs(easy_studies, tmp_path, st
     labelled = open_labelled_folder(easy_studies)
     split = patient_folds([c.patient_id for c in labelled.cines], 3, 0)[:1]
     config = ViewConfig(classes=2, input_size_px=32, temporal=temporal)
-    options = TrainOptions(**TINY | {"epochs": 10})
+    options = ViewOptions(**TINY | {"epochs": 10})
 
     folds.cross_validate(labelled, labelled.cines, config, TWO, splits=split, options=options, kept=tmp_path)
 
@@ -183,7 +183,7 @@ def test_every_architecture_learns_for_all_the_epochs(easy_studies, tmp_path, st
 
 
 def test_every_row_of_the_table_learns_for_all_the_epochs(easy_studies, tmp_path, stages):
-    options = TrainOptions(**TINY | {"epochs": 10})
+    options = ViewOptions(**TINY | {"epochs": 10})
 
     reproduce_views(easy_studies, tmp_path, seeds=1, folds=0, options=options, vocabulary=TWO)
 
@@ -228,7 +228,7 @@ def reproduced(easy_studies, tmp_path_factory):
         out,
         seeds=1,
         folds=0,
-        options=TrainOptions(**TINY),
+        options=ViewOptions(**TINY),
         vocabulary=TWO,
         progress=lambda done, total, note: told.append(f"{done}/{total}"),
     )
@@ -255,7 +255,7 @@ def test_a_run_that_was_stopped_goes_on_and_other_numbers_begin_anew(reproduced,
     monkeypatch.setattr(module, "learn_clip_stage", lambda *a: learned.append(1) or real(*a))
     next((out / "runs").glob("*weave-spaced.json")).unlink()
 
-    again = reproduce_views(easy_studies, out, seeds=1, folds=0, options=TrainOptions(**TINY), vocabulary=TWO)
+    again = reproduce_views(easy_studies, out, seeds=1, folds=0, options=ViewOptions(**TINY), vocabulary=TWO)
 
     assert len(learned) == 1
     assert again == report
@@ -264,12 +264,12 @@ def test_a_run_that_was_stopped_goes_on_and_other_numbers_begin_anew(reproduced,
 def test_a_file_that_was_written_anew_is_learned_anew(easy_studies, tmp_path):
     studies = tmp_path / "studies"
     shutil.copytree(easy_studies, studies)
-    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=TrainOptions(**TINY), vocabulary=TWO)
+    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=ViewOptions(**TINY), vocabulary=TWO)
     before = {path.name: json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")}
     first = open_labelled_folder(studies).cines[0]
     os.utime(open_labelled_folder(studies).folder.entry(first.image_id).path, ns=(1, 1))
 
-    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=TrainOptions(**TINY), vocabulary=TWO)
+    reproduce_views(studies, tmp_path / "out", seeds=1, folds=0, options=ViewOptions(**TINY), vocabulary=TWO)
 
     after = {path.name: json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")}
     assert before.keys() == after.keys()
@@ -284,8 +284,8 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     for path in (half / "annotations").glob("*.json"):
         if json.loads(path.read_text())["image_id"] not in {line.split(",")[0] for line in kept}:
             path.unlink()
-    taught = train_views(half, tmp_path / "models", TrainOptions(**TINY, temporal="image"), vocabulary=TWO)
-    options, start = TrainOptions(**TINY), tmp_path / "models" / "view_classifier.safetensors"
+    taught = train_views(half, tmp_path / "models", ViewOptions(**TINY, temporal="image"), vocabulary=TWO)
+    options, start = ViewOptions(**TINY), tmp_path / "models" / "view_classifier.safetensors"
 
     report = reproduce_views(
         easy_studies, tmp_path / "out", seeds=1, folds=0, options=options, vocabulary=TWO, start=start
@@ -296,7 +296,7 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
     assert split["validation"] > 0 < split["test"]
     assert report["patients"] == 6 + split["test"]
     assert report["begun_with"] == f"the encoder of view_classifier {taught.version}"
-    monkeypatch.setattr(views, "seen_patients", lambda card, patients, files: frozenset(patients))
+    monkeypatch.setattr(views, "seen_patients", lambda card, patients: frozenset(patients))
     with pytest.raises(TrainingDataError, match="learned from all 6 patients or were chosen by them"):
         reproduce_views(half, tmp_path / "none", seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
 
@@ -304,23 +304,25 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
 def test_the_rows_are_of_the_backbone_and_size_of_the_encoder_that_they_begin_with(easy_studies, tmp_path):
     start = publish_image_classifier(tmp_path)
 
-    taken = views._as_begun(TrainOptions(), load_published(tmp_path, "view_classifier"))
+    taken = views._as_begun(ViewOptions(), load_published(tmp_path, "view_classifier"))
 
     assert (taken.backbone, taken.image_size) == ("resnet18", 32)
     for asked, words in (
-        (TrainOptions(backbone="resnet50"), "--backbone resnet18, not resnet50"),
-        (TrainOptions(image_size=160), "--image-size 32, not 160"),
+        (ViewOptions(backbone="resnet50"), "--backbone resnet18, not resnet50"),
+        (ViewOptions(image_size=160), "--image-size 32, not 160"),
     ):
         with pytest.raises(ModelMismatchError, match=f"view_classifier 1, to begin with, is of {words}; leave it out"):
-            reproduce_views(easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_still=True)
+            reproduce_views(
+                easy_studies, tmp_path / "out", seeds=1, folds=0, options=asked, start=start, is_frozen=True
+            )
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_micro_patch8"])
 def test_rows_begin_with_the_whole_encoder_and_see_what_it_was_taught_to_see(tmp_path, stages, backbone):
     start = publish_image_classifier(tmp_path, backbone=backbone, is_standardised=False, border=0.05)
     begun = load_published(start.parent, "view_classifier")
-    options = views._as_begun(TrainOptions(**TINY | {"image_size": None}), begun)
-    material = module.Material(SimpleNamespace(), (), TWO, options, tmp_path, begun, is_still=False)
+    options = views._as_begun(ViewOptions(**TINY | {"image_size": None}), begun)
+    material = module.Material(SimpleNamespace(), (), TWO, options, tmp_path, begun, is_frozen=False)
     config = material.config(ROWS[-1])
 
     state, _ = folds.learn_frame_stage(None, config, options, start=begun)
@@ -337,11 +339,11 @@ def test_an_encoder_of_another_backbone_begins_no_row(tmp_path):
     other = ViewConfig(classes=2, input_size_px=32, backbone="resnet50")
 
     with pytest.raises(ModelMismatchError, match=r"view_classifier .*'backbone\.\S+'.*; use its backbone\."):
-        folds.learn_frame_stage(None, other, TrainOptions(**TINY), start=begun)
+        folds.learn_frame_stage(None, other, ViewOptions(**TINY), start=begun)
 
 
 def test_a_start_that_does_not_list_its_patients_is_refused(easy_studies, tmp_path):
-    start, options = publish_image_classifier(tmp_path), TrainOptions(**TINY)
+    start, options = publish_image_classifier(tmp_path), ViewOptions(**TINY)
 
     with pytest.raises(TrainingDataError, match="view_classifier 1, to begin with, does not list the patients"):
         reproduce_views(easy_studies, tmp_path, seeds=1, folds=0, options=options, vocabulary=TWO, start=start)
@@ -349,24 +351,24 @@ def test_a_start_that_does_not_list_its_patients_is_refused(easy_studies, tmp_pa
 
 
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
-    taught = TrainOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
+    taught = ViewOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
     train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)
-    monkeypatch.setattr(views, "seen_patients", lambda card, patients, files: frozenset())  # they would all be left out
+    monkeypatch.setattr(views, "seen_patients", lambda card, patients: frozenset())  # they would all be left out
     start, embedded = tmp_path / "models" / "view_classifier.safetensors", []
-    real = still_encoder._embed
-    monkeypatch.setattr(still_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
-    options = TrainOptions(**TINY | {"epochs": 8})
+    real = frozen_encoder._embed
+    monkeypatch.setattr(frozen_encoder, "_embed", lambda *a: embedded.append(1) or real(*a))
+    options = ViewOptions(**TINY | {"epochs": 8})
 
     reports = [
         reproduce_views(
             easy_studies, tmp_path / str(seeds), seeds=seeds, folds=0, options=options, vocabulary=TWO, start=start,
-            is_still=True,
+            is_frozen=True,
         )
         for seeds in (1, 2)
     ]  # fmt: skip
 
     assert len(embedded) == 2  # once for all rows, however many seeds
-    assert reports[0]["begun_with"].endswith(", held still")
+    assert reports[0]["begun_with"].endswith(", frozen")
     accuracy = {row["name"]: row["metrics"]["accuracy"]["value"] for row in reports[1]["rows"]}
     assert accuracy["image classifier"] > 0.8
     assert len(reports[1]["rows"][0]["accuracy_of_units"]) == 2

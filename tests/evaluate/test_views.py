@@ -12,11 +12,11 @@ from echo_plugin.cli.main import app
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.evaluate.views import evaluate_views
 from echo_plugin.training.datasets import LabelledCine
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
-OPTIONS = TrainOptions(epochs=2, batch_size=8, image_size=32, frames_per_cine=1, device="cpu", temporal="image")
+OPTIONS = ViewOptions(epochs=2, batch_size=8, image_size=32, frames_per_cine=1, device="cpu", temporal="image")
 
 
 def told(cine: LabelledCine, *, is_standard: bool | None) -> ViewPrediction:

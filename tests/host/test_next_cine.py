@@ -20,10 +20,8 @@ from echo_plugin.host.keepers import JUDGE_EVERY_S, ScoreKeeper
 from echo_plugin.host.next_cine import LEARNED, WaitingCines, strategies
 from echo_plugin.host.routes import panel
 from echo_plugin.io import cine_file
-from echo_plugin.io.study_index import CineEntry
 from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
-from echo_plugin.training.provenance import FILES_KEY, file_numbers, pack_numbers
-from echo_plugin.training.splits import PARTS, patient_fingerprints
+from echo_plugin.training.splits import patient_fingerprints
 
 SCORED = ("uncertainty", "diversity", "hybrid", "failing_view")
 
@@ -276,27 +274,6 @@ def test_without_a_doubtful_label_the_answer_says_what_was_not_judged_and_why(st
     assert f"1 not judged ({LEARNED})" in said[3]
     assert "1 not judged (the detector has not looked at them yet" in said[3]
     assert "1 not judged (no frame of theirs is annotated)" in said[3]
-
-
-def test_who_is_on_a_file_that_was_learned_from_without_a_name_is_said_to_be_learned_from(store, waiting, tmp_path):
-    nameless = [CineEntry("raw.png", tmp_path / "raw.png"), CineEntry("c0.png", store.root / "c0.png")]
-    Image.new("L", (24, 24), 9).save(nameless[0].path)
-    learned = {FILES_KEY: pack_numbers(file_numbers(nameless, "s"))}
-    publish(waiting.models, {"patient_salt": "s", **{f"patients_{part}": [] for part in PARTS}, **learned})
-    for image_id in ("c1.png", "c4.png"):
-        store.studies.save_annotation(Annotation(image_id, annotated_frames=(0,)), author="r0")
-    choose = strategies(waiting)["suspicious"]
-
-    said = [choose({}, store)["reason"]]
-    shutil.copy(nameless[0].path, store.root / "c8.png")
-    with (store.root / "patients.csv").open("a") as table:
-        table.write("c8.png,p1\n")
-    store.studies.refresh()
-    said.append(choose({}, store)["reason"])
-
-    assert f"1 not judged ({LEARNED})" in said[0]
-    assert "1 not judged (the detector has not looked at them yet" in said[0]
-    assert said[1].endswith(f"Of 2: 2 not judged ({LEARNED}).")
 
 
 class Process:

@@ -18,13 +18,13 @@ from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, calibrate_patients, choose_abstention
 from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares, visible_defect
 from echo_plugin.training.defects import backbone_features, renew_head, train_defects
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.provenance import next_version
 from echo_plugin.training.start import Start
 
 torch.set_num_threads(1)
 ATRIAL, VENTRICULAR = DETECTED_SEPTA
-SHORT = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", start="scratch")
+SHORT = DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu", start="scratch")
 
 
 def cine_with(defect: Defect | None, septa: tuple[Septum, ...], view: View | None, patient: str = "p1") -> LabelledCine:

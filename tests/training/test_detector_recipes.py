@@ -13,10 +13,10 @@ from echo_plugin.models.checkpoint import load_published
 from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL
 from echo_plugin.training import detector_recipes
 from echo_plugin.training.augment import move_boxes, random_affines, visible_boxes, warp
+from echo_plugin.training.datasets import BOX_SLOTS, PreparedFrames
 from echo_plugin.training.detector import detection_loss, train_detector
 from echo_plugin.training.detector_recipes import OURS, PAPER, chosen_images, training_items, validation_items
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import BOX_SLOTS, PreparedFrames
+from echo_plugin.training.options import DetectorOptions
 
 torch.set_num_threads(1)
 SIDE = 96
@@ -35,7 +35,8 @@ def _frames(boxes):
             x1, y1, x2, y2 = box
             pixels[row, y1:y2, x1:x2] = 255
             targets[row, 0] = torch.tensor([*box, 1.0])
-    return PreparedFrames(pixels, targets.flatten(1), torch.arange(len(boxes)) // 2, ())
+    targets = torch.cat([targets.flatten(1), torch.zeros(len(boxes), 2)], dim=1)  # every septum was looked for
+    return PreparedFrames(pixels, targets, torch.arange(len(boxes)) // 2, ())
 
 
 class Watcher(torch.nn.Module):
@@ -148,7 +149,7 @@ def test_the_epoch_of_the_paper_is_chosen_by_as_many_frames_as_it_learns_from_an
 
 
 def test_the_papers_optimiser_is_adam_for_50_epochs_without_an_early_end():
-    optimisation = PAPER.optimisation(TrainOptions(recipe="paper"), 1e-3)
+    optimisation = PAPER.optimisation(DetectorOptions(recipe="paper"), 1e-3)
 
     assert (optimisation.optimiser, optimisation.epochs, optimisation.weight_decay) == ("adam", 50, 0.0)
     assert optimisation.patience is None
@@ -156,24 +157,24 @@ def test_the_papers_optimiser_is_adam_for_50_epochs_without_an_early_end():
 
 
 def test_what_a_person_chooses_goes_before_the_recipe():
-    options = TrainOptions(epochs=7, patience=0, learning_rate=0.5)
+    options = DetectorOptions(epochs=7, patience=0, learning_rate=0.5)
 
     optimisation = OURS.optimisation(options, 1e-3)
 
     assert (optimisation.epochs, optimisation.patience, optimisation.learning_rate) == (7, None, 0.5)
-    assert OURS.optimisation(TrainOptions(), 1e-3).patience == OURS.patience > 0
+    assert OURS.optimisation(DetectorOptions(), 1e-3).patience == OURS.patience > 0
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="Training recipe is 'secret'; ours, paper, usf-mae are accepted"):
-        TrainOptions(recipe="secret")
+    with pytest.raises(ValueError, match="Training option recipe is 'secret'; ours, paper are accepted"):
+        DetectorOptions(recipe="secret")
 
 
 def test_fitted_anchors_are_in_the_card_and_stay_with_the_weights(easy_studies, tmp_path):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
+    options = DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
     first = train_detector(easy_studies, tmp_path, options)
 
-    second = train_detector(easy_studies, tmp_path, TrainOptions(**(vars(options) | {"recipe": "ours", "seed": 9})))
+    second = train_detector(easy_studies, tmp_path, DetectorOptions(**(vars(options) | {"recipe": "ours", "seed": 9})))
 
     card, _ = load_published(tmp_path, "septal_detector")
     assert len(first.config["anchor_shapes"]) == 2 * 3 * ANCHORS_PER_LEVEL
@@ -186,7 +187,7 @@ def test_fitted_anchors_are_in_the_card_and_stay_with_the_weights(easy_studies, 
 def test_a_detector_of_the_fixed_family_is_refitted_by_many_boxes_only(
     easy_studies, tmp_path, monkeypatch, boxes, is_refitted
 ):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
+    options = DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
     monkeypatch.setattr(detector_recipes, "fit_anchors", lambda *_: ())
     assert train_detector(easy_studies, tmp_path, options).config["anchor_shapes"] == []
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import torch
 
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.view_stages import ClipTable
-from echo_plugin.training.views import encoder_features, probe, probe_of_clips
+from echo_plugin.training.views import encoder_features, linear_probe, linear_probe_metrics
 
 
 def test_classes_that_a_line_parts_are_told_apart():
@@ -15,12 +15,12 @@ def test_classes_that_a_line_parts_are_told_apart():
     labels = np.arange(60) % 3
     features = rng.normal(0, 0.3, (60, 8)) + np.eye(8)[labels] * 1000  # of any unit
 
-    assert (probe(features[:30], labels[:30], features[30:]) == labels[30:]).all()
+    assert (linear_probe(features[:30], labels[:30], features[30:]) == labels[30:]).all()
 
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="two classes at least"):
-        probe(np.zeros((4, 2)), np.ones(4, int), np.zeros((1, 2)))
+        linear_probe(np.zeros((4, 2)), np.ones(4, int), np.zeros((1, 2)))
 
 
 def test_frames_of_test_patients_are_answered_by_those_of_training_patients():
@@ -32,12 +32,12 @@ def test_frames_of_test_patients_are_answered_by_those_of_training_patients():
     clips = torch.arange(24).reshape(12, 2)
     table = ClipTable(pixels, clips, labels, torch.arange(12), {"train": torch.arange(8), "test": torch.arange(8, 12)})
 
-    found = probe_of_clips(model, table, [f"p{n}" for n in range(12)], words="test patients", seed=0)
+    found = linear_probe_metrics(model, table, [f"p{n}" for n in range(12)], words="test patients", seed=0)
     alike = replace(table, labels=torch.zeros(12, dtype=torch.long))
 
     assert found["linear probe accuracy"].value == 1.0
     assert (found["linear probe accuracy"].patients, found["linear probe accuracy"].baseline) == (4, 0.5)
-    assert probe_of_clips(model, alike, ["p"] * 12, words="test patients", seed=0) == {}
+    assert linear_probe_metrics(model, alike, ["p"] * 12, words="test patients", seed=0) == {}
 
 
 def test_features_do_not_depend_on_the_batch():

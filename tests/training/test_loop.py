@@ -18,7 +18,7 @@ from echo_plugin.training import detector as detector_module
 from echo_plugin.training import loop as loop_module
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.loop import FOLDER, Recipe, lower_precision, run_epochs
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DetectorOptions
 
 torch.set_num_threads(1)
 ITEMS = torch.arange(24)
@@ -222,7 +222,7 @@ import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 import echo_plugin.training.detector as detector
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DetectorOptions
 loss, calls = detector.detection_loss, []
 def deadly(*arguments):
     calls.append(1)
@@ -230,14 +230,14 @@ def deadly(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(*arguments)
 detector.detection_loss = deadly
-options = TrainOptions(epochs=3, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
+options = DetectorOptions(epochs=3, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
 detector.train_detector(Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_training_killed_in_its_second_epoch_goes_on_from_the_first(easy_studies, tmp_path):
-    options = TrainOptions(epochs=3, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
+    options = DetectorOptions(epochs=3, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(easy_studies), str(tmp_path / "killed")], capture_output=True, check=False
     )
@@ -256,7 +256,7 @@ def test_a_training_killed_in_its_second_epoch_goes_on_from_the_first(easy_studi
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine")
 def test_a_gpu_learns_in_bfloat16_and_goes_on_after_an_interruption(easy_studies, tmp_path, monkeypatch):
-    options = TrainOptions(epochs=3, batch_size=8, image_size=64, device="cuda", backbone="mobilenet_v3_large")
+    options = DetectorOptions(epochs=3, batch_size=8, image_size=64, device="cuda", backbone="mobilenet_v3_large")
     loss, types, told = detector_module.detection_loss, [], []
 
     def deadly(model, *others):

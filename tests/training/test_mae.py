@@ -22,17 +22,16 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.loop import FOLDER
-from echo_plugin.training.mae import mean_of_seen, reconstruction_panels, train_mae
-from echo_plugin.training.mae_frames import find_unlabelled, parts_of
-from echo_plugin.training.options import MaeOptions, TrainOptions, mae_config
-from echo_plugin.training.provenance import known_patients
-from echo_plugin.training.splits import Split
+from echo_plugin.training.mae import mae_config, mean_of_seen, reconstruction_panels, train_mae
+from echo_plugin.training.mae_frames import find_unlabelled
+from echo_plugin.training.options import MaeOptions, TrainOptions, ViewOptions
+from echo_plugin.training.provenance import NAMELESS_LIMITS, known_patients
 from echo_plugin.training.start import load_start
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
 NAME = "vit_micro_patch8"
-OPTIONS = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
+OPTIONS = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
 TWO = (View.A4C, View.PSAX_AV)
 
 
@@ -40,7 +39,7 @@ TWO = (View.A4C, View.PSAX_AV)
 def pretrained(easy_studies, tmp_path_factory):
     """A models folder with an autoencoder of the easy studies."""
     models = tmp_path_factory.mktemp("mae")
-    train_mae([easy_studies], models, OPTIONS, MaeOptions(pictures_every=1))
+    train_mae([easy_studies], models, dataclasses.replace(OPTIONS, pictures_every=1))
     return models
 
 
@@ -119,7 +118,7 @@ def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_stu
 
 def test_the_encoder_begins_as_the_autoencoders(pretrained):
     model = ViewClassifier(ViewConfig(5, backbone=NAME, input_size_px=32))
-    options = TrainOptions(start="mae")
+    options = ViewOptions(start="mae")
 
     load_start(model, "view_classifier", pretrained, options)
 
@@ -128,7 +127,7 @@ def test_the_encoder_begins_as_the_autoencoders(pretrained):
 
 
 def test_views_that_name_no_network_take_the_autoencoders_encoder_and_size(easy_studies, pretrained, tmp_path):
-    options = TrainOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
+    options = ViewOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
 
@@ -200,7 +199,7 @@ def test_any_folder_of_ultrasound_is_learned_from(easy_studies, shared_data, tmp
 
     counts = {cine.path.name: len(cine.frame_indices) for cine in cines if cine.path.parent.name == "mixed"}
     assert counts == {"examples_ybr_color.dcm": 4, "still.png": 1, "video.mp4": 4}
-    assert sum(cine.patient_id is not None for cine in cines) >= 36
+    assert sum(not cine.is_nameless for cine in cines) >= 36
     assert "broken.dcm is left out" in caplog.text
 
 
@@ -217,15 +216,20 @@ def _write_video(path):
     assert read_cine(path).frame_count == 6
 
 
-def test_pictures_that_name_nobody_are_learned_from_but_for_every_twentieth(tmp_path):
-    for number in range(40):
-        Image.fromarray(np.full((40, 40), number, np.uint8)).save(tmp_path / f"{number:02d}.png")
-    cines = find_unlabelled([tmp_path], 1, without=tmp_path / "models")
+def test_a_picture_that_names_nobody_is_a_patient_of_its_own_and_the_cards_say_so(easy_studies, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "raw" / f"{number}.png")
 
-    parts = parts_of(cines, Split((), (), (), 0))
+    card = train_mae([tmp_path / "raw"], tmp_path, dataclasses.replace(OPTIONS, epochs=1))
+    options = ViewOptions(epochs=2, batch_size=8, frames_per_cine=1, start="mae", temporal="image", device="cpu")
+    heir = train_views(easy_studies, tmp_path, options)
 
-    assert (sum(parts["train"]), sum(parts["validation"])) == (38, 2)
-    assert not any(a and b for a, b in zip(parts["train"], parts["validation"], strict=True))
+    assert card.config["files_without_patient"] == sum(card.training_data.split.values()) == 8
+    assert len(known_patients(card, [f"{number}.png" for number in range(8)])) == 8
+    assert card.limits.endswith(NAMELESS_LIMITS)
+    assert heir.limits.endswith(NAMELESS_LIMITS)
 
 
 def test_its_own_pictures_are_not_learned_from(easy_studies, tmp_path):
@@ -261,10 +265,10 @@ def test_a_picture_shows_what_was_seen_as_it_is():
 
 
 def test_the_authors_decoder_comes_with_their_encoder():
-    base = mae_config(TrainOptions(backbone="vit_base_patch16"), MaeOptions())
+    base = mae_config(MaeOptions(backbone="vit_base_patch16"))
 
     assert (base.decoder_width, base.decoder_depth, base.decoder_heads) == (512, 8, 16)
-    assert mae_config(TrainOptions(), MaeOptions(mask_ratio=0.25, is_patch_normalised=True)).mask_ratio == 0.25
+    assert mae_config(MaeOptions(mask_ratio=0.25, is_patch_normalised=True)).mask_ratio == 0.25
 
 
 @pytest.mark.parametrize("wrong", [{"mask_ratio": 0.0}, {"pictures_every": 0}])
@@ -278,7 +282,7 @@ import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from echo_plugin.training import mae
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import MaeOptions
 loss, calls = mae._loss, []
 def deadly(*arguments):
     calls.append(1)
@@ -286,8 +290,8 @@ def deadly(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(*arguments)
 mae._loss = deadly
-options = TrainOptions(epochs=2, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu")
-mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options, mae.MaeOptions(pictures_every=1))
+options = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu", pictures_every=1)
+mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options)
 """
 
 
@@ -303,8 +307,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_without_reading_frames_ag
     train_mae(
         [easy_studies],
         tmp_path,
-        OPTIONS,
-        MaeOptions(pictures_every=1),
+        dataclasses.replace(OPTIONS, pictures_every=1),
         on_epoch=told.append,
         progress=lambda *done: read.append(done),
     )

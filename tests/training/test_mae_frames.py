@@ -13,7 +13,7 @@ from PIL import Image
 
 from echo_plugin.errors import AnnotationError
 from echo_plugin.training import mae_frames
-from echo_plugin.training.mae_frames import decode_frames, find_unlabelled, parts_given
+from echo_plugin.training.mae_frames import decode_frames, find_unlabelled
 
 
 def picture(path, grey=9):
@@ -58,22 +58,6 @@ def test_a_link_and_its_source_are_one_picture_whose_patient_is_known(tmp_path, 
     assert (patient, part) == ("Ada", "test")
 
 
-@pytest.mark.parametrize("order", [("study", "raw"), ("raw", "study")])
-def test_a_nameless_copy_of_a_picture_is_of_the_patient_whom_the_other_names(tmp_path, order):
-    picture(tmp_path / "study" / "a.png")
-    (tmp_path / "study" / "patients.csv").write_text("image_id,patient_id,split\na.png,Ada,test\n")
-    (tmp_path / "raw").mkdir()
-    shutil.copy(tmp_path / "study" / "a.png", tmp_path / "raw" / "scan.png")
-    size = (tmp_path / "raw" / "scan.png").stat().st_size
-    picture(tmp_path / "raw" / "other.png", grey=8)
-    assert (tmp_path / "raw" / "other.png").stat().st_size == size
-
-    cines = find_unlabelled([tmp_path / name for name in order], 1, without=tmp_path / "models")
-
-    assert {cine.path.name: cine.patient_id for cine in cines} == {"a.png": "Ada", "scan.png": "Ada", "other.png": None}
-    assert parts_given(cines) == {"Ada": "test"}
-
-
 def test_a_nameless_copy_of_a_dicom_file_is_known_by_its_uid_though_it_was_written_anew(shared_data, tmp_path):
     for name, patient in (("named.dcm", "Ada"), ("silent.dcm", "")):
         dataset = pydicom.dcmread(shared_data / "examples_ybr_color.dcm")
@@ -100,6 +84,7 @@ def test_how_many_files_name_nobody_is_said(study, tmp_path, caplog):
         found(tmp_path, study)
 
     assert "1 of 2 files name no patient" in caplog.text
+    assert ("stray.png", "stray.png", None) in found(tmp_path, study)
 
 
 def test_a_malformed_table_is_named_with_its_folder(study, tmp_path):

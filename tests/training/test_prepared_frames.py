@@ -12,9 +12,14 @@ from echo_plugin.anatomy import View
 from echo_plugin.errors import TrainingDataError, UnreadableCineError
 from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.training import prepared_frames
-from echo_plugin.training.datasets import cines_digest, detection_frames, open_labelled_folder
-from echo_plugin.training.prepared_frames import prepare_detection, prepare_frames
+from echo_plugin.training import datasets
+from echo_plugin.training.datasets import (
+    cines_digest,
+    detection_frames,
+    open_labelled_folder,
+    prepare_detection,
+    prepare_frames,
+)
 
 CINES = 36
 
@@ -112,7 +117,7 @@ def test_a_cache_keeps_within_its_bound_what_was_used_last(studies, tmp_path, re
     _prepare(studies, cache, 96)
     for path in _files(cache):
         os.utime(path, (1, 1))
-    monkeypatch.setattr(prepared_frames, "MOST_BYTES", 400_000)
+    monkeypatch.setattr(datasets, "MOST_BYTES", 400_000)
 
     _prepare(studies, cache, 64)
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from echo_plugin.model_card import ModelCard, load_card
 from echo_plugin.training.loop import Learned
-from echo_plugin.training.processes import agreed, first_goes_ahead, gathered, is_first, joined_processes, own_share
+from echo_plugin.training.processes import (
+    all_gather,
+    broadcast,
+    first_process_first,
+    is_first,
+    joined_processes,
+    own_share,
+)
 from echo_plugin.training.provenance import publish_learned
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
@@ -23,7 +30,7 @@ import json, sys, torch
 from pathlib import Path
 from torch import nn
 from echo_plugin.training.loop import run_epochs
-from echo_plugin.training.processes import agreed, first_goes_ahead, gathered, joined_processes, process_index
+from echo_plugin.training.processes import broadcast, first_process_first, all_gather, joined_processes, process_index
 from echo_plugin.training.loop import Recipe
 
 torch.set_num_threads(1)
@@ -52,10 +59,10 @@ with joined_processes("cpu"):
         batches=lambda g: list(torch.randperm(22, generator=g).split(5)),
         loss=loss, validate=validate, seed=1, on_epoch=told.append, state_path=out / "state.pt",
     )
-    with first_goes_ahead():
+    with first_process_first():
         (out / f"order{len(list(out.glob('order*')))}").write_text(str(rank))
     answer = {
-        "agreed": agreed(rank), "gathered": gathered(rank), "seen": seen, "weights": weights, "noise": calls,
+        "broadcast": broadcast(rank), "all_gather": all_gather(rank), "seen": seen, "weights": weights, "noise": calls,
         "told": len(told), "learned": {k: v.flatten().tolist() for k, v in learned.state.items()},
         "best": learned.best_metric,
     }
@@ -113,8 +120,8 @@ def test_only_the_first_process_measures_and_reports(two_ranks):
     (first, second), _ = two_ranks
 
     assert (first["told"], second["told"]) == (3, 0)
-    assert (first["agreed"], second["agreed"]) == (0, 0)
-    assert first["gathered"] == second["gathered"] == [0, 1]
+    assert (first["broadcast"], second["broadcast"]) == (0, 0)
+    assert first["all_gather"] == second["all_gather"] == [0, 1]
 
 
 def test_the_first_process_goes_ahead(two_ranks):
@@ -134,10 +141,10 @@ def test_shares_of_a_batch_are_disjoint_and_of_one_size(length, count):
 
 
 def test_a_training_alone_is_the_first_and_asks_nobody():
-    with joined_processes("cpu"), first_goes_ahead():
+    with joined_processes("cpu"), first_process_first():
         assert is_first()
-        assert agreed("word") == "word"
-        assert gathered(3) == [3]
+        assert broadcast("word") == "word"
+        assert all_gather(3) == [3]
         assert not torch.distributed.is_initialized()
 
 

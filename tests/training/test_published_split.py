@@ -14,13 +14,14 @@ from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
 from echo_plugin.training.mae import train_mae
 from echo_plugin.training.mae_frames import find_unlabelled, parts_given
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions, DetectorOptions, MaeOptions, ViewOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views
 
 torch.set_num_threads(1)
-OPTIONS = TrainOptions(epochs=1, batch_size=8, image_size=64, frames_per_cine=1, device="cpu", temporal="image")
-VIT = TrainOptions(epochs=1, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu")
+SMALL = {"epochs": 1, "batch_size": 8, "image_size": 64, "frames_per_cine": 1, "device": "cpu"}
+OPTIONS = ViewOptions(**SMALL, temporal="image")
+VIT = MaeOptions(epochs=1, batch_size=8, image_size=32, backbone="vit_micro_patch8", device="cpu")
 PARTS = {f"child{n:02d}": ("test", "validation", "train", "train")[n // 3] for n in range(12)}
 
 
@@ -43,8 +44,8 @@ def studies(easy_studies, tmp_path):
     "train",
     [
         lambda studies, models: train_views(studies, models, OPTIONS, vocabulary=(View.A4C, View.PSAX_AV)),
-        lambda studies, models: train_defects(studies, models, OPTIONS),
-        lambda studies, models: train_detector(studies, models, OPTIONS),
+        lambda studies, models: train_defects(studies, models, DefectOptions(**SMALL)),
+        lambda studies, models: train_detector(studies, models, DetectorOptions(**SMALL)),
         lambda studies, models: train_mae([studies], models, VIT),
     ],
     ids=["views", "defects", "detector", "mae"],

@@ -18,7 +18,7 @@ from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
 from echo_plugin.training.defect_crops import SUB_CENTRES, chosen_recipe
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions, DetectorOptions, TrainOptions, ViewOptions
 from echo_plugin.training.start import Start, load_start, with_network_of_start
 from echo_plugin.training.views import train_views
 
@@ -132,17 +132,24 @@ def _view_classifier(folder):
 
 
 @pytest.mark.parametrize(
-    ("put", "train", "wanted"),
+    ("put", "train", "options", "wanted"),
     [
-        (_detector, train_detector, {"backbone": "mobilenet_v3_large"}),
-        (_embedder, train_defects, {"cropping": "union", "head": "cosface"}),
-        (_view_classifier, train_views, {"temporal": "gru", "sampling": "spaced", "classes": 12, "border": 0.1}),
+        (_detector, train_detector, DetectorOptions, {"backbone": "mobilenet_v3_large"}),
+        (_embedder, train_defects, DefectOptions, {"cropping": "union", "head": "cosface"}),
+        (
+            _view_classifier,
+            train_views,
+            ViewOptions,
+            {"temporal": "gru", "sampling": "spaced", "classes": 12, "border": 0.1},
+        ),
     ],
 )
-def test_a_training_that_names_no_network_goes_on_with_the_published_one(easy_studies, tmp_path, put, train, wanted):
+def test_a_training_that_names_no_network_goes_on_with_the_published_one(
+    easy_studies, tmp_path, put, train, options, wanted
+):
     put(tmp_path)
 
-    card = train(easy_studies, tmp_path, TrainOptions(epochs=2, batch_size=12, device="cpu"))
+    card = train(easy_studies, tmp_path, options(epochs=2, batch_size=12, device="cpu"))
 
     assert {key: card.config[key] for key in wanted} == wanted
     assert card.input_size_px == 64
@@ -151,22 +158,46 @@ def test_a_training_that_names_no_network_goes_on_with_the_published_one(easy_st
 
 
 @pytest.mark.parametrize(
-    ("put", "train", "asked", "words"),
+    ("put", "train", "options", "asked", "words"),
     [
-        (_detector, train_detector, {"backbone": "resnet18"}, "backbone 'mobilenet_v3_large', not 'resnet18'"),
-        (_embedder, train_defects, {"cropping": "walls"}, "cropping 'union', not 'walls'; leave --crops out"),
-        (_view_classifier, train_views, {"temporal": "image"}, "temporal 'gru', not 'image'; leave --pooling out"),
-        (_view_classifier, train_views, {"vocabulary": "paediatric"}, "vocabulary 'ned-12', not 'paediatric'"),
+        (
+            _detector,
+            train_detector,
+            DetectorOptions,
+            {"backbone": "resnet18"},
+            "backbone 'mobilenet_v3_large', not 'resnet18'",
+        ),
+        (
+            _embedder,
+            train_defects,
+            DefectOptions,
+            {"cropping": "walls"},
+            "cropping 'union', not 'walls'; leave --crops out",
+        ),
+        (
+            _view_classifier,
+            train_views,
+            ViewOptions,
+            {"temporal": "image"},
+            "temporal 'gru', not 'image'; leave --pooling out",
+        ),
+        (
+            _view_classifier,
+            train_views,
+            ViewOptions,
+            {"vocabulary": "paediatric"},
+            "vocabulary 'ned-12', not 'paediatric'",
+        ),
     ],
 )
 def test_another_network_than_the_published_one_is_refused_unless_it_begins_anew(
-    easy_studies, tmp_path, put, train, asked, words
+    easy_studies, tmp_path, put, train, options, asked, words
 ):
     put(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
 
     with pytest.raises(ModelMismatchError, match=f" 7 in .* has {words}.*--from scratch"):
-        train(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu", **asked))
+        train(easy_studies, tmp_path, options(epochs=1, device="cpu", **asked))
 
     assert {path: path.read_bytes() for path in before} == before
 
@@ -183,7 +214,7 @@ def paediatric(tmp_path):
 
 
 def test_a_named_file_of_the_own_model_says_the_network_and_the_views(paediatric, tmp_path):
-    options = with_network_of_start(TrainOptions(start=str(paediatric)), "view_classifier", tmp_path / "mine")
+    options = with_network_of_start(ViewOptions(start=str(paediatric)), "view_classifier", tmp_path / "mine")
 
     assert (options.vocabulary, options.temporal, options.sampling) == ("paediatric", "gru", "spaced")
     assert (options.backbone, options.image_size) == ("resnet18", 32)
@@ -197,7 +228,7 @@ def test_a_named_file_of_the_own_model_says_the_network_and_the_views(paediatric
     ],
 )
 def test_a_named_file_is_not_gone_on_with_as_another_network(easy_studies, paediatric, tmp_path, asked, words):
-    options = TrainOptions(start=str(paediatric), device="cpu", **asked)
+    options = ViewOptions(start=str(paediatric), device="cpu", **asked)
 
     with pytest.raises(ModelMismatchError, match=words):
         train_views(easy_studies, tmp_path / "mine", options)
@@ -205,7 +236,7 @@ def test_a_named_file_is_not_gone_on_with_as_another_network(easy_studies, paedi
 
 def test_a_view_does_not_become_another_because_the_weights_fit(paediatric, tmp_path):
     """Nor does another way to join frames, even where a recipe names the network."""
-    options, folder = TrainOptions(recipe="usf-mae"), paediatric.parent
+    options, folder = ViewOptions(recipe="usf-mae"), paediatric.parent
     ned = [view.value for view in VIEW_VOCABULARIES["ned-16"]]
     named = dataclasses.replace(options, start=str(paediatric))
 
@@ -220,7 +251,7 @@ def test_a_view_does_not_become_another_because_the_weights_fit(paediatric, tmp_
 
 def test_a_new_beginning_is_published_above_what_was_there(easy_studies, tmp_path):
     _detector(tmp_path)
-    options = TrainOptions(epochs=1, image_size=64, device="cpu", backbone="resnet18", start="scratch")
+    options = DetectorOptions(epochs=1, image_size=64, device="cpu", backbone="resnet18", start="scratch")
 
     card = train_detector(easy_studies, tmp_path, options)
 
@@ -233,7 +264,7 @@ def test_damaged_weights_are_not_published_over(easy_studies, tmp_path):
     (tmp_path / "septal_detector.safetensors").write_bytes(b"damaged")
 
     with pytest.raises(ModelMismatchError, match="weights have SHA-256"):
-        train_detector(easy_studies, tmp_path, TrainOptions(epochs=1, device="cpu"))
+        train_detector(easy_studies, tmp_path, DetectorOptions(epochs=1, device="cpu"))
 
 
 KNOWN = ("Normal", "ASD", "VSD", "PFO")
@@ -247,7 +278,7 @@ KNOWN = ("Normal", "ASD", "VSD", "PFO")
 )
 def test_centres_are_found_by_the_name_of_their_class(tmp_path, head, classes):
     _embedder(tmp_path, KNOWN, head)
-    options = with_network_of_start(TrainOptions(), "defect_embedder", tmp_path)
+    options = with_network_of_start(DefectOptions(), "defect_embedder", tmp_path)
     network = DefectEmbedder(dataclasses.replace(chosen_recipe(options).network, classes=len(classes)))
     own, each = network.centres.detach().clone(), network.config.sub_centres
 
@@ -274,7 +305,7 @@ def test_a_class_that_nobody_labelled_this_time_is_not_forgotten(easy_studies, t
             folder.save_annotation(said, author="test")
     _, before = load_published(tmp_path / "models", "defect_embedder")
 
-    card = train_defects(root, tmp_path / "models", TrainOptions(epochs=1, batch_size=12, device="cpu"))
+    card = train_defects(root, tmp_path / "models", DefectOptions(epochs=1, batch_size=12, device="cpu"))
 
     assert card.classes == (*KNOWN, "AVSD")
     _, after = load_published(tmp_path / "models", "defect_embedder")
@@ -285,8 +316,8 @@ def test_a_class_that_nobody_labelled_this_time_is_not_forgotten(easy_studies, t
 def test_a_recipe_with_a_network_of_its_own_begins_anew_where_another_is_published(tmp_path):
     config = EmbedderConfig(input_size_px=64)
     _published(tmp_path, "defect_embedder", DefectEmbedder(config), ("Normal", "ASD", "VSD"))
-    options = with_network_of_start(TrainOptions(recipe="paper"), "defect_embedder", tmp_path)
+    options = with_network_of_start(DefectOptions(recipe="paper"), "defect_embedder", tmp_path)
     network = DefectEmbedder(dataclasses.replace(config, cropping="walls"))
 
-    assert options == TrainOptions(recipe="paper")
+    assert options == DefectOptions(recipe="paper")
     assert load_start(network, "defect_embedder", tmp_path, options) == Start()

@@ -13,7 +13,7 @@ from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.defect_calibration import fit_temperature
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import DefectOptions, DetectorOptions, ViewOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views
 
@@ -38,7 +38,7 @@ def test_two_patients_make_a_detector_whose_card_says_that_nobody_measured_it(ea
     told = []
 
     card = train_detector(
-        root, tmp_path / "models", TrainOptions(epochs=1, image_size=64, device="cpu"), on_epoch=told.append
+        root, tmp_path / "models", DetectorOptions(epochs=1, image_size=64, device="cpu"), on_epoch=told.append
     )
 
     published, _ = load_published(tmp_path / "models", "septal_detector")
@@ -52,7 +52,7 @@ def test_two_patients_make_a_detector_whose_card_says_that_nobody_measured_it(ea
 
 def test_detector_learns_publishes_and_says_on_whom(easy_studies, tmp_path):
     told = []
-    options = TrainOptions(epochs=3, batch_size=6, image_size=64, seed=1, device="cpu", command="train detector")
+    options = DetectorOptions(epochs=3, batch_size=6, image_size=64, seed=1, device="cpu", command="train detector")
 
     card = train_detector(easy_studies, tmp_path, options, on_epoch=told.append)
 
@@ -69,7 +69,7 @@ def test_detector_learns_publishes_and_says_on_whom(easy_studies, tmp_path):
 
 
 def test_same_seed_gives_the_same_weights(easy_studies, tmp_path):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    options = DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
 
     for name in ("one", "two"):
         train_defects(easy_studies, tmp_path / name, options)
@@ -78,9 +78,9 @@ def test_same_seed_gives_the_same_weights(easy_studies, tmp_path):
 
 
 def test_going_on_keeps_every_patient_in_its_part(easy_studies, tmp_path):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
+    options = DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
     first = train_defects(easy_studies, tmp_path, options)
-    second = train_defects(easy_studies, tmp_path, TrainOptions(**(vars(options) | {"seed": 99})))
+    second = train_defects(easy_studies, tmp_path, DefectOptions(**(vars(options) | {"seed": 99})))
 
     patients = list(open_labelled_folder(easy_studies).defects)
     assert int(second.version) == int(first.version) + 1
@@ -89,16 +89,14 @@ def test_going_on_keeps_every_patient_in_its_part(easy_studies, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "patients"),
-    [(train_detector, 12), (train_views, 12), (train_defects, 11)],
+    ("train", "options", "patients"),
+    [(train_detector, DetectorOptions, 12), (train_views, ViewOptions, 12), (train_defects, DefectOptions, 11)],
     ids=["detector", "views", "defects"],
 )
 def test_a_child_with_two_defects_stops_no_training_and_teaches_no_defect(
-    with_two_defects, tmp_path, caplog, train, patients
+    with_two_defects, tmp_path, caplog, train, options, patients
 ):
-    card = train(
-        with_two_defects("child04"), tmp_path, TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu")
-    )
+    card = train(with_two_defects("child04"), tmp_path, options(epochs=1, batch_size=8, image_size=64, device="cpu"))
 
     assert card.training_data.patients == patients
     is_said = "1 patients have cines of different defects: defects are learned without them" in caplog.text
@@ -107,9 +105,11 @@ def test_a_child_with_two_defects_stops_no_training_and_teaches_no_defect(
 
 
 def test_models_of_one_folder_share_their_test_patients(easy_studies, tmp_path):
-    options = TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu")
+    options = DefectOptions(epochs=2, batch_size=8, image_size=64, device="cpu")
     defects = train_defects(easy_studies, tmp_path, options)
-    views = train_views(easy_studies, tmp_path, TrainOptions(**(vars(options) | {"seed": 5})))
+    views = train_views(
+        easy_studies, tmp_path, ViewOptions(epochs=2, batch_size=8, image_size=64, seed=5, device="cpu")
+    )
 
     assert views.config["split_digest"] != ""
     patients = list(open_labelled_folder(easy_studies).defects)
@@ -120,7 +120,7 @@ def test_models_of_one_folder_share_their_test_patients(easy_studies, tmp_path):
 
 def test_stopping_publishes_what_is_best_so_far(easy_studies, tmp_path):
     told = []
-    options = TrainOptions(epochs=50, batch_size=8, image_size=64, device="cpu", should_stop=lambda: True)
+    options = DefectOptions(epochs=50, batch_size=8, image_size=64, device="cpu", should_stop=lambda: True)
 
     card = train_defects(easy_studies, tmp_path, options, on_epoch=told.append)
 
@@ -129,7 +129,7 @@ def test_stopping_publishes_what_is_best_so_far(easy_studies, tmp_path):
 
 
 def test_cached_frames_are_read_instead_of_the_cines(easy_studies, tmp_path, monkeypatch):
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=tmp_path / "cache")
+    options = DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=tmp_path / "cache")
     train_defects(easy_studies, tmp_path / "one", options)
     monkeypatch.setattr(defect_crops, "prepare_septal_crops", lambda *_: pytest.fail)
 
@@ -144,12 +144,12 @@ def test_cine_without_patient_is_refused(easy_studies, tmp_path):
     (studies / "patients.csv").unlink()
 
     with pytest.raises(TrainingDataError, match="has no patient id, so it cannot be split by patient"):
-        train_defects(studies, tmp_path / "models", TrainOptions(epochs=1))
+        train_defects(studies, tmp_path / "models", DefectOptions(epochs=1))
 
 
 def test_folder_without_annotations_is_refused(tmp_path):
     with pytest.raises(TrainingDataError, match="holds no annotated cine"):
-        train_detector(tmp_path, tmp_path / "models", TrainOptions(epochs=1))
+        train_detector(tmp_path, tmp_path / "models", DetectorOptions(epochs=1))
 
 
 def test_temperature_recovers_that_by_which_logits_were_inflated():
@@ -162,12 +162,18 @@ def test_temperature_recovers_that_by_which_logits_were_inflated():
 
 def test_unknown_start_is_refused():
     with pytest.raises(ValueError, match="Training start is 'nowhere'; starter, views, scratch, imagenet"):
-        TrainOptions(start="nowhere")
+        DetectorOptions(start="nowhere")
+    with pytest.raises(ValueError, match="Training start is 'face'"):
+        ViewOptions(start="face")
+    assert DefectOptions(start="face").start == "face"
 
 
-@pytest.mark.parametrize("train", [train_detector, train_defects, train_views])
+@pytest.mark.parametrize(
+    ("train", "options"),
+    [(train_detector, DetectorOptions), (train_defects, DefectOptions), (train_views, ViewOptions)],
+)
 def test_a_trainer_writes_nothing_where_the_labels_are_and_leaves_out_what_cannot_be_decoded(
-    easy_studies, tmp_path, train
+    easy_studies, tmp_path, train, options
 ):
     studies = tmp_path / "studies"
     shutil.copytree(easy_studies, studies)
@@ -175,7 +181,7 @@ def test_a_trainer_writes_nothing_where_the_labels_are_and_leaves_out_what_canno
         picture.write_bytes(picture.read_bytes()[:-2000])
     before = contents(studies)
 
-    card = train(studies, tmp_path / "models", TrainOptions(epochs=2, batch_size=8, image_size=64, device="cpu"))
+    card = train(studies, tmp_path / "models", options(epochs=2, batch_size=8, image_size=64, device="cpu"))
 
     assert contents(studies) == before
     # a distance is measured where a box was found
@@ -185,7 +191,7 @@ def test_a_trainer_writes_nothing_where_the_labels_are_and_leaves_out_what_canno
 def test_pictures_that_changed_are_read_anew(easy_studies, tmp_path):
     studies, cache = tmp_path / "studies", tmp_path / "cache"
     shutil.copytree(easy_studies, studies)
-    options = TrainOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=cache)
+    options = DefectOptions(epochs=1, batch_size=8, image_size=64, device="cpu", cache_dir=cache)
     train_defects(studies, tmp_path / "models", options)
     before = len(list(cache.rglob("*.npz")))
     for picture in studies.glob("*.png"):

@@ -23,7 +23,7 @@ from echo_plugin.models.checkpoint import build_view_classifier, load_published
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
 from echo_plugin.training import view_stages, views
 from echo_plugin.training.datasets import open_labelled_folder
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.view_stages import ClipChoice, ClipTable, learned_times, view_recipe
 from echo_plugin.training.views import cines_of_views, train_views, view_config, words_for_other_views
@@ -31,7 +31,7 @@ from echo_plugin.training.views import cines_of_views, train_views, view_config,
 torch.set_num_threads(1)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "frames_per_cine": 1, "device": "cpu", "start": "scratch"}
 TWO = (View.A4C, View.PSAX_AV)
-OURS = view_recipe(TrainOptions())
+OURS = view_recipe(ViewOptions())
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ OURS = view_recipe(TrainOptions())
 def test_every_way_to_join_frames_is_published_and_rebuilt(
     easy_studies, tmp_path, monkeypatch, pooling, sampling, temporal, frames
 ):
-    options = TrainOptions(**TINY, temporal=pooling, sampling=sampling)
+    options = ViewOptions(**TINY, temporal=pooling, sampling=sampling)
     timed = []
     monkeypatch.setattr(views, "learned_times", lambda labelled, cines: timed.extend(cines) or LearnedTimes(7.0, 70.0))
     monkeypatch.setattr(views, "open_set_rule", lambda *_: OpenSetRule("energy", -1.5))
@@ -85,7 +85,7 @@ def test_the_open_set_limit_is_that_of_the_validation_cines_that_move(monkeypatc
 
 
 def test_cines_of_views_outside_the_vocabulary_are_counted_and_named(easy_studies, tmp_path, caplog):
-    options = TrainOptions(**TINY)
+    options = ViewOptions(**TINY)
 
     with pytest.raises(
         TrainingDataError, match=r"at least 3 patients .*; 0 are annotated\. 36 cines are left out"
@@ -167,7 +167,7 @@ def test_a_training_by_other_times_does_not_go_on_with_an_interrupted_one(easy_s
     for times in (None, LearnedTimes(40.0, 400.0), LearnedTimes(20.0, 400.0), None):
         monkeypatch.setattr(views, "learned_times", lambda *_, times=times: times)
         with pytest.raises(Enough):
-            train_views(easy_studies, tmp_path, TrainOptions(**TINY), vocabulary=TWO)
+            train_views(easy_studies, tmp_path, ViewOptions(**TINY), vocabulary=TWO)
 
     assert keys[0] == keys[3]
     assert len(set(keys)) == 3
@@ -226,7 +226,7 @@ def test_the_classifier_of_single_frames_follows_without_pulling_at_the_encoder(
 
 
 def test_stages_share_the_epochs():
-    options = TrainOptions(epochs=10)
+    options = ViewOptions(epochs=10)
 
     frames, clips = view_stages.stages_of(options, "weave", is_going_on=False)
 
@@ -236,7 +236,7 @@ def test_stages_share_the_epochs():
 
 
 def test_image_classifier_is_a_choice_of_the_one_model():
-    config = view_config(TrainOptions(temporal="image", backbone="resnet50"), 12)
+    config = view_config(ViewOptions(temporal="image", backbone="resnet50"), 12)
 
     assert (config.temporal, config.frames_per_clip, config.backbone) == ("mean", 1, "resnet50")
     assert np.isclose(config.stem_dropout, 0.1)
@@ -245,4 +245,4 @@ def test_image_classifier_is_a_choice_of_the_one_model():
 @pytest.mark.parametrize(("name", "value"), [("temporal", "lstm"), ("sampling", "random"), ("vocabulary", "adult")])
 def test_unknown_choices_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"Training option {name} is '{value}'"):
-        TrainOptions(**{name: value})
+        ViewOptions(**{name: value})

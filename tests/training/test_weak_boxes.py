@@ -15,10 +15,9 @@ from echo_plugin.io.datasets.source_cine import WEAK_SCORE
 from echo_plugin.measure.boxes import FrameBoxes, detection_metrics
 from echo_plugin.measure.classes import Cohort
 from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-from echo_plugin.training.datasets import LabelledCine, unsought_labels
+from echo_plugin.training.datasets import LabelledCine, PreparedFrames, prepare_detection, unsought_labels
 from echo_plugin.training.detector import detection_loss, true_boxes
 from echo_plugin.training.detector_recipes import OURS, septa_shown
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_detection
 
 torch.set_num_threads(1)
 IAS, IVS = 0, 1

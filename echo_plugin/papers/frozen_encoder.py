@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second stage with the encoder held still: every frame is embedded once, and only what joins frames learns.
+"""The second stage with the encoder frozen: every frame is embedded once, and only what joins frames learns.
 
 The rows of the paper's table differ in nothing else, and learned alone it takes seconds a row, so that it comes to its
 end on a processor. (The paper goes on learning with the encoder too; ``folds`` does that.)
@@ -29,10 +29,9 @@ from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.folds import FoldAnswers, Published, measured_apart
 from echo_plugin.models.checkpoint import build_view_classifier, load_state
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.training.datasets import LabelledCine, LabelledFolder
-from echo_plugin.training.loop import Recipe, lower_precision, place, run_epochs
-from echo_plugin.training.options import TrainOptions
-from echo_plugin.training.prepared_frames import PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, prepare_frames, prepare_whole
+from echo_plugin.training.loop import Recipe, lower_precision, move_to_device, run_epochs
+from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.splits import PARTS, Split
 from echo_plugin.training.view_stages import ClipChoice, ClipTable, view_recipe
 
@@ -74,7 +73,7 @@ def embed_frames(
     choices: Sequence[ClipChoice],
     encoder: Published,
     *,
-    options: TrainOptions,
+    options: ViewOptions,
     kept: Path,
 ) -> EmbeddedFrames:
     """Return the embeddings of the frames of the clips of all ``choices``, each frame once; ``kept`` : their file."""
@@ -102,12 +101,12 @@ def embed_frames(
 
 
 @torch.inference_mode()
-def _embed(prepared: PreparedFrames, published: Published, options: TrainOptions) -> Tensor:
+def _embed(prepared: PreparedFrames, published: Published, options: ViewOptions) -> Tensor:
     card, state = published
     encoder = build_view_classifier(card)
     load_state(encoder, state, card)
     device = choose_device(options.device)
-    place(encoder.eval(), device)
+    move_to_device(encoder.eval(), device)
     generator, recipe = torch.Generator().manual_seed(0), view_recipe(options)
     rows = []
     for index in torch.unique(prepared.cine).tolist():
@@ -120,7 +119,7 @@ def _embed(prepared: PreparedFrames, published: Published, options: TrainOptions
 
 
 def learn_joining(
-    table: ClipTable, embeddings: Tensor, config: ViewConfig, options: TrainOptions
+    table: ClipTable, embeddings: Tensor, config: ViewConfig, options: ViewOptions
 ) -> tuple[ViewClassifier, float]:
     """Return a classifier of embeddings, without an encoder, and the validation's mean log probability of the truth."""
     torch.manual_seed(options.seed)
@@ -129,8 +128,7 @@ def learn_joining(
     stage = "frames" if config.temporal == "mean" else "clips"
     recipe = view_recipe(options)
 
-    def loss(learner: nn.Module, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        assert isinstance(learner, ViewClassifier)
+    def loss(learner: ViewClassifier, chosen: Tensor, generator: torch.Generator) -> Tensor:
         version = torch.randint(embeddings.shape[1], (len(chosen), 1), generator=generator)
         seen = embeddings[table.frames[chosen], version]  # (B, T, D)
         if stage == "frames":
@@ -140,8 +138,7 @@ def learn_joining(
             logits = learner.clip_logits(seen)
         return cross_entropy(logits, table.labels[chosen], label_smoothing=recipe.smoothing)
 
-    def validate(learner: nn.Module) -> float:
-        assert isinstance(learner, ViewClassifier)
+    def validate(learner: ViewClassifier) -> float:
         chosen = table.parts["validation"]
         return -float(cross_entropy(measured_logits(learner, table, embeddings, chosen), table.labels[chosen]))
 

@@ -13,14 +13,15 @@ from echo_plugin.measure.boxes import FrameBoxes
 from echo_plugin.model_card import ModelCard, TrainingData
 from echo_plugin.models.checkpoint import publish
 from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
-from echo_plugin.papers.transfer import COPIES, _affine, measure_transfer, measure_view_share, read_reference_boxes
+from tests.script import load_script
 
 torch.set_num_threads(1)
-REFERENCE = Path(__file__).parents[1] / "real_reference_boxes.json"
+transfer = load_script("tests/benchmarks/real_cine_transfer.py")
+REFERENCE = Path(__file__).parent / "real_reference_boxes.json"
 
 
 def test_reference_boxes_give_both_septa_on_twelve_frames():
-    reference = read_reference_boxes(REFERENCE)
+    reference = transfer.read_reference_boxes(REFERENCE)
 
     assert list(reference) == list(range(0, 120, 10))
     for boxes in reference.values():
@@ -34,8 +35,8 @@ def test_every_copy_keeps_the_reference_boxes_in_the_picture():
 
     from echo_plugin.geometry import transform_boxes
 
-    for scale, dx, dy, is_mirrored in COPIES.values():
-        moved = transform_boxes(box, _affine(256, scale, dx, dy, is_mirrored=is_mirrored))
+    for scale, dx, dy, is_mirrored in transfer.COPIES.values():
+        moved = transform_boxes(box, transfer._affine(256, scale, dx, dy, is_mirrored=is_mirrored))
         assert moved.min() >= 0 and moved.max() <= 256
 
 
@@ -44,9 +45,9 @@ def test_transfer_gives_overlap_and_constant_answer_for_each_copy(published_dete
     cine = Cine("cine", FramesInMemory(pixels), regions=(UltrasoundRegion(0, 0, 80, 80),))
     truth = FrameBoxes(np.array([[30.0, 20, 40, 45], [30, 45, 40, 70]]), np.array([1, 0]), np.ones(2))
 
-    result = measure_transfer(published_detector, cine, {0: truth, 1: truth}, [cine])
+    result = transfer.measure_transfer(published_detector, cine, {0: truth, 1: truth}, [cine])
 
-    assert set(result["copies"]) == set(COPIES)
+    assert set(result["copies"]) == set(transfer.COPIES)
     for septa in result["copies"].values():
         for figures in septa.values():
             assert 0 <= figures["mean_iou"] <= 1
@@ -59,7 +60,7 @@ def test_reference_boxes_lie_in_the_ultrasound_region_of_the_real_cine(shared_da
     cine = read_cine(shared_data / "color3d_jpeg_baseline.dcm")
     region = cine.regions[0]
 
-    for boxes in read_reference_boxes(REFERENCE).values():
+    for boxes in transfer.read_reference_boxes(REFERENCE).values():
         assert boxes.boxes[:, :2].min(axis=0).tolist() >= [region.x1, region.y1]
         assert (boxes.boxes[:, 2] <= region.x2).all() and (boxes.boxes[:, 3] <= region.y2).all()
 
@@ -78,7 +79,7 @@ def test_view_share_counts_a_clip_from_each_frame(tmp_path, frame_count, clips):
     pixels = np.random.default_rng(0).integers(0, 255, (frame_count, 80, 80, 1), dtype=np.uint8)
     cine = Cine("cine", FramesInMemory(pixels), regions=(UltrasoundRegion(0, 0, 80, 80),))
 
-    answer = measure_view_share(tmp_path, cine, View.A4C)
+    answer = transfer.measure_view_share(tmp_path, cine, View.A4C)
 
     assert answer["clips"] == clips
     assert answer["share"] == 1.0
