@@ -51,7 +51,7 @@ from echo_plugin.acquisition.strategies import (
     uncertain_and_unlike,
 )
 from echo_plugin.acquisition.uncertainty import Array
-from echo_plugin.errors import EchoError
+from echo_plugin.errors import EchoError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.datastore import FINAL, EchoDatastore, require_tag
 from echo_plugin.host.submission import annotator
 from echo_plugin.io.label_summaries import LabelSummary
@@ -177,6 +177,9 @@ def _cause(patient: str | None, label: LabelSummary | None, seen: frozenset[str]
 logger = logging.getLogger(__name__)
 
 Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
+
+DEFAULT_STRATEGY = "uncertainty"
+"""For who names none. The one that ``tests/benchmarks/active_learning_loop.py`` found best."""
 
 ATTEMPTS = 20
 """Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
@@ -320,13 +323,10 @@ def _plain(choose: Callable[[Pool, Situation], Choice]) -> Choose:
     return lambda pool, situation, _request, _shown: choose(pool, situation)
 
 
-def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
-    """Return the strategies by the names viewers show, in that order. 3D Slicer and OHIF preselect the first.
-
-    It is the one that ``tests/benchmarks/active_learning_loop.py`` found best.
-    """
+def strategies(waiting: WaitingCines) -> dict[str, NextCine]:
+    """Return the strategies by the names viewers show, in that order: they preselect the first, DEFAULT_STRATEGY."""
     about: dict[str, tuple[str, Choose]] = {
-        "uncertainty": ("The cine that the detector is least certain of", _plain(most_uncertain)),
+        DEFAULT_STRATEGY: ("The cine that the detector is least certain of", _plain(most_uncertain)),
         "diversity": ("The cine least like those with a label", _plain(most_unlike)),
         "hybrid": ("Of the most uncertain cines the one least like those with a label", _plain(uncertain_and_unlike)),
         "failing_view": ("An uncertain cine of the view that needs labels most", _plain(of_a_failing_view)),
@@ -339,3 +339,37 @@ def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
         **{name: NextCine(*one, waiting) for name, one in about.items()},
         "suspicious": NextCine(doubtful, _plain(most_suspicious), waiting, among_labelled=True),
     }
+
+
+def choose_cine(
+    offered: Mapping[str, Strategy],
+    request: Mapping[str, Any],
+    datastore: EchoDatastore,
+    open_cine: Callable[[str], object],
+) -> dict[str, Any]:
+    """Choose a cine that ``open_cine`` can open, and note on it whom it was shown to; unreadable ones are set aside.
+
+    Without an ``id`` there is none, and ``reason``, if there, says why.
+    A request that names no strategy means ``DEFAULT_STRATEGY``.
+
+    Raises
+    ------
+    UnknownImageError
+        If there is no such strategy.
+    """
+    name = str(request.get("strategy") or DEFAULT_STRATEGY)
+    if name not in offered:
+        msg = f"Strategy {name[:80]!r} is unknown; {', '.join(offered)} are offered."
+        raise UnknownImageError(msg)
+    while (chosen := offered[name](request, datastore)) is not None:
+        if "id" not in chosen:
+            return dict(chosen)
+        try:
+            open_cine(chosen["id"])
+        except UnreadableCineError as exc:
+            datastore.images.set_aside(chosen["id"], str(exc))
+            continue
+        shown = {"ts": int(time.time()), "client_id": request.get("client_id")}
+        datastore.images.add_notes(chosen["id"], {"strategy": {name: shown}})
+        return dict(chosen)
+    return {}

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +20,6 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.logs import get_logs
 from monailabel.interfaces.exception import MONAILabelException
-from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin import __version__
@@ -33,9 +31,11 @@ from echo_plugin.errors import (
     TrainingDataError,
     UnknownImageError,
 )
+from echo_plugin.host.folders import log_file
 from echo_plugin.host.jobs import JobRunningError
+from echo_plugin.host.middleware import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.pacs import PacsError
-from echo_plugin.host.requests import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
+from echo_plugin.host.requests import echo_app
 from echo_plugin.host.routes.archive import router as pacs_router
 from echo_plugin.host.routes.dicomweb import router as dicomweb_router
 from echo_plugin.host.routes.dicomweb import router as dicomweb_store_router
@@ -84,7 +84,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if settings.MONAI_LABEL_AUTH_ENABLE:
         msg = "MONAI_LABEL_AUTH_ENABLE is set, but this server has no sign-in; unset it and let a proxy sign in."
         raise EchoError(msg)
-    instance = app_instance()
+    instance = echo_app()
     instance.server_mode(True)
     instance.on_init_complete()
     yield
@@ -147,8 +147,7 @@ def build_app() -> FastAPI:
 
     @app.get("/logs/", summary="Last lines of the log")
     def logs(lines: int = 300) -> Response:
-        file = Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log"
-        return get_logs(str(file), max(lines, 1), html=False, text=True, refresh=0)
+        return get_logs(str(log_file(echo_app().datastore().cache)), max(lines, 1), html=False, text=True, refresh=0)
 
     @app.get("/", include_in_schema=False)
     def welcome() -> Response:

@@ -241,7 +241,7 @@ class CineTrainer(TrainTask):
         return {"model": card.name, "version": card.version, "metrics": {k: m.value for k, m in card.metrics.items()}}
 
 
-def trainers(models: Path, cache: Path, device: str) -> dict[str, TrainTask]:
+def trainers(models: Path, cache: Path, device: str) -> dict[str, CineTrainer]:
     """Return the trainers by name; the first one's progress is what 3D Slicer's bar shows."""
     return {name: CineTrainer(name, models, cache / "training", device) for name in TRAINABLES}
 

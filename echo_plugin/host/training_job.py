@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from echo_plugin.host.cache import read_json, write_kept
+from echo_plugin.host.folders import read_json, write_kept
 from echo_plugin.training.options import EpochStatus
 
 logger = logging.getLogger(__name__)

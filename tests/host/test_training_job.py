@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from echo_plugin.host.cache import read_json
+from echo_plugin.host.folders import read_json
 from echo_plugin.host.training_job import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
 from echo_plugin.training.options import EpochStatus
 

@@ -99,6 +99,7 @@ def server_environment(tmp_path_factory) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
         "XDG_CACHE_HOME": str(cache),
+        "XDG_DATA_HOME": str(tmp_path_factory.mktemp("data")),
         "MONAILABEL_ECHO_UPLOAD_MIB": str(UPLOAD_LIMIT_MIB),
         "OMP_NUM_THREADS": "1",
     }

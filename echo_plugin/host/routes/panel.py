@@ -28,7 +28,6 @@ import dataclasses
 import io
 import json
 import logging
-import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Query, Response
@@ -47,7 +46,7 @@ from echo_plugin.errors import (
     UnreadableCineError,
 )
 from echo_plugin.evidence.explain import Explanation
-from echo_plugin.host.next_cine import doubtful_labels
+from echo_plugin.host.next_cine import DEFAULT_STRATEGY, choose_cine, doubtful_labels
 from echo_plugin.host.requests import echo_app, run_heavy
 from echo_plugin.host.routes.slicer import train_status
 from echo_plugin.host.submission import annotator, readable_annotation, store_submission
@@ -217,8 +216,8 @@ def about() -> dict[str, Any]:
         "septa": [septum.value for septum in DETECTED_SEPTA],
         "views": [view.value for view in PAEDIATRIC],
         "defects": [defect.value for defect in Defect],
-        "strategies": {name: strategy.info()["description"] for name, strategy in app._strategies.items()},
-        "trainers": {name: trainer.info()["description"] for name, trainer in app._trainers.items()},
+        "strategies": {name: strategy.info()["description"] for name, strategy in app.strategies.items()},
+        "trainers": {name: trainer.info()["description"] for name, trainer in app.trainers.items()},
     }
 
 
@@ -262,30 +261,21 @@ async def next_cine(
     ``image_id``. Without a ``strategy`` the first of those offered is taken. Unlike ``/activelearning`` it makes no
     volume, which only 3D Slicer needs.
     """
-    request = {"strategy": strategy or next(iter(echo_app()._strategies)), "client_id": client_id}
-    return await run_heavy(lambda: _choose(request))
+    app, images = echo_app(), echo_app().datastore().images
+    request = {"strategy": strategy or DEFAULT_STRATEGY, "client_id": client_id}
 
+    def choose() -> dict[str, Any]:
+        def open_cine(image_id: str) -> object:
+            return images.read(image_id).read_frames([0])
 
-def _choose(request: dict[str, Any]) -> dict[str, Any]:
-    app, name = echo_app(), request["strategy"]
-    if name not in app._strategies:
-        msg = f"Strategy {name[:80]!r} is unknown; {', '.join(app._strategies)} are offered."
-        raise UnknownImageError(msg)
-    images = app.datastore().images
-    while (chosen := app._strategies[name](request, app.datastore())) is not None:
+        chosen = choose_cine(app.strategies, request, app.datastore(), open_cine)
         if "id" not in chosen:
-            return dict(chosen)
-        image_id = chosen["id"]
-        try:
-            images.read(image_id).read_frames([0])
-        except UnreadableCineError as exc:
-            images.set_aside(image_id, str(exc))
-            continue
-        shown = {"ts": int(time.time()), "client_id": request.get("client_id")}
-        images.add_notes(image_id, {"strategy": {name: shown}})
-        frames = chosen.get("frames") or []
-        return {**_facts(images.entry(image_id)), "strategy": name, "reason": chosen.get("reason"), "show": frames}
-    return {}
+            return chosen
+        entry = images.entry(chosen["id"])
+        why = {"strategy": request["strategy"], "reason": chosen["reason"], "show": chosen["frames"]}
+        return {**_facts(entry), **why}
+
+    return await run_heavy(choose)
 
 
 @panel_router.get("/suspicious", summary="Labels that look like mistakes")

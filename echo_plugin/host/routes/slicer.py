@@ -8,10 +8,8 @@ The routes of work in processes of their own: /train and /batch.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -26,9 +24,10 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import ModelNotFoundError
+from echo_plugin.host.folders import file_digest
 from echo_plugin.host.jobs import require_batch, start_job
-from echo_plugin.host.requests import echo_app, is_loopback, parse_object, require_no_override, run_heavy, store_upload
-from echo_plugin.host.train import CineTrainer
+from echo_plugin.host.middleware import is_loopback
+from echo_plugin.host.requests import echo_app, parse_object, require_no_override, run_heavy, store_upload
 from echo_plugin.host.training_job import last_job
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ async def download_image(image: str) -> FileResponse:
 async def check_image(image: str, check_sum: str | None = None) -> dict[str, str]:
     """Answer 200 when the cine exists (and its volume has the ``SHA256:`` checksum), else 404."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_image_uri(image)))
-    if check_sum and hashlib.sha256(path.read_bytes()).hexdigest() != check_sum.removeprefix("SHA256:"):
+    if check_sum and file_digest(path) != check_sum.removeprefix("SHA256:"):
         raise HTTPException(404, f"Image {image} has another checksum.")
     return {}
 
@@ -228,18 +227,13 @@ async def next_sample(http: Request, strategy: str, params: Params = None) -> di
     sample = await run_heavy(lambda: echo_app().next_sample(request))
     if "id" not in sample:
         return sample
-    datastore = echo_app().datastore()
-    note = {"strategy": {strategy: {"ts": int(time.time()), "client_id": request.get("client_id")}}}
-    await run_heavy(lambda: datastore.update_image_info(sample["id"], note))
-    answer = {**datastore.get_image_info(sample["id"]), **sample, "PatientID": _shown_name(sample)}
+    facts = echo_app().datastore().get_image_info(sample["id"])
+    # 3D Slicer calls the volume by ``PatientID``, and shows that in every view
+    shown = f"{sample['reason']}; frames {', '.join(map(str, sample['frames']))}"
+    answer = {**facts, **sample, "PatientID": shown}
     if not is_loopback(http.client.host if http.client else None):
         del answer["path"]  # 3D Slicer opens it where it can; elsewhere it only tells how this machine is arranged
     return answer
-
-
-def _shown_name(sample: dict[str, Any]) -> str:
-    """Return the reason with the frames. 3D Slicer calls the volume by ``PatientID``, and shows that in every view."""
-    return f"{sample['reason']}; frames {', '.join(map(str, sample['frames']))}"
 
 
 @task_router.get("/model/{model}", summary="Download the published weights")
@@ -258,7 +252,7 @@ def model_info(model: str) -> Any:
 def _weights(model: str) -> str:
     path = echo_app().model_file(model)
     if path is None:
-        msg = f"No weights are published for {model[:80]!r}; {', '.join(echo_app()._infers)} may have some."
+        msg = f"No weights are published for {model[:80]!r}; {', '.join(echo_app().tasks)} may have some."
         raise ModelNotFoundError(msg)
     return str(path)
 
@@ -283,14 +277,14 @@ def train_status(all: bool = False, check_if_running: bool = False) -> Any:
 
 
 def _with_progress(job: dict[str, Any]) -> dict[str, Any]:
-    trainer = echo_app()._trainers.get(job["request"].get("model"))
+    trainer = echo_app().trainers.get(job["request"].get("model"))
     progress = trainer.stats() if trainer else {}
     return {**job, "details": list(job.get("details", [])), "progress": progress}
 
 
 def _last_training() -> dict[str, Any] | None:
     """Return the latest training that an earlier server ran here; None: there was none."""
-    ran = {name: facts for name, trainer in echo_app()._trainers.items() if "started_at" in (facts := trainer.stats())}
+    ran = {name: facts for name, trainer in echo_app().trainers.items() if "started_at" in (facts := trainer.stats())}
     if not ran:
         return None
     name = max(ran, key=lambda name: ran[name]["started_at"])
@@ -301,9 +295,9 @@ def _last_training() -> dict[str, Any] | None:
 def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     """Start training in a process of its own; refused in one sentence when it cannot succeed."""
     app = echo_app()
-    trainer = app._trainers.get(model)
-    if not isinstance(trainer, CineTrainer):
-        msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app._trainers)} are offered."
+    trainer = app.trainers.get(model)
+    if trainer is None:
+        msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app.trainers)} are offered."
         raise ModelNotFoundError(msg)
     request = _chosen(require_no_override(params or {}, "model"), TRAIN_PARAMS)
     trainer.require_trainable(app.datastore(), request)
@@ -316,8 +310,8 @@ def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
 def stop_training() -> Any:
     """Stop the training that runs; the published model stays as it is."""
     job = _stop("train")
-    trainer = echo_app()._trainers.get(job["request"].get("model"))
-    if isinstance(trainer, CineTrainer):
+    trainer = echo_app().trainers.get(job["request"].get("model"))
+    if trainer is not None:
         trainer.stopped()
     return job
 
@@ -340,8 +334,8 @@ def batch_infer(
 ) -> Any:
     """Predict all, labelled or unlabelled cines in a process of its own; predictions are kept as label ``original``."""
     app = echo_app()
-    if model not in app._infers:
-        msg = f"Model {model[:80]!r} is unknown; {', '.join(app._infers)} are offered."
+    if model not in app.tasks:
+        msg = f"Model {model[:80]!r} is unknown; {', '.join(app.tasks)} are offered."
         raise ModelNotFoundError(msg)
     chosen = _chosen(require_no_override(params or {}, "model", "images", "image"), BATCH_PARAMS)
     request = {"model": model, "images": images.value, **chosen}
