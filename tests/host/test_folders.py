@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server keeps is where it belongs: nothing in the checkout, renditions once per content, models of one's own."""
+"""What the server keeps is where it belongs: nothing of it in the checkout, a rendition once per content."""
 
 import logging
 import os

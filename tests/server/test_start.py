@@ -36,7 +36,7 @@ def predict_submit_and_train(client, copy: Path) -> str:
     """Do with the served samples what a person does with 3D Slicer; return the id of the cine."""
     sample = client.next_sample("first", {})
     markups, _ = client.infer("septal_boxes", sample["id"], {})
-    client.save_label(sample["id"], markups, {"client_id": "reader-1"})
+    client.save_label(sample["id"], markups, "final")
     client.train_start("septal_boxes", {"epochs": 1})
     progress, deadline = copy / ".echo_models" / ".runs" / "septal_boxes.json", time.monotonic() + 120
     while time.monotonic() < deadline and read_json(progress).get("status") != "RUNNING":
@@ -59,7 +59,9 @@ def test_serving_the_samples_changes_nothing_in_the_checkout(start_server, slice
     before = checkout()
     process, url, log = start_server("echo_plugin", "serve", "--studies", "sample_studies")
 
-    image_id = predict_submit_and_train(slicer_client_module.MONAILabelClient(url, str(tmp_path)), copy)
+    image_id = predict_submit_and_train(
+        slicer_client_module.MONAILabelClient(url, str(tmp_path), client_id="reader-1"), copy
+    )
 
     process.terminate()
     process.wait(20)
@@ -76,7 +78,7 @@ def test_monai_labels_own_command_serves_the_app_and_changes_nothing_either(
     process, url, log = start_server(
         "monailabel.main", "start_server", "--app", "apps/echo", "--studies", "sample_studies", "--host", "127.0.0.1"
     )
-    client = slicer_client_module.MONAILabelClient(url, str(tmp_path))
+    client = slicer_client_module.MONAILabelClient(url, str(tmp_path), client_id="reader-1")
 
     info = client.info()
     image_id = predict_submit_and_train(client, copy)
