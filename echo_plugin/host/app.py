@@ -22,15 +22,14 @@ from echo_plugin.evidence.explain import Explanation, explain_defect
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.folders import file_digest, log_file, move_log, served_folder, served_models
-from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineInferTask
-from echo_plugin.host.jobs import CineBatchInfer
+from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineBatchInfer, CineInferTask
+from echo_plugin.host.jobs import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.keepers import GalleryKeeper, ScoreKeeper
 from echo_plugin.host.next_cine import NextCine, WaitingCines, choose_cine, strategies
 from echo_plugin.host.pacs import Pacs, authorization_from_environment
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import ReportingPipeline, Reports
 from echo_plugin.host.train import AutoFinetune, CineTrainer, submissions_wanted, trainers
-from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.io.cine_file import read_cine
 
 logger = logging.getLogger(__name__)

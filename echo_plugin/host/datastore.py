@@ -27,9 +27,9 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from echo_plugin.annotations import Annotation, require_image_id
 from echo_plugin.cine import Cine
-from echo_plugin.durable import drop_longest_unused
+from echo_plugin.durable import drop_longest_unused, file_stamp
 from echo_plugin.errors import AnnotationError, EchoError, UnknownImageError, UnreadableCineError
-from echo_plugin.host.folders import cache_folder, file_digest, read_json, write_kept
+from echo_plugin.host.folders import cache_folder, read_json, write_kept
 from echo_plugin.host.submission import store_submission
 from echo_plugin.io.label_summaries import LabelSummaries, summarise
 from echo_plugin.io.markups import boxes_to_markups
@@ -56,7 +56,7 @@ RENDITION_LIMIT_BYTES = 8 << 30
 
 
 class RenditionCache:
-    """Volumes that a viewer can load, one per content of a cine file.
+    """Volumes that a viewer can load, one per state of a cine file.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ class RenditionCache:
     def __init__(self, folder: Path, limit_bytes: int = RENDITION_LIMIT_BYTES) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
-        self._digests: dict[tuple[Path, int, int], str] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def path(self, image_id: str, source: Path, read: Callable[[], Cine]) -> Path:
-        """Return the rendition of a cine file, made with ``read`` if this content was not rendered yet."""
-        key = self._digest(source)
+        """Return the rendition of a cine file, made with ``read`` if the file was not rendered as it is now."""
+        state = f"{RENDITION_FORMAT} {source} {file_stamp(source)}"
+        key = hashlib.sha256(state.encode(errors="surrogateescape")).hexdigest()
         path = self.folder / key[:24] / f"{image_id}.nrrd"
         with self._locks[key]:  # two viewers asking at once get one rendering
             if path.is_file():
@@ -85,13 +85,6 @@ class RenditionCache:
         others = (other for other in self.folder.glob("*/*.nrrd") if other != path)
         drop_longest_unused(others, self.limit_bytes - path.stat().st_size)
         return path
-
-    def _digest(self, source: Path) -> str:
-        status = source.stat()
-        key = (source, status.st_mtime_ns, status.st_size)
-        if key not in self._digests:
-            self._digests[key] = hashlib.sha256(f"{file_digest(source)} {RENDITION_FORMAT}".encode()).hexdigest()
-        return self._digests[key]
 
 
 class StudyImages:

@@ -61,10 +61,11 @@ def serve(
     if pacs is not None:
         studies = _require_archive(pacs, studies or pacs_folder(pacs))
     else:
-        studies = _require_studies(studies or Path("sample_studies"))
-        if (served := served_folder(studies)) != studies:
-            _say(f"The samples are served from a copy, {served}; delete it to begin anew.")
-            studies = served
+        asked = studies or Path("sample_studies")
+        studies = served_folder(asked)
+        if studies != asked:
+            _say(f"The samples are served from a copy, {studies}; delete it to begin anew.")
+        _require_studies(studies)
     models = served_models(studies, models, APP_DIR / "model")
     _require_models(models)
     listener = _listen(host, port)
@@ -75,7 +76,7 @@ def serve(
     if not is_loopback(host):
         _say(f"Listening on {host} without sign-in: everybody on that network can see the cines and change labels.")
     _say("Starting; the libraries take about half a minute to load.")
-    from echo_plugin.host.ohif_package import VIEWER
+    from echo_plugin.host.routes.ohif import VIEWER
 
     VIEWER.start()
     import uvicorn
@@ -146,7 +147,7 @@ def _require_archive(pacs: str, studies: Path) -> Path:
     return studies
 
 
-def _require_studies(studies: Path) -> Path:
+def _require_studies(studies: Path) -> None:
     if str(studies).startswith(("http:", "https:")):
         msg = f"Studies {studies} is a DICOMweb address; name it with --pacs."
         raise EchoError(msg)
@@ -163,7 +164,6 @@ def _require_studies(studies: Path) -> Path:
     if not folder.image_ids():
         msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
         raise EchoError(msg)
-    return studies
 
 
 def _require_models(models: Path) -> None:

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strategies: which cine an annotator sees next, why, and which of its frames are worth drawing.
+"""Which cine an annotator sees next, why, and which of its frames are worth drawing; which labels look like mistakes.
 
-What is chosen is in ``acquisition.strategies``; here are requests, leases and the names that viewers show. A call reads
-what `score_folder` found earlier: no cine is decoded and no model runs.
-
-What a choice of the next cine reads and writes: the pool with its scores, and who has which cine before them.
-
-Labels that look like mistakes, as the strategy ``suspicious`` and the panel show them, or why there is none.
+How a cine is chosen is in ``acquisition.strategies``; here are requests, who has which cine before them, and the names
+that viewers show. A call reads what `score_folder` found earlier: no cine is decoded and no model runs.
 """
 
 from __future__ import annotations
@@ -60,6 +56,18 @@ from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.provenance import names_its_patients, seen_patients
 
+logger = logging.getLogger(__name__)
+
+Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
+
+DEFAULT_STRATEGY = "uncertainty"
+"""For who names none. The one that ``tests/benchmarks/active_learning_loop.py`` found best."""
+
+ATTEMPTS = 20
+"""Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
+
+LEARNED = "the detector learned from their patients; `monailabel-echo review` judges those"
+
 
 class WaitingCines:
     """Scores and leases of a study folder, kept in it or, where it is read-only, in its cache.
@@ -107,9 +115,6 @@ class WaitingCines:
         minutes = self.leases.minutes_left(self.leases.shown()[image_id])
         reason = f"Cine {image_id} is with another annotator; ask again in {minutes} minutes."
         return {"image": image_id, "is_yours": False, "reason": reason}
-
-
-LEARNED = "the detector learned from their patients; `monailabel-echo review` judges those"
 
 
 def doubtful_labels(pool: Pool, waiting: WaitingCines) -> list[Judgement]:
@@ -172,17 +177,6 @@ def _cause(patient: str | None, label: LabelSummary | None, seen: frozenset[str]
     if label is None or not label.frames:
         return "no frame of theirs is annotated"
     return "the detector has not looked at them yet, or no box of theirs names its septum"
-
-
-logger = logging.getLogger(__name__)
-
-Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
-
-DEFAULT_STRATEGY = "uncertainty"
-"""For who names none. The one that ``tests/benchmarks/active_learning_loop.py`` found best."""
-
-ATTEMPTS = 20
-"""Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
 
 
 class NextCine(Strategy):

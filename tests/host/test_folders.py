@@ -80,17 +80,6 @@ def test_a_changed_file_is_rendered_anew(tmp_path, source):
     assert read.count == 2
 
 
-def test_a_touched_file_of_the_same_content_is_not_rendered_anew(tmp_path, source):
-    cache = RenditionCache(tmp_path / "renditions")
-    read = CountedReads()
-    first = cache.path("1.2.3", source, read)
-
-    os.utime(source, ns=(1, 1))
-
-    assert cache.path("1.2.3", source, read) == first
-    assert read.count == 1
-
-
 def test_the_oldest_renditions_go_and_the_newest_stays(tmp_path):
     cache = RenditionCache(tmp_path / "renditions", limit_bytes=2000)
     paths = []

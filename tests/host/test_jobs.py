@@ -17,9 +17,9 @@ import pytest
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.host import jobs
 from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.jobs import TrainingProgress, read_progress
 from echo_plugin.host.routes import slicer
 from echo_plugin.host.train import TRAINABLES, AutoFinetune, CineTrainer, submissions_wanted, trainers
-from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.training.options import EpochStatus
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from echo_plugin.anatomy import View
-from echo_plugin.host.ohif_package import VIEWER
+from echo_plugin.host.routes.ohif import VIEWER
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
 from tests.script import load_script

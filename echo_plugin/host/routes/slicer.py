@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of /datastore: images and labels in and out.
+"""The routes that 3D Slicer's MONAI Label module asks for, with MONAI Label's paths, parameters and answers.
 
-The routes that do something: /info, /infer, /activelearning, /model.
-
-The routes of work in processes of their own: /train and /batch.
+/datastore: images and labels in and out; /info, /infer, /activelearning, /model: what does something; /train and
+/batch: work in processes of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.host.folders import file_digest
-from echo_plugin.host.jobs import require_batch, start_job
+from echo_plugin.host.infer_tasks import require_batch
+from echo_plugin.host.jobs import last_job, start_job
 from echo_plugin.host.middleware import is_loopback
-from echo_plugin.host.requests import echo_app, parse_object, require_no_override, run_heavy, store_upload
-from echo_plugin.host.training_job import last_job
+from echo_plugin.host.routes import echo_app, parse_object, require_no_override, run_heavy, store_upload
 
 logger = logging.getLogger(__name__)
 
-datastore_router = APIRouter(prefix="/datastore")
+router = APIRouter()
 FormParams = Annotated[str, Form()]
 
 
@@ -44,21 +43,21 @@ class Listing(StrEnum):
     ALL = "all"
 
 
-@datastore_router.get("/", summary="Images and labels")
+@router.get("/datastore/", summary="Images and labels")
 def listing(output: Listing = Listing.STATS) -> Any:
     """Return counts, every image with its labels, or the pairs to train on."""
     datastore = echo_app().datastore()
     return {Listing.STATS: datastore.status, Listing.ALL: datastore.json, Listing.TRAIN: datastore.datalist}[output]()
 
 
-@datastore_router.get("/image", summary="Download a cine as a volume")
+@router.get("/datastore/image", summary="Download a cine as a volume")
 async def download_image(image: str) -> FileResponse:
     """Return the volume that a viewer loads, made at the first request."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_image_uri(image)))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-@datastore_router.head("/image", summary="Whether a cine is there")
+@router.head("/datastore/image", summary="Whether a cine is there")
 async def check_image(image: str, check_sum: str | None = None) -> dict[str, str]:
     """Answer 200 when the cine exists (and its volume has the ``SHA256:`` checksum), else 404."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_image_uri(image)))
@@ -67,8 +66,8 @@ async def check_image(image: str, check_sum: str | None = None) -> dict[str, str
     return {}
 
 
-@datastore_router.put("/", include_in_schema=False)
-@datastore_router.put("/image", summary="Upload a cine")
+@router.put("/datastore/", include_in_schema=False)
+@router.put("/datastore/image", summary="Upload a cine")
 def upload_image(
     file: Annotated[UploadFile, File()],
     image: str | None = None,
@@ -89,27 +88,27 @@ def _stored(file: UploadFile) -> Iterator[Path]:
         upload.unlink(missing_ok=True)
 
 
-@datastore_router.delete("/", include_in_schema=False)
-@datastore_router.delete("/image", summary="Take out a cine")
+@router.delete("/datastore/", include_in_schema=False)
+@router.delete("/datastore/image", summary="Take out a cine")
 def remove_image(id: str) -> dict[str, str]:
     """Take a cine out of the study folder; its file and its annotation are kept aside there."""
     echo_app().datastore().remove_image(id)
     return {}
 
 
-@datastore_router.get("/image/info", summary="Facts of a cine")
+@router.get("/datastore/image/info", summary="Facts of a cine")
 def image_info(image: str) -> dict[str, Any]:
     """Return frames, size, frame time and notes."""
     return echo_app().datastore().get_image_info(image)
 
 
-@datastore_router.put("/image/info", summary="Add notes to a cine")
+@router.put("/datastore/image/info", summary="Add notes to a cine")
 def update_image_info(image: str, info: FormParams = "{}") -> None:
     """Add notes; those of the same name are replaced."""
     echo_app().datastore().update_image_info(image, parse_object(info, "info"))
 
 
-@datastore_router.put("/label", summary="Submit a label")
+@router.put("/datastore/label", summary="Submit a label")
 def save_label(
     image: str,
     label: Annotated[UploadFile, File()],
@@ -127,34 +126,34 @@ def save_label(
     return {"image": image, "label": label_id, **app.datastore().get_label_info(label_id, tag)}
 
 
-@datastore_router.get("/label", summary="Download a label")
+@router.get("/datastore/label", summary="Download a label")
 async def download_label(label: str, tag: str = "final") -> FileResponse:
     """Return a markups file for 3D Slicer."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_label_uri(label, tag)))
     return FileResponse(path, media_type="application/json", filename=path.name)
 
 
-@datastore_router.head("/label", summary="Whether a label is there")
+@router.head("/datastore/label", summary="Whether a label is there")
 async def check_label(image: str, tag: str = "final") -> dict[str, str]:
     """Answer 200 when there is a label, else 404."""
     await run_heavy(lambda: echo_app().datastore().get_label_uri(image, tag))
     return {}
 
 
-@datastore_router.delete("/label", summary="Withdraw a label")
+@router.delete("/datastore/label", summary="Withdraw a label")
 def remove_label(id: str, tag: str) -> dict[str, str]:
     """Withdraw a label; its history is kept."""
     echo_app().datastore().remove_label(id, tag)
     return {}
 
 
-@datastore_router.get("/label/info", summary="Facts of a label")
+@router.get("/datastore/label/info", summary="Facts of a label")
 def label_info(label: str, tag: str = "final") -> dict[str, Any]:
     """Return revision, author, time and a summary."""
     return echo_app().datastore().get_label_info(label, tag)
 
 
-@datastore_router.get("/dataset", summary="Download the labelled cines")
+@router.get("/datastore/dataset", summary="Download the labelled cines")
 def download_dataset(
     http: Request, background: BackgroundTasks, limit_cases: Annotated[int | None, Query(ge=1)] = None
 ) -> FileResponse:
@@ -166,7 +165,6 @@ def download_dataset(
     return FileResponse(path, media_type="application/zip", filename="dataset.zip")
 
 
-task_router = APIRouter()
 Params = Annotated[dict[str, Any] | None, Body()]
 
 
@@ -178,13 +176,13 @@ class Output(StrEnum):
     ALL = "all"
 
 
-@task_router.get("/info/", summary="What the server offers")
+@router.get("/info/", summary="What the server offers")
 def info() -> dict[str, Any]:
     """Return models, trainers, strategies, progress and the state of the study folder."""
     return echo_app().info()
 
 
-@task_router.post("/infer/{model}", summary="Predict one cine")
+@router.post("/infer/{model}", summary="Predict one cine")
 async def infer(
     background: BackgroundTasks,
     model: str,
@@ -217,7 +215,7 @@ async def infer(
     return send_response(echo_app().datastore(), result, output.value if output else None, background)
 
 
-@task_router.post("/activelearning/{strategy}", summary="Choose the next cine")
+@router.post("/activelearning/{strategy}", summary="Choose the next cine")
 async def next_sample(http: Request, strategy: str, params: Params = None) -> dict[str, Any]:
     """Return the chosen cine, why it was chosen, its frames worth drawing, and what a viewer needs to load it.
 
@@ -236,13 +234,13 @@ async def next_sample(http: Request, strategy: str, params: Params = None) -> di
     return answer
 
 
-@task_router.get("/model/{model}", summary="Download the published weights")
+@router.get("/model/{model}", summary="Download the published weights")
 def download_model(model: str) -> FileResponse:
     """Return the safetensors file of a task."""
     return FileResponse(_weights(model), filename=f"{model}.safetensors")
 
 
-@task_router.get("/model/info/{model}", summary="Checksum of the published weights")
+@router.get("/model/info/{model}", summary="Checksum of the published weights")
 def model_info(model: str) -> Any:
     """Return checksum and time of publication."""
     _weights(model)
@@ -257,15 +255,13 @@ def _weights(model: str) -> str:
     return str(path)
 
 
-job_router = APIRouter()
-
 # Nothing else of a request reaches MONAI Label's subprocess: it would add ``bundle_path`` to the import path, and a
 # ``gpus`` that is no text would leave the job SUBMITTED, and every later one refused, for ever.
 TRAIN_PARAMS = ("epochs", "seed", "device")
 BATCH_PARAMS = ("frames", "max_batch_size", "label_tag", "labels")
 
 
-@job_router.get("/train/", summary="State of the training")
+@router.get("/train/", summary="State of the training")
 def train_status(all: bool = False, check_if_running: bool = False) -> Any:
     """Return the latest training (or all) with its last lines and its progress; 404 when there is none."""
     state, sentence = AsyncTask.status("train", all, check_if_running)
@@ -291,7 +287,7 @@ def _last_training() -> dict[str, Any] | None:
     return last_job(name, ran[name])
 
 
-@job_router.post("/train/{model}", summary="Start a training")
+@router.post("/train/{model}", summary="Start a training")
 def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     """Start training in a process of its own; refused in one sentence when it cannot succeed."""
     app = echo_app()
@@ -306,7 +302,7 @@ def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     )
 
 
-@job_router.delete("/train/", summary="Stop the training")
+@router.delete("/train/", summary="Stop the training")
 def stop_training() -> Any:
     """Stop the training that runs; the published model stays as it is."""
     job = _stop("train")
@@ -316,7 +312,7 @@ def stop_training() -> Any:
     return job
 
 
-@job_router.get("/batch/infer", summary="State of the batch inference")
+@router.get("/batch/infer", summary="State of the batch inference")
 def batch_status(all: bool = False, check_if_running: bool = False) -> Any:
     """Return the latest batch inference (or all); 404 when there is none."""
     state, sentence = AsyncTask.status("batch_infer", all, check_if_running)
@@ -325,7 +321,7 @@ def batch_status(all: bool = False, check_if_running: bool = False) -> Any:
     return state
 
 
-@job_router.post("/batch/infer/{model}", summary="Predict many cines")
+@router.post("/batch/infer/{model}", summary="Predict many cines")
 def batch_infer(
     model: str,
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
@@ -343,7 +339,7 @@ def batch_infer(
     return app.batch_infer(request) if run_sync else start_job("batch_infer", request)
 
 
-@job_router.delete("/batch/infer", summary="Stop the batch inference")
+@router.delete("/batch/infer", summary="Stop the batch inference")
 def stop_batch() -> Any:
     """Stop the batch inference that runs; what is predicted stays."""
     return _stop("batch_infer")
