@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The app folder that MONAI Label is pointed at; everything lives in ``echo_plugin``."""
 
-from echo_plugin.host.stock_start import restart_with_sleeping_threads
+from echo_plugin.host.launcher import restart_with_sleeping_threads
 
 restart_with_sleeping_threads()  # before anything else is loaded a first time
 

@@ -2,7 +2,7 @@
 """Install the app into ``.venv`` beside this checkout (first start only) and serve a study folder.
 
 Needs Python 3.11 or 3.12 and nothing else; the standard library is all it imports. Everything after the file's name
-goes to ``monailabel-echo serve``; without arguments the sample studies are served on http://127.0.0.1:8000.
+goes to ``monailabel-echo serve``; without arguments a copy of the samples is served on http://127.0.0.1:8000.
 
     python3.11 apps/echo/start.py
     python3.11 apps/echo/start.py --studies my_studies --port 8001

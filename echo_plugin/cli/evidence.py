@@ -30,11 +30,11 @@ def gallery(
     """
     from echo_plugin.answer.predict import EchoPipeline
     from echo_plugin.evidence.gallery_update import update_gallery
-    from echo_plugin.host.own_models import own_models
+    from echo_plugin.host.folders import served_folder, served_models
     from echo_plugin.io.study_folder import StudyFolder
 
-    folder = StudyFolder(studies)
-    models = own_models(studies, DEFAULT_MODELS) if models is None else models
+    folder = StudyFolder(served_folder(studies))
+    models = served_models(folder.root, models, DEFAULT_MODELS)
     with progress_bar("Embedding") as bar:
         done = update_gallery(folder, EchoPipeline(models, device=device), progress=bar)
     cases = done.gallery.cases

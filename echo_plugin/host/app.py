@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sys
@@ -12,35 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.tasks.infer_v2 import InferTask
-from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.tasks.train import TrainTask
 
 from echo_plugin import __version__
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.answer.defects import PatientDefect
 from echo_plugin.cine import Cine
-from echo_plugin.errors import EchoError, ModelNotFoundError, UnknownImageError, UnreadableCineError
+from echo_plugin.errors import EchoError, ModelNotFoundError
 from echo_plugin.evidence.comparison import Comparison, compare_cines
 from echo_plugin.evidence.explain import Explanation, explain_defect
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
-from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineInferTask
-from echo_plugin.host.jobs import CineBatchInfer
+from echo_plugin.host.folders import file_digest, log_file, move_log, served_folder, served_models
+from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineBatchInfer, CineInferTask
+from echo_plugin.host.jobs import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.keepers import GalleryKeeper, ScoreKeeper
-from echo_plugin.host.next_cine import WaitingCines, strategies
-from echo_plugin.host.own_models import own_folder
+from echo_plugin.host.next_cine import NextCine, WaitingCines, choose_cine, strategies
 from echo_plugin.host.pacs import Pacs, authorization_from_environment
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import ReportingPipeline, Reports
 from echo_plugin.host.train import AutoFinetune, CineTrainer, submissions_wanted, trainers
-from echo_plugin.host.training_job import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.model_card import STARTERS
 
 logger = logging.getLogger(__name__)
 
-INFER_TASKS = {"septal_boxes": SEPTAL_BOXES, "defects": DEFECT, "views": VIEW, "similar_cases": SIMILAR_CASES}
+TASKS = {"septal_boxes": SEPTAL_BOXES, "defects": DEFECT, "views": VIEW, "similar_cases": SIMILAR_CASES}
 
 
 class EchoApp(MONAILabelApp):
@@ -49,27 +43,32 @@ class EchoApp(MONAILabelApp):
     Parameters
     ----------
     app_dir
-        The app folder; published models are in its ``model`` folder unless ``conf["models"]`` names another.
+        The app folder; the starter weights are in its ``model`` folder.
     studies
-        The study folder.
+        The study folder; see ``folders`` for what is kept in it and where the rest is.
     conf
-        ``models``: folder of published models. ``device``: auto, cpu or cuda. ``cache``: where renditions are kept.
-        ``pacs``: address of a DICOMweb archive with the cines. ``sr``: auto stores a report of all that is said.
-        ``auto_finetune``: train the septal detector after so many submissions; 0: only on request.
+        ``models``: folder of published models; without it the study folder's own. ``device``: auto, cpu or cuda.
+        ``cache``: where renditions are kept. ``pacs``: address of a DICOMweb archive with the cines.
+        ``sr``: auto stores a report of all that is said. ``auto_finetune``: train the septal detector after so many
+        submissions; 0: only on request.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         end_with_server()
+        if studies.startswith(("http://", "https://")):
+            msg = f"Studies {studies} is a DICOMweb address; `monailabel-echo serve --pacs` takes it."
+            raise EchoError(msg)
         conf = dict(conf or {})
-        self.models_dir = Path(conf.get("models") or Path(app_dir) / "model")
         self.device = conf.get("device") or "auto"
         self.cache_base = Path(conf["cache"]) if conf.get("cache") else None
+        folder, asked = served_folder(Path(studies)), Path(conf["models"]) if conf.get("models") else None
+        self.models_dir = served_models(folder, asked, Path(app_dir) / "model", self.cache_base)
         # None: the studies are in a folder, not in an archive
         self.pacs = Pacs(conf["pacs"], authorization_from_environment()) if conf.get("pacs") else None
-        self.pipeline = ReportingPipeline(self.models_dir, device=self.device, gallery_dir=self._gallery_dir(studies))
+        self.pipeline = ReportingPipeline(self.models_dir, device=self.device)
         super().__init__(
             app_dir=app_dir,
-            studies=studies,
+            studies=str(folder),
             conf=conf,
             name="Paediatric echo",
             description="Septal boxes, defects and views. Research only: not for clinical use.",
@@ -82,32 +81,26 @@ class EchoApp(MONAILabelApp):
         self.reports = Reports(self.dicomweb, self.pacs)
         self.reports_at_once = conf.get("sr") == "auto"
         self.pipeline.reports = self.reports if self.reports_at_once else None
-        boxes = self._trainers["septal_boxes"]
-        assert isinstance(boxes, CineTrainer)
-        self.auto_finetune = AutoFinetune(submissions_wanted(conf.get("auto_finetune")), self.datastore(), boxes)
-
-    def _gallery_dir(self, studies: str) -> Path:
-        """Return where past cases are kept: beside the models, unless these are the public starter weights."""
-        is_public = self.models_dir.resolve() == STARTERS and Path(studies).is_dir()
-        return own_folder(Path(studies), self.cache_base) if is_public else self.models_dir
+        wanted = submissions_wanted(conf.get("auto_finetune"))
+        self.auto_finetune = AutoFinetune(wanted, self.datastore(), self.trainers["septal_boxes"])
 
     def init_datastore(self) -> EchoDatastore:
-        if self.studies.startswith(("http://", "https://")):
-            msg = f"Studies {self.studies} is a DICOMweb address; `monailabel-echo serve --pacs` takes it."
-            raise EchoError(msg)
         folder = None if self.pacs is None else PacsFolder(Path(self.studies), self.pacs)
         return EchoDatastore(Path(self.studies), self.cache_base, studies=folder)
 
-    def init_infers(self) -> dict[str, InferTask]:
-        return {name: CineInferTask(about, self.pipeline, self._read_cine) for name, about in INFER_TASKS.items()}
+    def init_infers(self) -> dict[str, CineInferTask]:
+        self.tasks = {name: CineInferTask(about, self.pipeline, self._read_cine) for name, about in TASKS.items()}
+        return self.tasks
 
-    def init_trainers(self) -> dict[str, TrainTask]:
-        return trainers(self.models_dir, self.datastore().cache, self.device)
+    def init_trainers(self) -> dict[str, CineTrainer]:
+        self.trainers = trainers(self.models_dir, self.datastore().cache, self.device)
+        return self.trainers
 
-    def init_strategies(self) -> dict[str, Strategy]:
+    def init_strategies(self) -> dict[str, NextCine]:
         self.waiting = WaitingCines(self.datastore(), self.models_dir)
         self.score_keeper = ScoreKeeper(self.datastore(), self.waiting, self.models_dir, self.device)
-        return strategies(self.waiting)
+        self.strategies = strategies(self.waiting)
+        return self.strategies
 
     def init_batch_infer(self) -> CineBatchInfer:
         return CineBatchInfer()
@@ -126,6 +119,7 @@ class EchoApp(MONAILabelApp):
                 " `monailabel-echo serve`, or --uvicorn_app echo_plugin.host.server:app, does not."
             )
         logger.info("%d cines in the study folder", len(self.datastore().list_images()))
+        move_log(Path(self.app_dir), log_file(self.datastore().cache))
         self.gallery_keeper.start()
         self.score_keeper.start()
 
@@ -191,9 +185,9 @@ class EchoApp(MONAILabelApp):
             If the image is not in the study folder; a path is no image.
         """
         datastore = datastore or self.datastore()
-        task = self._infers.get(request.get("model"))
+        task = self.tasks.get(str(request.get("model")))
         if task is None:
-            msg = f"Model {str(request.get('model'))[:80]!r} is unknown; {', '.join(self._infers)} are offered."
+            msg = f"Model {str(request.get('model'))[:80]!r} is unknown; {', '.join(self.tasks)} are offered."
             raise ModelNotFoundError(msg)
         image = request.get("image")
         if not isinstance(image, Path):
@@ -205,32 +199,11 @@ class EchoApp(MONAILabelApp):
         return {"label": file, "tag": ORIGINAL, "file": file, "params": answer}
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Choose the next cine and make its rendition; a cine that turns out to be unreadable is passed over.
-
-        Without an ``id`` there is none, and ``reason``, if there, says why.
-
-        Raises
-        ------
-        UnknownImageError
-            If there is no such strategy.
-        """
-        strategy = self._strategies.get(request.get("strategy") or "random")
-        if strategy is None:
-            msg = (
-                f"Strategy {str(request.get('strategy'))[:80]!r} is unknown; {', '.join(self._strategies)} are offered."
-            )
-            raise UnknownImageError(msg)
-        datastore = self.datastore()
-        while (chosen := strategy(request, datastore)) is not None:
-            if "id" not in chosen:
-                return dict(chosen)
-            try:
-                path = Path(datastore.get_image_uri(chosen["id"]))
-            except UnreadableCineError as exc:
-                datastore.images.set_aside(chosen["id"], str(exc))
-                continue
-            # The checksum keeps 3D Slicer from showing an older download of the same name.
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            return {**chosen, "path": str(path), "checksum": f"SHA256:{digest}"}
-        return {}
+        """Choose the next cine, as ``choose_cine`` does, and make its rendition for 3D Slicer."""
+        images = self.datastore().images
+        chosen = choose_cine(self.strategies, request, self.datastore(), images.rendition)
+        if "id" not in chosen:
+            return chosen
+        path = images.rendition(chosen["id"])
+        # The checksum keeps 3D Slicer from showing an older download of the same name.
+        return {**chosen, "path": str(path), "checksum": f"SHA256:{file_digest(path)}"}

@@ -3,14 +3,12 @@
 
 Viewers get renderings (a volume for the cine, a markups file for the boxes); what they send back becomes a new revision
 of the annotation. ``final`` is what a person said, ``original`` what a model predicted; a label has its image's id.
-
-The cines of a study folder as viewers ask for them: by an id, as a volume, with notes.
-
-Predictions that batch inference made ahead of time, as the markups files that viewers load.
+Volumes, notes on images, and predictions that batch inference made ahead of time are in the folder's cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -19,7 +17,8 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,14 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from echo_plugin.annotations import Annotation, require_image_id
 from echo_plugin.cine import Cine
+from echo_plugin.durable import drop_longest_unused, file_stamp
 from echo_plugin.errors import AnnotationError, EchoError, UnknownImageError, UnreadableCineError
-from echo_plugin.host.cache import RenditionCache, cache_folder, read_json, write_kept
+from echo_plugin.host.folders import cache_folder, read_json, write_kept
 from echo_plugin.host.submission import store_submission
 from echo_plugin.io.label_summaries import LabelSummaries, summarise
 from echo_plugin.io.markups import boxes_to_markups
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
-from echo_plugin.io.volume import rendition_geometry
+from echo_plugin.io.volume import rendition_geometry, write_rendition
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,45 @@ RESCAN_AFTER_S = 5.0
 
 SHORT_SCAN_S = 0.01
 """A choice of the next cine waits for a look at the folder that takes no longer."""
+
+
+RENDITION_FORMAT = "1"
+"""Part of a rendition's key: raise it when ``io.volume`` writes something else for the same cine."""
+
+RENDITION_LIMIT_BYTES = 8 << 30
+"""The oldest renditions go when all of them together exceed this."""
+
+
+class RenditionCache:
+    """Volumes that a viewer can load, one per state of a cine file.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept, ``<folder>/<key>/<image_id>.nrrd``.
+    limit_bytes
+        The oldest go when all together exceed this; the newest is always kept.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int = RENDITION_LIMIT_BYTES) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def path(self, image_id: str, source: Path, read: Callable[[], Cine]) -> Path:
+        """Return the rendition of a cine file, made with ``read`` if the file was not rendered as it is now."""
+        state = f"{RENDITION_FORMAT} {source} {file_stamp(source)}"
+        key = hashlib.sha256(state.encode(errors="surrogateescape")).hexdigest()
+        path = self.folder / key[:24] / f"{image_id}.nrrd"
+        with self._locks[key]:  # two viewers asking at once get one rendering
+            if path.is_file():
+                path.touch()
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_rendition(read(), path)
+        others = (other for other in self.folder.glob("*/*.nrrd") if other != path)
+        drop_longest_unused(others, self.limit_bytes - path.stat().st_size)
+        return path
 
 
 class StudyImages:

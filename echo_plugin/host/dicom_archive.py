@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DICOM instances of a study folder as the routes of DICOMweb ask for them.
-
-The header of a DICOM file as DICOM JSON without its bulk data (PS3.18 F.2.7): large values become addresses.
-
-QIDO-RS over the index of a study folder: which studies, series or instances match, and their attributes as DICOM JSON.
+"""The DICOM instances of a study folder as the routes of DICOMweb ask for them: headers, frames, searches.
 
 References
 ----------
-PS3.18 10.6 (search), PS3.4 C.2.2.2 (matching)
+PS3.18 10.6 (search), F.2 (DICOM JSON), PS3.4 C.2.2.2 (matching)
 """
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
+import math
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
+from cachetools import LRUCache, cachedmethod
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from echo_plugin.errors import UnknownImageError, UnreadableCineError
@@ -37,14 +36,18 @@ from echo_plugin.io.study_index import (
     tag_of,
 )
 
+Level = Literal["study", "series", "instance"]
+JsonAttributes = dict[str, Any]
+
 LARGEST_INLINE_BYTES = 4096
 """A palette of 16 bit and 256 entries has 512; an ECG or a private preview has more and is fetched when asked for."""
+OPEN_CINES = 64
+"""How many cines keep their table of frames in memory: a few KB each, and a player asks for one frame after another."""
+KEPT_HEADERS = 512
 
 
-def read_metadata(path: Path, bulk_url: str) -> dict[str, Any]:
-    """Return the DICOM JSON of a file; pixel data are left out.
-
-    ``bulk_url`` : where large values are found; their path (``00189999/0/00281201``) is appended.
+def read_metadata(path: Path, bulk_url: str) -> JsonAttributes:
+    """Return the DICOM JSON of a file; without pixels; large values are found at an address below ``bulk_url``.
 
     Raises
     ------
@@ -52,73 +55,40 @@ def read_metadata(path: Path, bulk_url: str) -> dict[str, Any]:
         If the header cannot be parsed.
     """
     with damage_named(path, "a DICOM header that cannot be parsed"):
-        dataset = dcmread(path, stop_before_pixels=True, force=True)
-        return _without_bulk(dataset.to_json_dict(suppress_invalid_tags=True), bulk_url)
+        attributes = dcmread(path, stop_before_pixels=True, force=True).to_json_dict(
+            bulk_data_threshold=LARGEST_INLINE_BYTES * 4 // 3,  # of their text
+            bulk_data_element_handler=lambda element: f"{bulk_url}/{_digest(element.value)}",
+            suppress_invalid_tags=True,
+        )
+        return {tag: _with_nulls(element) for tag, element in attributes.items()}
 
 
-def read_bulk_value(path: Path, place: Sequence[str]) -> bytes:
-    """Return the bytes of the element at ``place``: tags, each but the last followed by the number of an item.
+def read_bulk_value(path: Path, digest: str) -> bytes:
+    """Return the large value that ``read_metadata`` named.
 
     Raises
     ------
     UnreadableCineError
-        If there is no such element, or it holds no bytes.
+        If there is no such value.
     """
-    with damage_named(path, f"no bulk data at {'/'.join(place)[:80]!r}"):
-        dataset: Any = dcmread(path, stop_before_pixels=True, force=True)
-        for part in place:
-            dataset = dataset[int(part, 16)].value if isinstance(dataset, Dataset) else dataset[int(part)]
-        if not isinstance(dataset, bytes):
-            raise unreadable(path, f"has no bulk data at {'/'.join(place)[:80]!r}.")
-        return dataset
+    with damage_named(path, "a DICOM header that cannot be parsed"):
+        for element in dcmread(path, stop_before_pixels=True, force=True).iterall():
+            if isinstance(element.value, bytes) and _digest(element.value) == digest:
+                return element.value
+    raise unreadable(path, f"has no bulk data {digest[:64]!r}.")
 
 
-def _with_nulls(values: list[Any] | None) -> dict[str, list[Any]]:
-    """Return the values as PS3.18 F.2.5 has them: one that is empty among several is null."""
-    return {} if values is None else {"Value": [None if value == "" else value for value in values]}
+def _digest(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()
 
 
-def _without_bulk(attributes: dict[str, Any], url: str) -> dict[str, Any]:
-    answer = {}
-    for tag, element in attributes.items():
-        here = f"{url}/{tag}"
-        if len(element.get("InlineBinary", "")) * 3 // 4 > LARGEST_INLINE_BYTES:
-            answer[tag] = {"vr": element["vr"], "BulkDataURI": here}
-        elif element.get("vr") == "SQ":
-            items = [_without_bulk(item, f"{here}/{n}") for n, item in enumerate(element.get("Value") or ())]
-            answer[tag] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
-        else:
-            answer[tag] = {**element, **_with_nulls(element.get("Value"))}
-    return answer
-
-
-OPEN_CINES = 64
-"""How many cines keep their table of frames in memory: a few KB each, and a player asks for one frame after another."""
-KEPT_HEADERS = 512
-
-Value = TypeVar("Value")
-
-
-class RecentlyUsed(Generic[Value]):
-    """The last ``size`` values that were made; several threads may make the same one at the same time."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of ``key``, made when it is not kept."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
-        return value
+def _with_nulls(value: Any) -> Any:
+    """Return DICOM JSON with null for a number that is none and for an empty value among several (F.2.5)."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items() if item != []}
+    if isinstance(value, list):
+        return [None if item == "" else _with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class DicomArchive:
@@ -126,8 +96,9 @@ class DicomArchive:
 
     def __init__(self, studies: StudyFolder) -> None:
         self.studies = studies
-        self._frames: RecentlyUsed[DicomFrames] = RecentlyUsed(OPEN_CINES)
-        self._headers: RecentlyUsed[dict[str, Any]] = RecentlyUsed(KEPT_HEADERS)
+        self._frames: LRUCache[Any, DicomFrames] = LRUCache(OPEN_CINES)
+        self._headers: LRUCache[Any, JsonAttributes] = LRUCache(KEPT_HEADERS)
+        self._lock = threading.Lock()
 
     def instances(self, study: str, series: str | None = None, sop: str | None = None) -> list[DicomInstance]:
         """Return the instances of a study, a series or the one named.
@@ -146,15 +117,12 @@ class DicomArchive:
             raise UnknownImageError(msg)
         return found
 
-    def metadata(self, instance: DicomInstance, base_url: str) -> dict[str, Any]:
+    @cachedmethod(attrgetter("_headers"), key=lambda _, one, url: (one.path, one.stamp, url), lock=attrgetter("_lock"))
+    def metadata(self, instance: DicomInstance, base_url: str) -> JsonAttributes:
         """Return the DICOM JSON of an instance without its bulk data, which is found below ``base_url``."""
-        url = (
-            f"{base_url}/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
-            "/bulkdata"
-        )
-        key = (instance.path, instance.stamp, url)
-        return self._headers.get(key, lambda: read_metadata(instance.path, url))
+        return read_metadata(instance.path, f"{instance_url(base_url, instance)}/bulkdata")
 
+    @cachedmethod(attrgetter("_frames"), key=lambda _, one: (one.path, one.stamp), lock=attrgetter("_lock"))
     def frames(self, instance: DicomInstance) -> DicomFrames:
         """Return the frames of an instance; where each lies in the file is kept for the next request.
 
@@ -163,26 +131,23 @@ class DicomArchive:
         UnreadableCineError
             If the instance is no image or is damaged.
         """
-        return self._frames.get((instance.path, instance.stamp), lambda: _open_frames(instance.path))
+        frames = read_dicom_cine(instance.path).frames
+        if not isinstance(frames, DicomFrames):
+            msg = f"File {instance.path.name!r} has no frames that are stored as DICOM has them."
+            raise UnreadableCineError(msg)
+        return frames
 
 
-def _open_frames(path: Path) -> DicomFrames:
-    frames = read_dicom_cine(path).frames
-    if not isinstance(frames, DicomFrames):
-        msg = f"File {path.name!r} has no frames that are stored as DICOM has them."
-        raise UnreadableCineError(msg)
-    return frames
+def instance_url(base_url: str, instance: DicomInstance) -> str:
+    """Return the address of an instance."""
+    return f"{base_url}/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
 
-
-Level = Literal["study", "series", "instance"]
-JsonAttributes = dict[str, Any]
 
 MODALITIES_IN_STUDY = "00080061"
 _STUDY_TAGS, _SERIES_TAGS = [tag_of(k) for k in STUDY_KEYWORDS], [tag_of(k) for k in SERIES_KEYWORDS]
 _INSTANCE_TAGS = [tag_of(k) for k in INSTANCE_KEYWORDS]
 _SEARCHABLE = frozenset([*_STUDY_TAGS, *_SERIES_TAGS, *_INSTANCE_TAGS, MODALITIES_IN_STUDY])
 _DATES = frozenset({"DA", "TM", "DT"})
-_NUMBERS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD"})
 _EMPTY = {tag: {"vr": dictionary_VR(int(tag, 16))} for tag in (*_STUDY_TAGS, *_SERIES_TAGS)}
 
 
@@ -227,18 +192,9 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
 
 
 def search(
-    instances: Mapping[str, DicomInstance],
-    query: Query,
-    level: Level,
-    *,
-    base_url: str,
-    header: Callable[[DicomInstance], JsonAttributes],
+    instances: Mapping[str, DicomInstance], query: Query, level: Level, *, base_url: str
 ) -> list[JsonAttributes]:
-    """Return the matching studies, series or instances in the order of their files.
-
-    ``header`` returns the whole metadata of an instance: it is asked only for attributes that are not indexed, and
-    only of what is returned.
-    """
+    """Return the matching studies, series or instances in the order of their files, as far as they are indexed."""
     groups: dict[tuple[str, ...], list[DicomInstance]] = {}
     studies: dict[str, list[DicomInstance]] = {}
     for instance in instances.values():
@@ -251,10 +207,7 @@ def search(
         if any(_matches(member, query.filters, modalities[member.study_uid]) for member in members)
     ]
     page = matching[query.offset : None if query.limit is None else query.offset + query.limit]
-    return [
-        _with_included(_describe(members, studies, modalities, level, base_url), members[0], query.include, header)
-        for members in page
-    ]
+    return [_describe(members, studies, modalities, level, base_url, query.include) for members in page]
 
 
 def _key(instance: DicomInstance, level: Level) -> tuple[str, ...]:
@@ -268,6 +221,7 @@ def _describe(
     modalities: Mapping[str, list[str]],
     level: Level,
     base_url: str,
+    include: frozenset[str],
 ) -> JsonAttributes:
     first = members[0]
     study = studies[first.study_uid]
@@ -291,21 +245,8 @@ def _describe(
         answer["00083002"] = {"vr": "UI", "Value": [first.transfer_syntax_uid]}
     answer |= {tag: first.attributes.get(tag) or _EMPTY[tag] for tag in tags}
     answer["00081190"] = {"vr": "UR", "Value": [url]}
-    return answer
-
-
-def _with_included(
-    answer: JsonAttributes,
-    first: DicomInstance,
-    include: frozenset[str],
-    header: Callable[[DicomInstance], JsonAttributes],
-) -> JsonAttributes:
-    missing = [tag for tag in include if tag not in answer and tag != "all"]
-    if "all" in include:
-        answer |= {tag: value for tag, value in first.attributes.items() if tag not in answer}
-    elif missing:
-        known = {**first.attributes} if all(tag in first.attributes for tag in missing) else header(first)
-        answer |= {tag: known[tag] for tag in missing if tag in known}
+    wanted = first.attributes if "all" in include else include
+    answer |= {tag: first.attributes[tag] for tag in wanted if tag not in answer and tag in first.attributes}
     return dict(sorted(answer.items()))
 
 
@@ -344,29 +285,8 @@ def _value_matches(values: Sequence[str], wanted: str, vr: str) -> bool:
     if vr in _DATES and "-" in wanted:
         low, _, high = (part.strip() for part in wanted.partition("-"))
         return any((not low or value >= low) and (not high or value[: len(high)] <= high) for value in values)
-    if vr in _NUMBERS:
-        return any(_number(value) == _number(one) for value in values for one in wanted.split("\\"))
-    flags = re.IGNORECASE if vr == "PN" else 0
-    alternatives = [_pattern(one) for one in (wanted.split("\\") if vr == "CS" else [wanted])]
     if not values:
         return set(wanted) == {"*"}
-    return any(re.fullmatch(one, value, flags) for value in values for one in alternatives)
-
-
-def _pattern(wanted: str) -> str:
-    """Return the regular expression of a text with * and ?; each * settles for the first place that fits.
-
-    >>> _pattern("a*b?*c")
-    'a(?>.*?b.).*c'
-    """
-    first, *rest = [re.escape(part).replace(r"\?", ".") for part in wanted.split("*")]
-    if not rest:
-        return first
-    return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + f".*{rest[-1]}"
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    flags = re.IGNORECASE if vr == "PN" else 0
+    patterns = [fnmatch.translate(one.replace("[", "[[]")) for one in (wanted.split("\\") if vr == "CS" else [wanted])]
+    return any(re.fullmatch(one, value, flags) for value in values for one in patterns)

@@ -1,16 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the four prediction tasks share: cine in, markups file for 3D Slicer and JSON for everybody else out.
+"""The prediction tasks: cine in, markups file for 3D Slicer and JSON for everybody else out; one cine, or many.
 
 A task is typed ``detection`` whatever it predicts, because that is the one type of MONAI Label whose result 3D Slicer's
 module loads as markups; a ``classification`` is counted there, but cannot be selected.
-
-The task ``defects``: the likely septal defect of the cine, with its evidence.
-
-The task ``septal_boxes``: a box on each septum, on each frame.
-
-The task ``similar_cases``: the most similar past cases of other patients, by themselves.
-
-The task ``views``: which standard view the cine shows.
 """
 
 from __future__ import annotations
@@ -22,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from echo_plugin.anatomy import DEFECT_SEPTA, DEFECTS, DETECTED_SEPTA, PAEDIATRIC
@@ -31,6 +24,7 @@ from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.cine import Cine
 from echo_plugin.errors import EchoError, UnreadableCineError
+from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.io.markups import PointLabel, boxes_to_markups
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.volume import rendition_geometry
@@ -122,14 +116,7 @@ class CineInferTask(InferTask):
         image = request["image"]
         frame_indices = parse_asked_frames(request.get("frames"))
         cine, path = self._read_cine(image)
-        try:
-            prediction = self.pipeline.predict(cine, tasks=self.about.predicts, frame_indices=frame_indices)
-        except (EchoError, ValueError, IndexError):
-            raise  # these name the cine already
-        except Exception as exc:
-            msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
-            logger.exception(msg)
-            raise UnreadableCineError(msg) from exc
+        prediction = predict_cine(self.pipeline, cine, self.about.predicts, frame_indices)
         answer = prediction.to_json(cine, Path(path.name))  # folders are often named after patients
         logger.info("%s of %s in %s ms", self.about.model, cine.image_id, answer["timings_ms"])
         return self._write_markups(prediction, cine), answer
@@ -141,6 +128,26 @@ class CineInferTask(InferTask):
         with tempfile.NamedTemporaryFile("w", suffix=".mrk.json", encoding="utf-8", delete=False) as stream:
             stream.write(text)
         return stream.name
+
+
+def predict_cine(
+    pipeline: EchoPipeline, cine: Cine, tasks: Sequence[str], frame_indices: Sequence[int] | None = None
+) -> CinePrediction:
+    """Return what the models say of a cine; whatever else goes wrong is told as the cine's fault, in one sentence.
+
+    Raises
+    ------
+    UnreadableCineError
+        For what nobody thought of; the log has its insides.
+    """
+    try:
+        return pipeline.predict(cine, tasks=tasks, frame_indices=frame_indices)
+    except (EchoError, ValueError, IndexError):
+        raise  # these name the cine already
+    except Exception as exc:
+        msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
+        logger.exception(msg)
+        raise UnreadableCineError(msg) from exc
 
 
 def parse_asked_frames(frames: object) -> tuple[int, ...] | None:
@@ -233,3 +240,54 @@ VIEW = TaskDescription(
     predicts=("view",),
     show=show_view,
 )
+
+
+def require_batch(request: Mapping[str, Any], datastore: EchoDatastore) -> list[str]:
+    """Return the ids of the images that a batch is about, sorted.
+
+    Raises
+    ------
+    AnnotationError, ValueError
+        If a parameter of the request is malformed.
+    """
+    parse_asked_frames(request.get("frames"))
+    limit = request.get("max_batch_size") or 0
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        msg = f"Batch inference: max_batch_size is {str(limit)[:40]!r}; 0 (no limit) or a whole number is accepted."
+        raise ValueError(msg)
+    return sorted(BatchInferTask().get_images(request, datastore))[: limit or None]
+
+
+class CineBatchInfer(BatchInferTask):
+    """Predict many cines, one after the other.
+
+    MONAI Label sends ``device``, ``multi_gpu``, ``gpus`` and ``max_workers`` with every request and divides by the
+    number of GPUs. The pipeline was told its device when the server started and holds one model, so these have no say.
+    """
+
+    def __call__(
+        self, request: Mapping[str, Any], datastore: EchoDatastore, infer: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return per image id a summary of its prediction, or ``{"error": sentence}``.
+
+        MONAI Label writes what is returned into its log as one line; the predictions themselves are in the datastore.
+        """
+        image_ids = require_batch(request, datastore)
+        results: dict[str, Any] = {}
+        for number, image_id in enumerate(image_ids, start=1):
+            asked = {**request, "image": image_id, "save_label": True, "label_tag": ORIGINAL}
+            try:
+                result = infer(asked, datastore)
+            except (EchoError, ValueError) as exc:
+                logger.warning("Cine %d of %d failed: %s", number, len(image_ids), exc)
+                results[image_id] = {"error": str(exc)}
+                continue
+            Path(result["file"]).unlink(missing_ok=True)
+            results[image_id] = _summary(result["params"])
+            logger.info("Cine %d of %d predicted", number, len(image_ids))
+        return results
+
+
+def _summary(answer: Mapping[str, Any]) -> dict[str, Any]:
+    view, defect = answer["view"], answer["defect"]
+    return {"boxes": len(answer["boxes"]), "view": view and view["view"], "defect": defect and defect["defect"]}

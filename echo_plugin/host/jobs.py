@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work in processes of its own, one of a kind at a time; MONAI Label starts, remembers and kills them.
+"""Work in processes of its own, one of a kind at a time: its start, its progress on disk, its end with the server's.
 
-Batch inference: keep a prediction of every cine, with or without a GPU; one bad cine does not stop the others.
+MONAI Label starts, remembers and kills them, but leaves them running when the server ends, and knows neither
+percentage nor time left. Publishing is atomic, so a kill at any moment is safe.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+import psutil
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
-from echo_plugin.host.infer_tasks import parse_asked_frames
+from echo_plugin.host.folders import read_json, write_kept
+from echo_plugin.training.options import EpochStatus
 
+logger = logging.getLogger(__name__)
+
+SERVER_PID_VARIABLE = "MONAILABEL_ECHO_SERVER_PID"
+"""Set by the server for its children."""
+
+LINES_KEPT, LONGEST_LINE = 20, 500
+"""As many lines of its log tell how a training went; MONAI Label keeps as many, but in memory."""
 STARTING = threading.Lock()
 """Held while a job is started: of two requests at once, one starts it and the other is told so."""
 
@@ -55,55 +68,149 @@ def start_job(
         return job
 
 
-logger = logging.getLogger(__name__)
+def end_with_server(environment: dict[str, str] | os._Environ[str] = os.environ, poll_s: float = 1.0) -> None:
+    """End this process, and what it started, as soon as the server that started it is gone.
 
-
-def require_batch(request: Mapping[str, Any], datastore: EchoDatastore) -> list[str]:
-    """Return the ids of the images that a batch is about, sorted.
-
-    Raises
-    ------
-    AnnotationError, ValueError
-        If a parameter of the request is malformed.
+    Does nothing in the server itself or where no server is named. A thread looks at the server's process: that works on
+    every system and also when the server was killed without a chance to clean up.
     """
-    parse_asked_frames(request.get("frames"))
-    limit = request.get("max_batch_size") or 0
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
-        msg = f"Batch inference: max_batch_size is {str(limit)[:40]!r}; 0 (no limit) or a whole number is accepted."
-        raise ValueError(msg)
-    return sorted(BatchInferTask().get_images(request, datastore))[: limit or None]
+    pid = environment.get(SERVER_PID_VARIABLE, "")
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return
+    try:
+        server = psutil.Process(int(pid))
+    except psutil.NoSuchProcess:
+        _end_now()
+    threading.Thread(target=_watch, args=(server, poll_s), name="end-with-server", daemon=True).start()
 
 
-class CineBatchInfer(BatchInferTask):
-    """Predict many cines, one after the other.
+def _watch(server: psutil.Process, poll_s: float) -> None:
+    while _is_alive(server):
+        time.sleep(poll_s)
+    _end_now()
 
-    MONAI Label sends ``device``, ``multi_gpu``, ``gpus`` and ``max_workers`` with every request and divides by the
-    number of GPUs. The pipeline was told its device when the server started and holds one model, so these have no say.
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end_now() -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Return what ``TrainingProgress`` wrote, empty if nothing; a training that was killed is told as STOPPED."""
+    facts = read_json(path)
+    process = (facts.pop("pid", None), facts.pop("pid_began", None))
+    if facts.get("status") in ("SUBMITTED", "RUNNING") and process != _identity(process[0]):
+        ended = datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.is_file() else None
+        facts |= {"status": "STOPPED", "eta_s": 0.0, "ended_at": ended and _text(ended)}
+        facts["message"] = "It ended before it published; the model is unchanged."
+    return facts
+
+
+def _identity(pid: object) -> tuple[int, float] | None:
+    """Return a running process's id with when it began: after a restart of the machine another may have its id."""
+    if not isinstance(pid, int):
+        return None
+    try:
+        return pid, psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
+
+
+def last_job(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the latest training of a model, which an earlier server may have run, as MONAI Label describes a job."""
+    ends = {"end_ts": facts["ended_at"]} if facts.get("ended_at") else {}
+    return {
+        "id": f"{name} {facts['started_at']}",
+        "status": facts["status"],
+        "request": {"model": name},
+        "start_ts": facts["started_at"],
+        **ends,
+        "details": [*facts.get("lines", []), *([facts["message"]] if facts.get("message") else [])],
+        "progress": dict(facts),
+    }
+
+
+class TrainingProgress(logging.Handler):
+    """How far a training is, in a file that the server reads while another process writes it.
+
+    ``best_metric`` (0..1), ``epoch``, ``total_epochs`` and ``total_time`` are what 3D Slicer's bars show; ``metric`` is
+    None where nobody is measured; ``curve`` has the (epoch, metric) of every epoch so far; ``lines`` are the last of
+    the log, which this handler is given. It stays when the training is over, so that a later server knows its outcome.
+
+    Parameters
+    ----------
+    path
+        The JSON file; replaced as a whole at each epoch.
+    clock
+        Seconds, ascending.
     """
 
-    def __call__(
-        self, request: Mapping[str, Any], datastore: EchoDatastore, infer: Callable[..., dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Return per image id a summary of its prediction, or ``{"error": sentence}``.
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(logging.INFO)
+        self.path = path
+        self._clock = clock
+        self._started = clock()
+        self._started_at = _text(datetime.now(UTC))
+        self._reached: dict[str, Any] = {"epoch": 0, "total_epochs": 1, "best_metric": 0.0, "metric": None}
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
 
-        MONAI Label writes what is returned into its log as one line; the predictions themselves are in the datastore.
-        """
-        image_ids = require_batch(request, datastore)
-        results: dict[str, Any] = {}
-        for number, image_id in enumerate(image_ids, start=1):
-            asked = {**request, "image": image_id, "save_label": True, "label_tag": ORIGINAL}
-            try:
-                result = infer(asked, datastore)
-            except (EchoError, ValueError) as exc:
-                logger.warning("Cine %d of %d failed: %s", number, len(image_ids), exc)
-                results[image_id] = {"error": str(exc)}
-                continue
-            Path(result["file"]).unlink(missing_ok=True)
-            results[image_id] = _summary(result["params"])
-            logger.info("Cine %d of %d predicted", number, len(image_ids))
-        return results
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage()[:LONGEST_LINE])
 
+    def submitted(self) -> None:
+        """Say, in the server, that a process for the training is being started."""
+        self._write(status="SUBMITTED")
 
-def _summary(answer: Mapping[str, Any]) -> dict[str, Any]:
-    view, defect = answer["view"], answer["defect"]
-    return {"boxes": len(answer["boxes"]), "view": view and view["view"], "defect": defect and defect["defect"]}
+    def stopped(self) -> None:
+        """Say that it was ended on request."""
+        self._end("STOPPED", "Stopped on request; the model is unchanged.")
+
+    def start(self) -> None:
+        """Say that training begins."""
+        self._write(status="RUNNING")
+
+    def epoch_done(self, epoch: EpochStatus) -> None:
+        """Say that an epoch is over."""
+        self._reached = {
+            "epoch": epoch.epoch,
+            "total_epochs": epoch.total_epochs,
+            "best_metric": epoch.best_metric or 0.0,
+            "metric": epoch.metric,
+            "train_loss": epoch.train_loss,
+            "curve": [*self._reached.get("curve", []), [epoch.epoch, epoch.metric]],
+        }
+        metric = "" if epoch.metric is None else f", metric {epoch.metric:.3f} (best {epoch.best_metric or 0:.3f})"
+        logger.info("Epoch %d of %d, about %.0f s left%s", epoch.epoch, epoch.total_epochs, epoch.eta_s, metric)
+        self._write(status="RUNNING", eta_s=round(epoch.eta_s, 1), message=epoch.note)
+
+    def done(self, message: str) -> None:
+        """Say that the model is published."""
+        logger.info(message)
+        self._end("DONE", message, total_time=round(self._clock() - self._started, 1))
+
+    def failed(self, message: str) -> None:
+        """Say in one sentence why there is no model."""
+        logger.error(message)
+        self._end("ERROR", message)
+
+    def _end(self, status: str, message: str, **facts: Any) -> None:
+        self._write(status=status, eta_s=0.0, message=message, ended_at=_text(datetime.now(UTC)), **facts)
+
+    def _write(self, **facts: Any) -> None:
+        elapsed = round(self._clock() - self._started, 1)
+        pid, began = _identity(os.getpid()) or (os.getpid(), 0.0)
+        content = {**self._reached, "started_at": self._started_at, "elapsed_s": elapsed, "lines": list(self._lines)}
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_kept(self.path, json.dumps({**content, "pid": pid, "pid_began": began, **facts}).encode())

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping the scores of a study folder up to date while it is served: a thread that looks, a process that works.
+"""What is kept level with files, labels and models while the server runs: the scores of cines, the gallery.
 
-The thread looks every few seconds whether files, labels or models are others than those that were scored last, which
-costs two directory listings, and then starts `score_job`. MONAI Label's own scoring is not used: it starts a process of
-a gigabyte at every next sample.
-
-Keeps the gallery of past cases level with labels and models while the server runs.
-
-A thread looks every few seconds whether an annotation, a patient or a published model has changed, whoever changed it,
-and embeds what is new. Predictions go first: between two cines it waits for those that somebody asked for.
+For each a thread looks every few seconds whether anything has changed, whoever changed it. Scores are made by a process
+of low priority (this module as a program): MONAI Label's own scoring starts one at every next sample. The gallery is
+embedded in the server, where predictions go first.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -24,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.acquisition.pool import models_in_use
-from echo_plugin.acquisition.score_store import DETECTOR, detector_of, models_key
+from echo_plugin.acquisition.score_folder import score_folder
+from echo_plugin.acquisition.score_store import DETECTOR, ScoreStore, detector_of, models_key
 from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.errors import EchoError, ModelNotFoundError
 from echo_plugin.evidence.gallery_update import update_gallery
 from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.jobs import end_with_server
 from echo_plugin.host.next_cine import WaitingCines
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
@@ -39,12 +37,15 @@ from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 4.0
-"""Less than a request waits before it looks itself (``study_images.RESCAN_AFTER_S``), so that no request has to."""
+"""Less than a request waits before it looks itself (``datastore.RESCAN_AFTER_S``), so that no request has to."""
 TRY_AGAIN_AFTER_S = 300.0
 """A scoring that failed is tried again after this long, or as soon as something changes."""
 
 JUDGE_EVERY_S = 600.0
 """New labels alone are judged at most so often: a submission must not start a process."""
+
+NICENESS = 10
+"""No request waits for the scoring."""
 
 State = tuple[str, int, int]
 """What scores depend on: the models' key, the generations of the files and of the labels."""
@@ -173,14 +174,17 @@ class ScoreKeeper:
         known = len(self._waiting.store.stamps(state[0]))
         self._started, self._scored = (time.monotonic(), known), state
         scores = self._waiting.store.path
-        command = [sys.executable, "-m", "echo_plugin.host.score_job"]
+        command = [sys.executable, "-m", "echo_plugin.host.keepers"]
         with self._log.open("wb") as log:
             self._job = subprocess.Popen(
                 [*command, str(studies.root), str(scores), str(self._models), self._device],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # read when torch is loaded
             )
+        if os.name == "posix":
+            os.setpriority(os.PRIO_PROCESS, self._job.pid, NICENESS)
 
     @property
     def _log(self) -> Path:
@@ -282,3 +286,28 @@ class GalleryKeeper:
             except OSError:
                 stamps.append(None)
         return *stamps, self.studies.generation
+
+
+def score(studies: Path, scores: Path, models: Path, device: str) -> int:
+    """Score the study folder; return 0, or 1 after one sentence on stderr: it is to be started again."""
+    end_with_server()
+    try:
+        scored = score_folder(StudyFolder(studies), models, ScoreStore(scores), device=device)
+    except EchoError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    if scored.put_off:
+        sys.stderr.write(
+            f"{scored.put_off} of {scored.cines} cines could not be looked at and are tried again later.\n"
+        )
+        return 1
+    words = f"{scored.cines} cines scored, {scored.unreadable} unreadable"
+    if scored.labels is not None:
+        words += f", {scored.labels.judged} labels judged, {scored.labels.left_out} left out"
+    sys.stderr.write(f"{words}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+    sys.exit(score(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))

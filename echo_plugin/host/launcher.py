@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``monailabel-echo serve``: check first, set what MONAI Label must be told, then serve until interrupted."""
+"""``monailabel-echo serve``: check first, set what MONAI Label must be told, then serve until interrupted.
+
+Beside it what a start by MONAI Label's own command lacks. Nothing here loads torch before the checks are done.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.own_models import own_models
-from echo_plugin.host.requests import is_loopback
+from echo_plugin.host.folders import APP_DIR, cache_folder, log_file, served_folder, served_models, user_data
+from echo_plugin.host.middleware import is_loopback
 
-APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
-"""The app folder of a checkout; MONAI Label loads its ``main.py``."""
+WAIT_POLICY = "OMP_WAIT_POLICY"
+"""Threads that spin while they wait take 3 to 12 times as long when anything else runs, and 3D Slicer runs beside us.
+It is read once, when torch is loaded."""
 
 
 def serve(
@@ -43,7 +47,7 @@ def serve(
     auto_finetune
         The septal detector is trained after so many submissions; 0: only on request.
     models
-        Folder of published models; trainings publish there. None: the study folder's own, see ``own_models``.
+        Folder of published models; trainings publish there. None: the study folder's own, see ``served_models``.
     host, port
         Where to listen. There is no sign-in: any other host than loopback serves patients' data to the network.
     device
@@ -57,8 +61,12 @@ def serve(
     if pacs is not None:
         studies = _require_archive(pacs, studies or pacs_folder(pacs))
     else:
-        studies = _require_studies(studies or Path("sample_studies"))
-    models = own_models(studies, APP_DIR / "model") if models is None else models
+        asked = studies or Path("sample_studies")
+        studies = served_folder(asked)
+        if studies != asked:
+            _say(f"The samples are served from a copy, {studies}; delete it to begin anew.")
+        _require_studies(studies)
+    models = served_models(studies, models, APP_DIR / "model")
     _require_models(models)
     listener = _listen(host, port)
     bound_port = listener.getsockname()[1]
@@ -68,7 +76,7 @@ def serve(
     if not is_loopback(host):
         _say(f"Listening on {host} without sign-in: everybody on that network can see the cines and change labels.")
     _say("Starting; the libraries take about half a minute to load.")
-    from echo_plugin.host.ohif_package import VIEWER
+    from echo_plugin.host.routes.ohif import VIEWER
 
     VIEWER.start()
     import uvicorn
@@ -80,7 +88,8 @@ def serve(
             if self.started:
                 _say(ready_text(host, bound_port, pacs or str(studies)))
 
-    log_config = init_log_config(None, str(APP_DIR), "app.log", "INFO")
+    log = log_file(cache_folder(studies))
+    log_config = init_log_config(None, str(log.parent.parent), log.name, "INFO")
     config = uvicorn.Config("echo_plugin.host.server:app", log_config=log_config, access_log=False)
     server = Server(config)
     server.run(sockets=[listener])
@@ -124,12 +133,8 @@ Research only: not for clinical use. Ctrl+C ends the server."""
 
 
 def pacs_folder(pacs: str) -> Path:
-    """Return where the fetched cines and the annotations of an archive are kept if nobody names a folder.
-
-    It is no cache: annotations are in it.
-    """
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "monailabel-echo"
-    return base / f"pacs-{hashlib.sha256(pacs.rstrip('/').encode()).hexdigest()[:16]}"
+    """Return where the fetched cines and the annotations of an archive are kept if nobody names a folder."""
+    return user_data() / f"pacs-{hashlib.sha256(pacs.rstrip('/').encode()).hexdigest()[:16]}"
 
 
 def _require_archive(pacs: str, studies: Path) -> Path:
@@ -142,7 +147,7 @@ def _require_archive(pacs: str, studies: Path) -> Path:
     return studies
 
 
-def _require_studies(studies: Path) -> Path:
+def _require_studies(studies: Path) -> None:
     if str(studies).startswith(("http:", "https:")):
         msg = f"Studies {studies} is a DICOMweb address; name it with --pacs."
         raise EchoError(msg)
@@ -159,7 +164,6 @@ def _require_studies(studies: Path) -> Path:
     if not folder.image_ids():
         msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
         raise EchoError(msg)
-    return studies
 
 
 def _require_models(models: Path) -> None:
@@ -191,3 +195,19 @@ def _listen(host: str, port: int) -> socket.socket:
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def restart_with_sleeping_threads() -> None:
+    """Begin ``python -m monailabel.main`` again, as the same process, unless its threads were told how to wait.
+
+    MONAI Label loads torch before it loads the app, and has opened no port by then. Elsewhere nothing happens; on
+    Windows, where a process cannot become another one, only the trainings are told.
+    """
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    if os.environ.get(WAIT_POLICY) or started is None or started.name != "monailabel.main":
+        return
+    os.environ[WAIT_POLICY] = "PASSIVE"
+    if os.name == "posix":
+        sys.stdout.flush()
+        _say(f"Starting again with {WAIT_POLICY}=PASSIVE; set it to save these seconds.")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

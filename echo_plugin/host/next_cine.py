@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strategies: which cine an annotator sees next, why, and which of its frames are worth drawing.
+"""Which cine an annotator sees next, why, and which of its frames are worth drawing; which labels look like mistakes.
 
-What is chosen is in ``acquisition.strategies``; here are requests, leases and the names that viewers show. A call reads
-what `score_folder` found earlier: no cine is decoded and no model runs.
-
-What a choice of the next cine reads and writes: the pool with its scores, and who has which cine before them.
-
-Labels that look like mistakes, as the strategy ``suspicious`` and the panel show them, or why there is none.
+How a cine is chosen is in ``acquisition.strategies``; here are requests, who has which cine before them, and the names
+that viewers show. A call reads what `score_folder` found earlier: no cine is decoded and no model runs.
 """
 
 from __future__ import annotations
@@ -51,13 +47,25 @@ from echo_plugin.acquisition.strategies import (
     uncertain_and_unlike,
 )
 from echo_plugin.acquisition.uncertainty import Array
-from echo_plugin.errors import EchoError
+from echo_plugin.errors import EchoError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.datastore import FINAL, EchoDatastore, require_tag
 from echo_plugin.host.submission import annotator
 from echo_plugin.io.label_summaries import LabelSummary
 from echo_plugin.model_card import load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 from echo_plugin.training.provenance import names_its_patients, seen_patients
+
+logger = logging.getLogger(__name__)
+
+Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
+
+DEFAULT_STRATEGY = "uncertainty"
+"""For who names none. The one that ``tests/benchmarks/active_learning_loop.py`` found best."""
+
+ATTEMPTS = 20
+"""Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
+
+LEARNED = "the detector learned from their patients; `monailabel-echo review` judges those"
 
 
 class WaitingCines:
@@ -106,9 +114,6 @@ class WaitingCines:
         minutes = self.leases.minutes_left(self.leases.shown()[image_id])
         reason = f"Cine {image_id} is with another annotator; ask again in {minutes} minutes."
         return {"image": image_id, "is_yours": False, "reason": reason}
-
-
-LEARNED = "the detector learned from their patients; `monailabel-echo review` judges those"
 
 
 def doubtful_labels(pool: Pool, waiting: WaitingCines) -> list[Judgement]:
@@ -166,14 +171,6 @@ def _cause(patient: str | None, label: LabelSummary | None, seen: frozenset[str]
     if label is None or not label.frames:
         return "no frame of theirs is annotated"
     return "the detector has not looked at them yet, or no box of theirs names its septum"
-
-
-logger = logging.getLogger(__name__)
-
-Choose = Callable[[Pool, Situation, Mapping[str, Any], Mapping[str, Lease]], Choice]
-
-ATTEMPTS = 20
-"""Annotators who ask at the same moment choose the same cine; one gets it, the others choose again."""
 
 
 class NextCine(Strategy):
@@ -314,13 +311,10 @@ def _plain(choose: Callable[[Pool, Situation], Choice]) -> Choose:
     return lambda pool, situation, _request, _shown: choose(pool, situation)
 
 
-def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
-    """Return the strategies by the names viewers show, in that order. 3D Slicer and OHIF preselect the first.
-
-    It is the one that ``tests/benchmarks/active_learning_loop.py`` found best.
-    """
+def strategies(waiting: WaitingCines) -> dict[str, NextCine]:
+    """Return the strategies by the names viewers show, in that order: they preselect the first, DEFAULT_STRATEGY."""
     about: dict[str, tuple[str, Choose]] = {
-        "uncertainty": ("The cine that the detector is least certain of", _plain(most_uncertain)),
+        DEFAULT_STRATEGY: ("The cine that the detector is least certain of", _plain(most_uncertain)),
         "diversity": ("The cine least like those with a label", _plain(most_unlike)),
         "hybrid": ("Of the most uncertain cines the one least like those with a label", _plain(uncertain_and_unlike)),
         "failing_view": ("An uncertain cine of the view that needs labels most", _plain(of_a_failing_view)),
@@ -333,3 +327,37 @@ def strategies(waiting: WaitingCines) -> dict[str, Strategy]:
         **{name: NextCine(*one, waiting) for name, one in about.items()},
         "suspicious": NextCine(doubtful, _plain(most_suspicious), waiting, among_labelled=True),
     }
+
+
+def choose_cine(
+    offered: Mapping[str, Strategy],
+    request: Mapping[str, Any],
+    datastore: EchoDatastore,
+    open_cine: Callable[[str], object],
+) -> dict[str, Any]:
+    """Choose a cine that ``open_cine`` can open, and note on it whom it was shown to; unreadable ones are set aside.
+
+    Without an ``id`` there is none, and ``reason``, if there, says why.
+    A request that names no strategy means ``DEFAULT_STRATEGY``.
+
+    Raises
+    ------
+    UnknownImageError
+        If there is no such strategy.
+    """
+    name = str(request.get("strategy") or DEFAULT_STRATEGY)
+    if name not in offered:
+        msg = f"Strategy {name[:80]!r} is unknown; {', '.join(offered)} are offered."
+        raise UnknownImageError(msg)
+    while (chosen := offered[name](request, datastore)) is not None:
+        if "id" not in chosen:
+            return dict(chosen)
+        try:
+            open_cine(chosen["id"])
+        except UnreadableCineError as exc:
+            datastore.images.set_aside(chosen["id"], str(exc))
+            continue
+        shown = {"ts": int(time.time()), "client_id": request.get("client_id")}
+        datastore.images.add_notes(chosen["id"], {"strategy": {name: shown}})
+        return dict(chosen)
+    return {}

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hospital's DICOMweb archive as a client sees it: list ultrasound instances, fetch one, store a report.
 
-Credentials come from the environment or from a file that only its owner may read, and are never logged.
+Credentials come from the environment or from a file that only its owner may read, and are never logged. Connections
+stay open; an archive ends those that were quiet for a while, sometimes in the moment when the next question is under
+way, so a question that met a closed one is asked again.
 
-What an archive says in DICOM JSON: read whole up to a bound, one value of an attribute, why it did not store.
+Own code where `dicomweb_client.web` (0.60) could have been. That one reads answers of any length, follows redirects,
+logs the addresses of searches, which name patients, and leaves the port out of ``Host``; it re-reads an instance in
+memory, so that other bytes are kept than the archive has; and it sends an instance again after an error, and takes it
+for stored if the reason for a failure comes as ``application/dicom+json;charset=utf-8``.
 
 References
 ----------
 PS3.18 F.2 (DICOM JSON), 10.5.3 (answer to STOW-RS), PS3.7 annex C (failure reasons)
-
-How an archive is connected to: connections stay open, and a question that met a closed one is asked again.
-
-An archive ends connections that were quiet for a while, sometimes in the moment when the next question is under way.
 """
 
 from __future__ import annotations
@@ -38,6 +39,20 @@ import httpx
 from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb_media import DICOM, DICOM_JSON, PartsToFiles
 
+CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
+"""A file with one line, ``user:password`` or ``Bearer <token>``."""
+AUTHORIZATION_VARIABLE = "MONAILABEL_ECHO_PACS_AUTHORIZATION"
+"""The same line itself."""
+_PAGE = 500
+_MOST_INSTANCES = 200_000
+_LARGEST_INSTANCE_BYTES = 2 << 30
+_FIELDS = "StudyInstanceUID,SeriesInstanceUID,PatientID,NumberOfFrames,Rows,Columns,FrameTime"
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+ATTEMPTS = 3
+_HARMLESS = ("GET", "HEAD")
+_SAY_ADDRESSES = ("httpx", "httpcore.http11")
+"""Loggers that write what was asked, or the headers of an answer, where a redirect repeats it."""
+_ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 LONGEST_BYTES = 256 << 20
 """The longest answer that is read: 200,000 studies, or 130,000 instances by an archive that sends no pages, or the
 headers of 40,000 (Orthanc says 1.3, 2.0 and 6.7 KB of each). What is longer does not end, or would take the memory of
@@ -99,14 +114,6 @@ def failure_reasons(answer: bytes, media_type: str) -> set[str]:
     content = json.loads(answer)
     failed = content.get("00081198") if isinstance(content, dict) else None
     return {first_value(item, "00081197") for item in (failed or {}).get("Value") or ()}
-
-
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-ATTEMPTS = 3
-_HARMLESS = ("GET", "HEAD")
-_SAY_ADDRESSES = ("httpx", "httpcore.http11")
-"""Loggers that write what was asked, or the headers of an answer, where a redirect repeats it."""
-_ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class _Transport(httpx.HTTPTransport):
@@ -171,16 +178,6 @@ def _trusting() -> dict[str, Any]:
 def _plain() -> dict[str, Any]:
     """Return that no proxy of the environment is asked and no cookie is kept: what passes is patient data."""
     return {"timeout": TIMEOUT, "trust_env": False, "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=()))}
-
-
-CREDENTIALS_VARIABLE = "MONAILABEL_ECHO_PACS_CREDENTIALS"
-"""A file with one line, ``user:password`` or ``Bearer <token>``."""
-AUTHORIZATION_VARIABLE = "MONAILABEL_ECHO_PACS_AUTHORIZATION"
-"""The same line itself."""
-_PAGE = 500
-_MOST_INSTANCES = 200_000
-_LARGEST_INSTANCE_BYTES = 2 << 30
-_FIELDS = "StudyInstanceUID,SeriesInstanceUID,PatientID,NumberOfFrames,Rows,Columns,FrameTime"
 
 
 @dataclass(frozen=True)

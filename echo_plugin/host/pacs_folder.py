@@ -122,7 +122,7 @@ class PacsFolder(StudyFolder):
         self._fetch(annotation.image_id)
         return super().save_annotation(annotation, **how)
 
-    def add_image(self, source: bytes | Path, name: str, *, max_bytes: int = 0) -> str:
+    def add_image(self, source: bytes | Path, name: str, **_limits: int) -> str:
         """Refuse: new images belong into the archive."""
         msg = f"File {name!r} is not taken in here; store it in the archive {self.pacs.host}."
         raise UnreadableCineError(msg)

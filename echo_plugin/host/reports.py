@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured reports of annotations and predictions, stored with the cines for other viewers.
+"""Structured reports: of annotations and predictions for other viewers, and from a person's viewer back.
 
 A report's UID is made of what it says, not of when (``io.dicom_sr.document``): what was said before is stored no
-second time. An archive would keep the first (Orthanc, unless it is told to overwrite) or refuse the second.
-
-A structured report that a person saved in a viewer becomes the next revision of the annotations it is about.
+second time. An archive would keep the first (Orthanc, unless it is told to overwrite) or refuse the second. A report
+that a person saved in a viewer becomes the next revision of the annotations it is about.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -25,10 +25,10 @@ from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.answer.prediction import CinePrediction
 from echo_plugin.cine import Cine
 from echo_plugin.durable import make_directory, write_atomically
-from echo_plugin.errors import AnnotationConflictError, AnnotationError, EchoError
+from echo_plugin.errors import AnnotationError, EchoError
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
-from echo_plugin.host.submission import SAVE_ATTEMPTS, readable_annotation
+from echo_plugin.host.submission import save_revised
 from echo_plugin.io.dicom_sr import (
     Observer,
     boxes_of_person,
@@ -167,30 +167,17 @@ def annotate_from_report(studies: StudyFolder, content: bytes) -> list[Annotatio
     said = boxes_of_person(report)
     known = set(studies.image_ids())
     return [
-        _save(studies, image_id, boxes, said.author or DEFAULT_AUTHOR, content)
+        save_revised(
+            studies,
+            image_id,
+            partial(merged, boxes=boxes),
+            author=said.author or DEFAULT_AUTHOR,
+            upload=content,
+            upload_suffix=".dcm",
+        )
         for image_id, boxes in said.boxes.items()
         if image_id in known
     ]
-
-
-def _save(studies: StudyFolder, image_id: str, boxes: tuple[SeptalBox, ...], author: str, content: bytes) -> Annotation:
-    for attempt in range(SAVE_ATTEMPTS):
-        current = readable_annotation(studies, image_id) or Annotation(image_id)
-        try:
-            saved = studies.save_annotation(
-                merged(current, boxes),
-                author=author,
-                based_on_revision=current.revision,
-                upload=content,
-                upload_suffix=".dcm",
-            )
-        except AnnotationConflictError:
-            if attempt == SAVE_ATTEMPTS - 1:
-                raise
-            continue  # somebody saved in between: the frames of the report are put into that revision
-        logger.info("Report on %s: revision %d with %d boxes", image_id, saved.revision, len(saved.boxes))
-        return saved
-    raise AssertionError
 
 
 def merged(current: Annotation, boxes: tuple[SeptalBox, ...]) -> Annotation:

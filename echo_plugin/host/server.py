@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +20,6 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.logs import get_logs
 from monailabel.interfaces.exception import MONAILabelException
-from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin import __version__
@@ -33,21 +31,11 @@ from echo_plugin.errors import (
     TrainingDataError,
     UnknownImageError,
 )
+from echo_plugin.host.folders import log_file
 from echo_plugin.host.jobs import JobRunningError
+from echo_plugin.host.middleware import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
 from echo_plugin.host.pacs import PacsError
-from echo_plugin.host.requests import LOOPBACK_ORIGIN, TrustedPagesOnly, UploadLimit
-from echo_plugin.host.routes.archive import router as pacs_router
-from echo_plugin.host.routes.dicomweb import router as dicomweb_router
-from echo_plugin.host.routes.dicomweb import router as dicomweb_store_router
-from echo_plugin.host.routes.panel import EXPLANATION
-from echo_plugin.host.routes.panel import choice_router as choice_router
-from echo_plugin.host.routes.panel import evidence_router as evidence_router
-from echo_plugin.host.routes.panel import panel_router as panel_router
-from echo_plugin.host.routes.panel import report_router as report_router
-from echo_plugin.host.routes.slicer import datastore_router as datastore_router
-from echo_plugin.host.routes.slicer import job_router as job_router
-from echo_plugin.host.routes.slicer import task_router as task_router
-from echo_plugin.host.routes.viewer import router as ohif_router
+from echo_plugin.host.routes import archive, dicomweb, echo_app, ohif, panel, slicer
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +72,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if settings.MONAI_LABEL_AUTH_ENABLE:
         msg = "MONAI_LABEL_AUTH_ENABLE is set, but this server has no sign-in; unset it and let a proxy sign in."
         raise EchoError(msg)
-    instance = app_instance()
+    instance = echo_app()
     instance.server_mode(True)
     instance.on_init_complete()
     yield
     instance.score_keeper.stop()
+    instance.gallery_keeper.stop()
     for method in ("train", "batch_infer"):
         AsyncTask.stop(method)
 
@@ -129,26 +118,19 @@ def build_app() -> FastAPI:
         allow_origin_regex=LOOPBACK_ORIGIN,
         allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
         allow_headers=["Content-Type"],
-        expose_headers=[EXPLANATION],
+        expose_headers=[panel.EXPLANATION],
     )
     app.add_middleware(TrustedPagesOnly, origins=origins)  # outermost: added last
-    app.include_router(task_router)
-    app.include_router(job_router)
-    app.include_router(datastore_router)
-    app.include_router(choice_router)
-    app.include_router(evidence_router)
-    if settings.MONAI_LABEL_APP_CONF.get("pacs"):  # first come, first served: they take every address below /dicom-web
-        app.include_router(pacs_router)
-    app.include_router(dicomweb_router)
-    app.include_router(dicomweb_store_router)
-    app.include_router(report_router)
-    app.include_router(ohif_router)
-    app.include_router(panel_router)
+    app.include_router(slicer.router)
+    app.include_router(panel.router)
+    if settings.MONAI_LABEL_APP_CONF.get("pacs"):  # first come, first served: it takes every address below /dicom-web
+        app.include_router(archive.router)
+    app.include_router(dicomweb.router)
+    app.include_router(ohif.router)
 
     @app.get("/logs/", summary="Last lines of the log")
     def logs(lines: int = 300) -> Response:
-        file = Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log"
-        return get_logs(str(file), max(lines, 1), html=False, text=True, refresh=0)
+        return get_logs(str(log_file(echo_app().datastore().cache)), max(lines, 1), html=False, text=True, refresh=0)
 
     @app.get("/", include_in_schema=False)
     def welcome() -> Response:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an annotator submits becomes the next revision of the cine's annotation, or one sentence on why not.
-
-Texts that clients send about themselves.
-"""
+"""What an annotator submits becomes the next revision of the cine's annotation, or one sentence on why not."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from echo_plugin.annotations import Annotation
@@ -64,18 +61,46 @@ def store_submission(studies: StudyFolder, image_id: str, content: bytes, info: 
     if len(content) > LARGEST_LABEL_BYTES:
         msg = f"Label of {image_id} has {len(content) >> 20} MiB; up to {LARGEST_LABEL_BYTES >> 20} are accepted."
         raise AnnotationError(msg)
-    author = annotator(info)
-    based_on = _revision(image_id, info.get("revision"))
-    for attempt in range(SAVE_ATTEMPTS):
+    return save_revised(
+        studies,
+        image_id,
+        lambda current: _parse(content, current, studies.read_cine(image_id), info),
+        author=annotator(info),
+        based_on=_revision(image_id, info.get("revision")),
+        upload=content,
+    )
+
+
+def save_revised(
+    studies: StudyFolder,
+    image_id: str,
+    revise: Callable[[Annotation], Annotation],
+    *,
+    author: str | None,
+    based_on: int | None = None,
+    upload: bytes | None = None,
+    upload_suffix: str = ".json",
+) -> Annotation:
+    """Store what ``revise`` makes of the annotation that is there, and return it as saved.
+
+    ``based_on`` : the revision that somebody looked at; None: whatever is there, also if others save meanwhile.
+
+    Raises
+    ------
+    AnnotationConflictError
+        If ``based_on`` is given and not the stored one.
+    """
+    for _ in range(SAVE_ATTEMPTS):
         current = readable_annotation(studies, image_id) or Annotation(image_id)
-        annotation = _parse(content, current, studies.read_cine(image_id), info)
-        base = current.revision if based_on is None else based_on
+        base, revised = current.revision if based_on is None else based_on, revise(current)
         try:
-            saved = studies.save_annotation(annotation, author=author, based_on_revision=base, upload=content)
+            saved = studies.save_annotation(
+                revised, author=author, based_on_revision=base, upload=upload, upload_suffix=upload_suffix
+            )
         except AnnotationConflictError:
-            if based_on is not None or attempt == SAVE_ATTEMPTS - 1:
+            if based_on is not None:
                 raise
-            continue  # another annotator saved in between: what markups cannot say is taken from that revision
+            continue  # another annotator saved in between: that revision is revised
         logger.info("Label of %s: revision %d with %d boxes", image_id, saved.revision, len(saved.boxes))
         return saved
     msg = f"Label of {image_id}: others saved {SAVE_ATTEMPTS} revisions meanwhile; submit again."

@@ -21,8 +21,7 @@ from echo_plugin.annotations import Annotation
 from echo_plugin.answer.runtime import DEVICES
 from echo_plugin.errors import AnnotationError, EchoError, TrainingDataError
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.jobs import JobRunningError, is_at_work, start_job
-from echo_plugin.host.training_job import TrainingProgress, read_progress
+from echo_plugin.host.jobs import JobRunningError, TrainingProgress, is_at_work, read_progress, start_job
 from echo_plugin.model_card import ModelCard
 from echo_plugin.training.options import DefectOptions, DetectorOptions, TrainOptions, ViewOptions
 from echo_plugin.training.splits import require_patient
@@ -243,7 +242,7 @@ class CineTrainer(TrainTask):
         return {"model": card.name, "version": card.version, "metrics": {k: m.value for k, m in card.metrics.items()}}
 
 
-def trainers(models: Path, cache: Path, device: str) -> dict[str, TrainTask]:
+def trainers(models: Path, cache: Path, device: str) -> dict[str, CineTrainer]:
     """Return the trainers by name; the first one's progress is what 3D Slicer's bar shows."""
     return {name: CineTrainer(name, models, cache / "training", device) for name in TRAINABLES}
 

@@ -12,7 +12,7 @@ from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import ScoreStore, models_key
 from echo_plugin.acquisition.uncertainty import CineProber
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
-from echo_plugin.host import score_job
+from echo_plugin.host import keepers
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
@@ -129,10 +129,9 @@ def test_a_machine_without_memory_puts_cines_off_to_the_next_run(
         return probe(self, cine)
 
     monkeypatch.setattr(CineProber, "probe", break_down_once)
-    monkeypatch.setattr(score_job, "end_with_server", lambda: None)
-    monkeypatch.setattr(score_job, "NICENESS", 0)
+    monkeypatch.setattr(keepers, "end_with_server", lambda: None)
 
-    codes = [score_job.main(small, store.path, published_detector, "cpu") for _ in range(2)]
+    codes = [keepers.score(small, store.path, published_detector, "cpu") for _ in range(2)]
 
     assert codes == [1, 0]
     assert capsys.readouterr().err.startswith("1 of 6 cines could not be looked at and are tried again later.\n")

@@ -168,7 +168,7 @@ class Site:
 
     def train(self, seed: int, epochs: int) -> None:
         """Do what the server's training process does."""
-        trainer = self.app._trainers["septal_boxes"]
+        trainer = self.app.trainers["septal_boxes"]
         whole = type(trainer)._options
         trainer._options = lambda request: dataclasses.replace(whole(trainer, request), batch_size=8, device="cpu")
         self.app.train({"model": "septal_boxes", "epochs": epochs, "seed": seed})

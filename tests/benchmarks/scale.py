@@ -104,7 +104,7 @@ def measure(cines: int, labelled: int) -> dict[str, tuple[float, float]]:
             "failing_view",
             "suspicious",
         ):
-            chosen = app._strategies[strategy]
+            chosen = app.strategies[strategy]
             timed(f"next sample: {strategy}", lambda call, c=chosen: c({"client_id": f"r{call}"}, store), CALLS)
         submission = {"files": {"label": ("l.json", '{"markups": []}', "application/json")}}
         timed(
@@ -112,7 +112,7 @@ def measure(cines: int, labelled: int) -> dict[str, tuple[float, float]]:
             lambda call: answered(web.put(f"/datastore/label?image={unlabelled[call]}", **submission)),
             CALLS,
         )
-        chosen = app._strategies["hybrid"]
+        chosen = app.strategies["hybrid"]
         timed("next sample after a submission", lambda call: chosen({"client_id": f"s{call}"}, store))
 
         def choose_after_a_judgement(call):

@@ -24,7 +24,7 @@ from echo_plugin.errors import (
 )
 from echo_plugin.host import next_cine
 from echo_plugin.host.datastore import FINAL, ORIGINAL, EchoDatastore
-from echo_plugin.host.jobs import require_batch
+from echo_plugin.host.infer_tasks import require_batch
 from echo_plugin.host.next_cine import WaitingCines
 from echo_plugin.host.train import CineTrainer
 from echo_plugin.io.annotation_store import annotation_to_json

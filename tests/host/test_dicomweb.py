@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a DICOMweb client finds in a study folder: searches, headers, frames as they are stored, pictures."""
 
-import fnmatch
-import io
 import json
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
 from email.policy import HTTP
 
-import numpy as np
 import pytest
 from dicomweb_client.api import DICOMwebClient
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import generate_pixel_data_frame
 
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.host import dicom_archive
-from echo_plugin.host.dicom_archive import _pattern, parse_query, read_metadata
-from echo_plugin.host.dicomweb_media import accepted_types
+from echo_plugin.host.dicom_archive import parse_query, read_metadata
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.io.study_index import INDEX_FILE
 
@@ -175,30 +168,6 @@ def test_whole_instances_come_as_they_are_on_disk(web, archive, first):
     assert sorted(content for _, content in parts_of(answer)) == files
 
 
-@pytest.mark.parametrize(("accept", "kind"), [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("*/*", "JPEG")])
-def test_a_rendered_frame_is_a_picture(web, archive, first, address, accept, kind):
-    answer = web.get(f"{address}/frames/2/rendered", headers={"accept": accept})
-
-    picture = Image.open(io.BytesIO(answer.content))
-    assert picture.format == kind
-    expected = archive.frames(first).read([1])[0].squeeze()
-    assert np.abs(np.asarray(picture, dtype=int) - expected).mean() < (0.01 if kind == "PNG" else 6)
-
-
-def test_a_thumbnail_is_small(web, first):
-    answer = web.get(f"/dicom-web/studies/{first.study_uid}/series/{first.series_uid}/thumbnail")
-
-    assert max(Image.open(io.BytesIO(answer.content)).size) <= 256
-
-
-@pytest.mark.parametrize("viewport", ["0,10", "a,b", "99999,3", "3"])
-def test_an_impossible_viewport_is_refused(web, address, viewport):
-    answer = web.get(f"{address}/rendered?viewport={viewport}")
-
-    assert answer.status_code == 400
-    assert "viewport" in answer.json()["detail"]
-
-
 def test_files_added_later_are_listed(web, archive, first):
     new = dcmread(first.path)
     new.SOPInstanceUID = new.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.6"
@@ -292,30 +261,6 @@ def test_a_search_that_cannot_be_done_is_refused(web, query, sentence):
     assert sentence in answer.json()["detail"]
 
 
-def test_a_field_that_is_not_indexed_is_read_when_asked_for(web, archive, first):
-    plain = web.get("/dicom-web/instances?limit=1").json()[0]
-    asked = web.get("/dicom-web/instances?limit=1&includefield=PhotometricInterpretation").json()[0]
-
-    assert "00280004" not in plain
-    assert asked["00280004"]["Value"] == [dcmread(first.path).PhotometricInterpretation]
-
-
-@pytest.mark.parametrize("failure", [UnreadableCineError("File is damaged."), FileNotFoundError(2, "gone")])
-def test_a_damaged_file_spoils_no_search_for_its_fields(web, archive, first, monkeypatch, failure):
-    def damaged(path, url):
-        if path == first.path:
-            raise failure
-        return read_metadata(path, url)
-
-    monkeypatch.setattr(dicom_archive, "read_metadata", damaged)
-
-    answer = web.get("/dicom-web/instances?includefield=PhotometricInterpretation")
-
-    assert answer.status_code == 200
-    found = {item["00080018"]["Value"][0]: "00280004" in item for item in answer.json()}
-    assert found == {uid: uid != first.sop_uid for uid in archive.studies.instances()}
-
-
 @pytest.mark.parametrize("path", ["studies/1.2.3/metadata", "studies/1.2.3", "studies/..%2F..%2Fetc/metadata"])
 def test_what_is_not_there_is_not_found(web, path):
     assert web.get(f"/dicom-web/{path}").status_code == 404
@@ -373,24 +318,28 @@ def test_real_files_are_served_in_every_transfer_syntax(archive, web, shared_dat
     assert len(seen) >= 3
 
 
-def test_accept_headers_are_understood():
-    assert accepted_types("") == [("*/*", "*")]
-    assert accepted_types('multipart/related; type="application/dicom+json", image/*;q=0.8') == [
-        ("application/dicom+json", "*"),
-        ("image/*", "*"),
-    ]
-
-
-@given(wanted=st.text("ab*?", max_size=8), value=st.text("ab", max_size=8))
-def test_wildcards_match_as_the_shell_has_them(wanted, value):
-    assert bool(re.fullmatch(_pattern(wanted), value)) == fnmatch.fnmatchcase(value, wanted)
-
-
-def test_many_wildcards_are_told_apart_without_trying_every_place_for_each():
-    assert re.fullmatch(_pattern("*a" * 24 + "b"), "a" * 64) is None  # else a search would occupy the server for days
-
-
 def test_a_query_without_parameters_asks_for_everything():
     query = parse_query([])
 
     assert (query.filters, query.offset, query.limit) == ({}, 0, None)
+
+
+def test_many_wildcards_are_told_apart_without_trying_every_place_for_each(web):
+    # else a search would occupy the server for days
+    assert web.get(f"/dicom-web/studies?PatientID={'*0' * 24}b").json() == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("", 200),
+        ("*/*", 200),
+        ('multipart/related; type="image/jp2", */*;q=0.1', 200),
+        ('multipart/related; type="application/octet-stream"', 200),
+        ('multipart/related; type="application/octet-stream"; transfer-syntax=1.2.840.10008.1.2.4.90', 406),
+        ("image/*", 200),  # the frames of the phantoms are JPEG
+        ("image/png", 406),
+    ],
+)
+def test_a_frame_is_sent_as_it_is_stored_or_refused(web, address, accept, status):
+    assert web.get(f"{address}/frames/1", headers={"accept": accept}).status_code == status

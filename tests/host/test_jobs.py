@@ -17,9 +17,9 @@ import pytest
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.host import jobs
 from echo_plugin.host.datastore import EchoDatastore
+from echo_plugin.host.jobs import TrainingProgress, read_progress
 from echo_plugin.host.routes import slicer
 from echo_plugin.host.train import TRAINABLES, AutoFinetune, CineTrainer, submissions_wanted, trainers
-from echo_plugin.host.training_job import TrainingProgress, read_progress
 from echo_plugin.training.options import EpochStatus
 
 
@@ -58,7 +58,7 @@ def app(easy_studies, tmp_path, monkeypatch, tasks):
     (tmp_path / "models").mkdir()
     store = EchoDatastore(root, tmp_path / "cache")
     here = SimpleNamespace(
-        datastore=lambda: store, _trainers=trainers(tmp_path / "models", store.cache, "cpu"), models=tmp_path / "models"
+        datastore=lambda: store, trainers=trainers(tmp_path / "models", store.cache, "cpu"), models=tmp_path / "models"
     )
     monkeypatch.setattr(slicer, "echo_app", lambda: here)
     return here
@@ -144,7 +144,7 @@ def test_a_restarted_server_knows_how_the_last_training_went(web, app):
     assert (progress["epoch"], progress["total_epochs"], progress["best_metric"]) == (2, 2, 0.8)
     assert every == [last]
     assert web.get("/train/?check_if_running=true").status_code == 404
-    assert app._trainers["views"].stats()["message"] == "Training views failed (OSError: disk full)."
+    assert app.trainers["views"].stats()["message"] == "Training views failed (OSError: disk full)."
 
 
 def test_a_training_whose_process_never_reported_is_told_as_stopped_by_the_next_server(web, app):
@@ -170,7 +170,7 @@ def test_one_that_is_running_is_told_as_running_by_another_process(tmp_path):
 
 
 def test_the_last_lines_of_the_log_are_kept_with_the_outcome(app, monkeypatch):
-    trainer = app._trainers["septal_boxes"]
+    trainer = app.trainers["septal_boxes"]
 
     def learn(studies, models, options, on_epoch):
         for line in range(30):
@@ -190,7 +190,7 @@ def test_the_last_lines_of_the_log_are_kept_with_the_outcome(app, monkeypatch):
 
 
 def test_a_model_that_nobody_measured_is_said_to_lack_its_metric(app, monkeypatch):
-    trainer = app._trainers["septal_boxes"]
+    trainer = app.trainers["septal_boxes"]
     card = SimpleNamespace(name="septal_detector", version="2", metrics={})
     learned = dataclasses.replace(TRAINABLES["septal_boxes"], load=lambda: lambda *a, **k: card)
     monkeypatch.setattr(trainer, "about", learned)
@@ -203,7 +203,7 @@ def test_a_model_that_nobody_measured_is_said_to_lack_its_metric(app, monkeypatc
 
 
 def test_training_starts_by_itself_after_so_many_cines_and_never_beside_another(app, tasks):
-    store, trainer = app.datastore(), app._trainers["septal_boxes"]
+    store, trainer = app.datastore(), app.trainers["septal_boxes"]
     auto = AutoFinetune(3, store, trainer)
     cines = store.list_images()
 
@@ -217,7 +217,7 @@ def test_training_starts_by_itself_after_so_many_cines_and_never_beside_another(
 
 
 def test_labels_that_came_while_it_trained_count_for_the_next(app, tasks):
-    store, trainer = app.datastore(), app._trainers["septal_boxes"]
+    store, trainer = app.datastore(), app.trainers["septal_boxes"]
     auto = AutoFinetune(2, store, trainer)
     trainer.submitted()
     for image_id in store.list_images()[:2]:
@@ -231,13 +231,13 @@ def test_labels_that_came_while_it_trained_count_for_the_next(app, tasks):
 
 
 def test_labels_older_than_the_server_start_no_training(app, tasks):
-    auto = AutoFinetune(1, app.datastore(), app._trainers["septal_boxes"])
+    auto = AutoFinetune(1, app.datastore(), app.trainers["septal_boxes"])
 
     assert (auto.new_labels(), auto.submitted(), tasks.jobs) == (0, False, [])
 
 
 def test_nothing_trains_by_itself_unless_asked(app, tasks):
-    auto = AutoFinetune(submissions_wanted(None), app.datastore(), app._trainers["septal_boxes"])
+    auto = AutoFinetune(submissions_wanted(None), app.datastore(), app.trainers["septal_boxes"])
     for image_id in app.datastore().list_images():
         submit(app.datastore(), image_id)
 
@@ -250,7 +250,7 @@ def test_labels_that_cannot_train_yet_are_waited_for(app, tasks, caplog):
     for label in (store.root / "annotations").glob("*.json"):
         if not label.name.startswith("child03"):
             label.unlink()
-    auto = AutoFinetune(1, store, app._trainers["septal_boxes"])
+    auto = AutoFinetune(1, store, app.trainers["septal_boxes"])
     submit(store, "child03_0.png")
 
     with caplog.at_level("INFO"):

@@ -62,13 +62,13 @@ def test_the_strategy_that_viewers_preselect_is_the_one_measured_best_also_for_w
     store, waiting, monkeypatch
 ):
     app = App(store, waiting)
-    app._strategies = strategies(waiting)
+    app.strategies = strategies(waiting)
     monkeypatch.setattr(panel, "echo_app", lambda: app)
     monkeypatch.setattr(panel, "_facts", lambda entry: {"image_id": entry.image_id})
 
     answer = asyncio.run(panel.next_cine(client_id="r1"))
 
-    assert next(iter(app._strategies)) == "uncertainty"
+    assert next(iter(app.strategies)) == "uncertainty"
     assert (answer["strategy"], answer["image_id"]) == ("uncertainty", "c7.png")
 
 

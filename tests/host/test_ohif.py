@@ -13,8 +13,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from echo_plugin.host import ohif_package
-from echo_plugin.host.ohif_package import (
+from echo_plugin.host.routes import HEAVY, ohif, run_heavy
+from echo_plugin.host.routes.ohif import (
     TARBALL,
     ViewerPackage,
     ViewerUnavailableError,
@@ -22,8 +22,6 @@ from echo_plugin.host.ohif_package import (
     require_integrity,
     unpack,
 )
-from echo_plugin.host.requests import HEAVY, run_heavy
-from echo_plugin.host.routes import viewer as viewer_routes
 
 FILES = {
     "package/package.json": "{}",
@@ -51,7 +49,7 @@ def tarball(tmp_path, monkeypatch):
     import hashlib
 
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    monkeypatch.setattr(ohif_package.require_integrity, "__defaults__", (f"sha512-{digest}",))
+    monkeypatch.setattr(ohif.require_integrity, "__defaults__", (f"sha512-{digest}",))
     return path
 
 
@@ -66,9 +64,9 @@ def package(tmp_path, tarball) -> ViewerPackage:
 
 @pytest.fixture
 def browser(package, monkeypatch) -> TestClient:
-    monkeypatch.setattr(viewer_routes, "VIEWER", package)
+    monkeypatch.setattr(ohif, "VIEWER", package)
     app = FastAPI()
-    app.include_router(viewer_routes.router)
+    app.include_router(ohif.router)
     return TestClient(app)
 
 
@@ -171,7 +169,7 @@ def test_a_refused_package_leaves_nothing_to_serve(package):
 def test_a_second_start_needs_neither_network_nor_npm(package, monkeypatch):
     package.wait()
     (package.cache / TARBALL).unlink()
-    monkeypatch.setattr(ohif_package, "npm_command", _no_npm)
+    monkeypatch.setattr(ohif, "npm_command", _no_npm)
 
     again = ViewerPackage(package.cache.parent)
     again.start()
@@ -186,8 +184,8 @@ def _no_npm():
 
 
 def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(ohif_package.shutil, "which", lambda _: None)
-    monkeypatch.setattr(ohif_package.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(ohif.shutil, "which", lambda _: None)
+    monkeypatch.setattr(ohif.importlib.util, "find_spec", lambda _: None)
     package = ViewerPackage(tmp_path)
 
     with pytest.raises(
@@ -195,7 +193,7 @@ def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
     ) as no:
         package.wait()
 
-    assert f"`npm pack @ohif/app@{ohif_package.VERSION}`" in str(no.value)
+    assert f"`npm pack @ohif/app@{ohif.VERSION}`" in str(no.value)
     assert "3D Slicer works without it" in str(no.value)
 
 
@@ -203,8 +201,8 @@ def test_what_npm_says_is_passed_on(tmp_path, monkeypatch):
     def fails(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "npm error code ENOTFOUND\n")
 
-    monkeypatch.setattr(ohif_package, "npm_command", lambda: ["npm"])
-    monkeypatch.setattr(ohif_package.subprocess, "run", fails)
+    monkeypatch.setattr(ohif, "npm_command", lambda: ["npm"])
+    monkeypatch.setattr(ohif.subprocess, "run", fails)
 
     with pytest.raises(ViewerUnavailableError, match=r"npm ended with 1 .*ENOTFOUND"):
         fetch(tmp_path / "cache", tmp_path / "cache" / "viewer")
@@ -263,7 +261,7 @@ def test_what_npm_says_is_text_on_that_page(browser, package, monkeypatch):
     def fails(*_):
         raise ViewerUnavailableError("npm ended with 1 (<anonymous>).")
 
-    monkeypatch.setattr(ohif_package, "fetch", fails)
+    monkeypatch.setattr(ohif, "fetch", fails)
 
     assert "(&lt;anonymous&gt;)" in browser.get("/ohif/").text
 
@@ -276,12 +274,12 @@ def test_pages_that_wait_for_the_viewer_keep_nobody_from_predicting(package, mon
         assert may_end.wait(60)
         fetch(*places)
 
-    monkeypatch.setattr(viewer_routes, "VIEWER", package)
-    monkeypatch.setattr(ohif_package, "fetch", slow)
+    monkeypatch.setattr(ohif, "VIEWER", package)
+    monkeypatch.setattr(ohif, "fetch", slow)
     answers = []
 
     async def page() -> None:
-        answers.append(await viewer_routes.viewer_file(""))
+        answers.append(await ohif.viewer_file(""))
 
     async def visit() -> str:
         async with anyio.create_task_group() as group:

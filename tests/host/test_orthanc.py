@@ -19,6 +19,7 @@ from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
 from echo_plugin.host.pacs_folder import PacsFolder
 from echo_plugin.host.reports import Reports
+from echo_plugin.host.routes import archive as archive_routes
 from echo_plugin.io.dicom_sr import Observer, boxes_report, read_source
 from tests import orthanc_server
 
@@ -184,9 +185,9 @@ def test_a_prediction_reported_again_is_stored_once_and_another_one_beside_it(fo
 
 def test_what_orthanc_answers_passes_through(orthanc, folder, monkeypatch, archive):
     app = SimpleNamespace(pacs=Pacs(orthanc.url), datastore=lambda: SimpleNamespace(studies=folder))
-    monkeypatch.setattr(archive, "echo_app", lambda: app)
+    monkeypatch.setattr(archive_routes, "echo_app", lambda: app)
     server = FastAPI()
-    server.include_router(archive.router)
+    server.include_router(archive_routes.router)
     instance = next(iter(archive.studies.instances().values()))
     url = f"/dicom-web/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}"
 

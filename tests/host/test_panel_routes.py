@@ -6,7 +6,7 @@ from echo_plugin.host.routes import panel
 
 
 def test_every_defect_that_can_be_learned_can_be_said(monkeypatch):
-    app = SimpleNamespace(pipeline=SimpleNamespace(cards=dict), _strategies={}, _trainers={})
+    app = SimpleNamespace(pipeline=SimpleNamespace(cards=dict), strategies={}, trainers={})
     monkeypatch.setattr(panel, "echo_app", lambda: app)
 
     assert panel.about()["defects"] == [defect.value for defect in Defect]

@@ -11,13 +11,13 @@ import time
 import psutil
 import pytest
 
-from echo_plugin.host.cache import read_json
-from echo_plugin.host.training_job import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
+from echo_plugin.host.folders import read_json
+from echo_plugin.host.jobs import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
 from echo_plugin.training.options import EpochStatus
 
 TRAINING = """
 import os, subprocess, sys, time
-from echo_plugin.host.training_job import end_with_server
+from echo_plugin.host.jobs import end_with_server
 end_with_server(poll_s=0.05)
 helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
 print(os.getpid(), helper.pid, flush=True)
@@ -97,7 +97,7 @@ def test_a_training_that_was_killed_is_told_as_stopped(tmp_path):
             sys.executable,
             "-c",
             "import os, signal, sys; from pathlib import Path\n"
-            "from echo_plugin.host.training_job import TrainingProgress\n"
+            "from echo_plugin.host.jobs import TrainingProgress\n"
             "TrainingProgress(Path(sys.argv[1])).start(); os.kill(os.getpid(), signal.SIGTERM)",
             str(path),
         ],
@@ -120,7 +120,7 @@ def test_progress_is_never_read_half_written(tmp_path):
             sys.executable,
             "-c",
             "import sys; from pathlib import Path\n"
-            "from echo_plugin.host.training_job import TrainingProgress\n"
+            "from echo_plugin.host.jobs import TrainingProgress\n"
             "from echo_plugin.training.options import EpochStatus\n"
             "p = TrainingProgress(Path(sys.argv[1]))\n"
             "[p.epoch_done(EpochStatus(e, 100, 1.0, 0.1, None, None, note='x' * 4096)) for e in range(100)]\n",

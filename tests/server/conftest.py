@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from echo_plugin.anatomy import View
-from echo_plugin.host.ohif_package import VIEWER
+from echo_plugin.host.routes.ohif import VIEWER
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
 from tests.script import load_script
@@ -99,6 +99,7 @@ def server_environment(tmp_path_factory) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
         "XDG_CACHE_HOME": str(cache),
+        "XDG_DATA_HOME": str(tmp_path_factory.mktemp("data")),
         "MONAILABEL_ECHO_UPLOAD_MIB": str(UPLOAD_LIMIT_MIB),
         "OMP_NUM_THREADS": "1",
     }

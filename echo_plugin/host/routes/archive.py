@@ -27,7 +27,7 @@ from echo_plugin.errors import EchoError
 from echo_plugin.host.dicomweb_media import DICOM_JSON, PartsToFiles
 from echo_plugin.host.pacs import Pacs, PacsError, first_value, read_whole_async
 from echo_plugin.host.reports import annotate_from_report
-from echo_plugin.host.requests import echo_app, run_heavy
+from echo_plugin.host.routes import echo_app, run_heavy
 from echo_plugin.host.routes.dicomweb import base_url
 from echo_plugin.io.dicom_sr import read_report
 

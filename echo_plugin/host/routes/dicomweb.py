@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of /dicom-web over the study folder: search (QIDO-RS) and retrieve (WADO-RS); storing is beside.
+"""The routes of /dicom-web over the study folder: search (QIDO-RS), retrieve (WADO-RS) and store (STOW-RS).
 
-Own code where `dicomweb_client.file` could have been: that one keeps a second index which a single thread may use,
-does not notice new files, inlines bulk data and reads a file once more for every frame.
+Ultrasound images and structured reports are looked at before they are stored, and nothing is overwritten. A report that
+a person saved in OHIF ("Create SR") also becomes a revision of the annotations of the cines it is about.
 
-References
-----------
-PS3.18 10.4 (retrieve), 10.6 (search)
-
-STOW-RS into the study folder: ultrasound images and structured reports, looked at before they are kept.
-
-A report that a person saved in OHIF ("Create SR") also becomes a revision of the annotations of the cines it is about.
+It does what OHIF asks. Others miss: rendered pictures and thumbnails, transcoding, attributes in a search that are not
+indexed (``/metadata`` has them), fuzzy matching. Own code where `dicomweb_client.file` could have been: that one keeps
+a second index which a single thread may use, does not notice new files, inlines bulk data and reads a file once more
+for every frame.
 
 References
 ----------
-PS3.18 10.5 (store), PS3.18 table 10.5.3-1 and PS3.7 annex C (failure reasons)
+PS3.18 10.4 (retrieve), 10.5 (store), 10.6 (search), PS3.7 annex C (failure reasons)
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from __future__ import annotations
 import filecmp
 import json
 import logging
-import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -43,19 +39,15 @@ from echo_plugin.host.dicomweb_media import (
     DICOM,
     DICOM_JSON,
     OCTETS,
-    THUMBNAIL_PX,
-    draw,
+    PartsToFiles,
     frame_media_type,
     multipart,
-    parts_to_files,
-    picture_type,
     require_accepted,
-    viewport,
 )
 from echo_plugin.host.reports import annotate_from_report
-from echo_plugin.host.requests import echo_app, run_heavy
+from echo_plugin.host.routes import echo_app, run_heavy
 from echo_plugin.io.dicom_header import is_dicom
-from echo_plugin.io.study_index import REPORTS_DIRECTORY, DicomInstance
+from echo_plugin.io.study_index import REPORTS_DIRECTORY
 
 logger = logging.getLogger(__name__)
 
@@ -77,41 +69,19 @@ def base_url(http: Request) -> str:
 
 
 def dicom_json(content: Any, status: int = 200) -> Response:
-    """Return an answer in DICOM JSON; NaN and Infinity, which JSON does not know, are null."""
-    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
-    try:
-        text = encoder.encode(content)
-    except ValueError:  # rare: a long list is not gone through twice for it
-        text = encoder.encode(_finite(content))
+    """Return an answer in DICOM JSON."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
     return Response(text.encode(errors="replace"), status, media_type=DICOM_JSON)
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _search(http: Request, level: Level, study: str | None = None, series: str | None = None) -> Response:
     query = parse_query(http.query_params.multi_items())
-    here, url = archive(), base_url(http)
-    instances = here.studies.instances()
+    instances = archive().studies.instances()
     if study is not None:
         instances = {
             i.sop_uid: i for i in instances.values() if i.study_uid == study and series in (None, i.series_uid)
         }
-    return dicom_json(search(instances, query, level, base_url=url, header=lambda i: _header(here, i, url)))
-
-
-def _header(here: DicomArchive, instance: DicomInstance, url: str) -> dict[str, Any]:
-    """Return the header of an instance; empty for a damaged or vanished file, which must not spoil a whole search."""
-    try:
-        return here.metadata(instance, url)
-    except (UnreadableCineError, OSError) as exc:
-        logger.warning("Search without the header of %s (%s)", instance.sop_uid, type(exc).__name__)
-    return {}
+    return dicom_json(search(instances, query, level, base_url=base_url(http)))
 
 
 @router.get("/studies", summary="Search for studies")
@@ -122,7 +92,7 @@ def search_studies(http: Request) -> Response:
 
 @router.get("/series", summary="Search for series")
 @router.get(f"{STUDY}/series", summary="Search for series of a study")
-def search_series(http: Request, study: str | None = None) -> Response:
+def search_series(http: Request) -> Response:
     """Return the series that match."""
     return _search(http, "series", http.path_params.get("study"))
 
@@ -186,41 +156,11 @@ def frames(http: Request, study: str, series: str, sop: str, numbers: str) -> Re
     return answer
 
 
-@router.get(f"{INSTANCE}/rendered", summary="A frame as a picture")
-@router.get(f"{INSTANCE}/frames/{{numbers}}/rendered", summary="A frame as a picture")
-@router.get(f"{INSTANCE}/thumbnail", summary="A small picture of an instance")
-@router.get(f"{SERIES}/thumbnail", summary="A small picture of a series")
-@router.get(f"{STUDY}/thumbnail", summary="A small picture of a study")
-async def rendered(http: Request, study: str) -> Response:
-    """Return one frame, the middle one if none is named, as JPEG or PNG; ``viewport=width,height`` bounds it.
-
-    See ``dicomweb_picture`` for its proportions.
-    """
-    numbers = http.path_params.get("numbers")
-    is_thumbnail = http.url.path.endswith("/thumbnail")
-    bounds = viewport(http.query_params.get("viewport")) or ((THUMBNAIL_PX, THUMBNAIL_PX) if is_thumbnail else None)
-    media_type = picture_type(http.headers.get("accept", ""))
-
-    def find_and_draw() -> bytes:
-        # a report has no picture: the first image of the series or study is shown
-        found = [i for i in archive().instances(study, *_below_study(http)) if i.text("Rows")]
-        if not found:
-            raise HTTPException(406, "There is no picture: the instance is no image.")
-        stored = archive().frames(found[0])
-        number = _frame_numbers(numbers)[0] if numbers else (stored.shape[0] + 1) // 2
-        if not 1 <= number <= stored.shape[0]:
-            raise HTTPException(404, f"Frame number {number} does not exist; 1 to {stored.shape[0]} are accepted.")
-        return draw(stored, number - 1, bounds, media_type)
-
-    return Response(await run_heavy(find_and_draw), media_type=media_type)
-
-
-@router.get(f"{INSTANCE}/bulkdata/{{place:path}}", summary="A large value")
-def bulk_data(study: str, series: str, sop: str, place: str) -> Response:
+@router.get(f"{INSTANCE}/bulkdata/{{digest}}", summary="A large value")
+def bulk_data(study: str, series: str, sop: str, digest: str) -> Response:
     """Return the bytes of a value that metadata name by address."""
     (instance,) = archive().instances(study, series, sop)
-    value = read_bulk_value(instance.path, place.split("/"))
-    return multipart([(OCTETS, [value])], OCTETS)
+    return multipart([(OCTETS, [read_bulk_value(instance.path, digest)])], OCTETS)
 
 
 def _below_study(http: Request) -> tuple[str | None, str | None]:
@@ -283,14 +223,17 @@ async def store(http: Request) -> Response:
     """Store ultrasound images and structured reports; nothing is ever overwritten."""
     study, here = http.path_params.get("study"), archive()
     with tempfile.TemporaryDirectory() as folder:
-        paths = await parts_to_files(http.stream(), http.headers.get("content-type", ""), Path(folder))
-        if not paths:
+        parts = PartsToFiles(http.headers.get("content-type", ""), Path(folder))
+        async for chunk in http.stream():
+            parts.write(chunk)
+        parts.close()
+        if not parts.paths:
             msg = "The body has no part; at least one DICOM instance is accepted."
             raise ValueError(msg)
 
         def keep() -> list[Outcome]:
             with _STORING:
-                outcomes = [store_file(here, path, study) for path in paths]
+                outcomes = [store_file(here, path, study) for path in parts.paths]
             here.studies.refresh()
             return outcomes
 

@@ -1,25 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the panel in OHIF asks for: what is offered, a study's cines, the next cine, the training.
+"""The routes of /echo: what our panel in OHIF asks for.
 
-A cine is named by its SOP Instance UID, a frame by its 0-based index. Predictions and annotations are in the modules
-beside this one; starting and stopping a training is ``/train/``, as for every other client.
-
-The annotation of a cine, read and written by the panel as its canonical JSON.
-
-A write names the revision that was changed. If somebody saved meanwhile, nothing is stored, and the answer (409) holds
-what they saved, so that the panel can show both.
-
-Small pictures of cines: the thumbnail of a past case, the crop that a defect was read from.
-
-Without a box a picture shows the tissue region only, so that no name burnt in beside it is shown with another case.
-
-What the models say of a cine, for the panel: boxes, view and defect in one answer.
-
-The routes round the choice of the next cine: /echo/scores, /echo/lease, /echo/unusable.
-
-The routes of the evidence: two cines compared, the cines of a patient joined, what a defect was read from.
-
-The route that stores reports when a person asks for them; ``serve --sr auto`` stores them without being asked.
+A cine is named by its SOP Instance UID, a frame by its 0-based index. An annotation is read and written as its
+canonical JSON: a write names the revision that was changed, and if somebody saved meanwhile, nothing is stored and the
+answer (409) holds what they saved. Starting and stopping a training is ``/train/``, as for every other client.
 """
 
 from __future__ import annotations
@@ -27,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import logging
-import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Query, Response
@@ -41,31 +23,92 @@ from echo_plugin.annotations import Annotation
 from echo_plugin.errors import (
     AnnotationConflictError,
     AnnotationError,
-    EchoError,
     ModelNotFoundError,
     UnknownImageError,
-    UnreadableCineError,
 )
 from echo_plugin.evidence.explain import Explanation
-from echo_plugin.host.next_cine import doubtful_labels
-from echo_plugin.host.requests import echo_app, run_heavy
+from echo_plugin.host.infer_tasks import predict_cine
+from echo_plugin.host.next_cine import DEFAULT_STRATEGY, choose_cine, doubtful_labels
+from echo_plugin.host.routes import echo_app, run_heavy
 from echo_plugin.host.routes.slicer import train_status
-from echo_plugin.host.submission import annotator, readable_annotation, store_submission
+from echo_plugin.host.submission import annotator, readable_annotation, save_revised, store_submission
 from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.sector import tissue_region
 from echo_plugin.io.study_folder import CineEntry
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER, SEPTAL_DETECTOR, VIEW_CLASSIFIER
 
-annotation_router = APIRouter(prefix="/annotations")
+router = APIRouter(prefix="/echo", tags=["panel"])
+
+MODELS_OF_TASK = {
+    "view": {VIEW_CLASSIFIER},
+    "boxes": {SEPTAL_DETECTOR},
+    "defect": {SEPTAL_DETECTOR, DEFECT_EMBEDDER},
+}
+SIDE_PX = 160
+EXPLANATION = "X-Explanation"
+"""The header beside a picture; pages of other origins are allowed to read it."""
+What = Annotated[Literal["annotation", "prediction"], Query(description="What the report says.")]
 
 
-@annotation_router.get("/{image_id}", summary="The annotation of a cine")
+@router.get("/about", summary="What the panel can offer")
+def about() -> dict[str, Any]:
+    """Return the published models with what they learned from, the words of an annotation, strategies, trainers."""
+    app = echo_app()
+    return {
+        "models": {
+            name: {
+                "version": card.version,
+                "trained_on": card.trained_on,
+                "intended_use": card.intended_use,
+                "limits": card.limits,
+            }
+            for name, card in app.pipeline.cards().items()
+        },
+        "septa": [septum.value for septum in DETECTED_SEPTA],
+        "views": [view.value for view in PAEDIATRIC],
+        "defects": [defect.value for defect in Defect],
+        "strategies": {name: strategy.info()["description"] for name, strategy in app.strategies.items()},
+        "trainers": {name: trainer.info()["description"] for name, trainer in app.trainers.items()},
+    }
+
+
+@router.get("/cines", summary="The cines of a study")
+def cines(study: str) -> list[dict[str, Any]]:
+    """Return the readable cines of a study, in the order of the folder, and how far their annotation is."""
+    datastore = echo_app().datastore()
+    entries = [datastore.studies.entry(image_id) for image_id in datastore.list_images()]
+    return [_facts(entry) for entry in entries if entry.study_instance_uid == study]
+
+
+@router.get("/cines/{image_id}", summary="One cine")
+def cine(image_id: str) -> dict[str, Any]:
+    """Return where a cine is found in DICOMweb and how far its annotation is."""
+    return _facts(echo_app().datastore().images.entry(image_id))
+
+
+def _facts(entry: CineEntry) -> dict[str, Any]:
+    annotation = readable_annotation(echo_app().datastore().studies, entry.image_id)
+    return {
+        "image_id": entry.image_id,
+        "study_instance_uid": entry.study_instance_uid,
+        "series_instance_uid": entry.series_instance_uid,
+        "frames": entry.frames,
+        "height": entry.height,
+        "width": entry.width,
+        "frame_time_ms": entry.frame_time_ms,
+        "revision": annotation.revision if annotation else 0,
+        "author": annotation.author if annotation else None,
+        "annotated_frames": list(annotation.annotated_frames) if annotation else [],
+    }
+
+
+@router.get("/annotations/{image_id}", summary="The annotation of a cine")
 def annotation(image_id: str) -> dict[str, Any]:
     """Return the annotation; one of revision 0 that says nothing where there is none."""
     return _current(echo_app().datastore().images.resolve(image_id))
 
 
-@annotation_router.put("/{image_id}", summary="Submit an annotation")
+@router.put("/annotations/{image_id}", summary="Submit an annotation")
 def submit(image_id: str, document: Annotated[dict[str, Any], Body()]) -> Any:
     """Store an annotation as the next revision and return it as stored.
 
@@ -96,12 +139,41 @@ def _document(saved: Annotation) -> dict[str, Any]:
     return document
 
 
-picture_router = APIRouter(prefix="/pictures")
+@router.post("/predictions/{image_id}", summary="Predict a cine")
+async def predict(image_id: str) -> dict[str, Any]:
+    """Return boxes of all frames, view, and defect with its evidence: as much as there are models for."""
+    return await run_heavy(lambda: _predict(image_id))
 
-SIDE_PX = 160
+
+def _predict(image_id: str) -> dict[str, Any]:
+    app = echo_app()
+    tasks = _tasks_with_models()
+    if not tasks:
+        msg = f"No model is published in {app.models_dir}; train the septal detector, then predict."
+        raise ModelNotFoundError(msg)
+    cine = app.datastore().images.read(image_id)
+    prediction = predict_cine(app.pipeline, cine, tasks)
+    answer = prediction.to_json(cine, "")
+    del answer["path"]  # folders are often named after patients
+    for case in answer["nearest"]:
+        case["study_instance_uid"] = _study_of(case["image_id"])
+    return answer
 
 
-@picture_router.get("/{image_id}", summary="A small picture of a frame")
+def _tasks_with_models() -> list[str]:
+    published = set(echo_app().pipeline.cards())
+    return [task for task, models in MODELS_OF_TASK.items() if models <= published]
+
+
+def _study_of(image_id: str) -> str | None:
+    """Return the study in which a past case can be opened; None: it is not in this folder."""
+    try:
+        return echo_app().datastore().images.entry(image_id).study_instance_uid
+    except UnknownImageError:
+        return None
+
+
+@router.get("/pictures/{image_id}", summary="A small picture of a frame")
 async def picture(
     image_id: str,
     frame_index: int | None = None,
@@ -147,112 +219,7 @@ def _parse_box(text: str) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-logger = logging.getLogger(__name__)
-
-prediction_router = APIRouter(prefix="/predictions")
-
-MODELS_OF_TASK = {
-    "view": {VIEW_CLASSIFIER},
-    "boxes": {SEPTAL_DETECTOR},
-    "defect": {SEPTAL_DETECTOR, DEFECT_EMBEDDER},
-}
-
-
-@prediction_router.post("/{image_id}", summary="Predict a cine")
-async def predict(image_id: str) -> dict[str, Any]:
-    """Return boxes of all frames, view, and defect with its evidence: as much as there are models for."""
-    return await run_heavy(lambda: _predict(image_id))
-
-
-def _predict(image_id: str) -> dict[str, Any]:
-    app = echo_app()
-    published = set(app.pipeline.cards())
-    tasks = [task for task, models in MODELS_OF_TASK.items() if models <= published]
-    if not tasks:
-        msg = f"No model is published in {app.models_dir}; train the septal detector, then predict."
-        raise ModelNotFoundError(msg)
-    cine = app.datastore().images.read(image_id)
-    try:
-        prediction = app.pipeline.predict(cine, tasks=tasks)
-    except (EchoError, ValueError, IndexError):
-        raise  # these name the cine already
-    except Exception as exc:
-        msg = f"Cine {cine.image_id} could not be predicted ({type(exc).__name__}); the server's log says more."
-        logger.exception(msg)
-        raise UnreadableCineError(msg) from exc
-    answer = prediction.to_json(cine, "")
-    del answer["path"]  # folders are often named after patients
-    for case in answer["nearest"]:
-        case["study_instance_uid"] = _study_of(case["image_id"])
-    return answer
-
-
-def _study_of(image_id: str) -> str | None:
-    """Return the study in which a past case can be opened; None: it is not in this folder."""
-    try:
-        return echo_app().datastore().images.entry(image_id).study_instance_uid
-    except UnknownImageError:
-        return None
-
-
-panel_router = APIRouter(prefix="/echo", tags=["panel"])
-for part in (annotation_router, picture_router, prediction_router):
-    panel_router.include_router(part)
-
-
-@panel_router.get("/about", summary="What the panel can offer")
-def about() -> dict[str, Any]:
-    """Return the published models with what they learned from, the words of an annotation, strategies, trainers."""
-    app = echo_app()
-    return {
-        "models": {
-            name: {
-                "version": card.version,
-                "trained_on": card.trained_on,
-                "intended_use": card.intended_use,
-                "limits": card.limits,
-            }
-            for name, card in app.pipeline.cards().items()
-        },
-        "septa": [septum.value for septum in DETECTED_SEPTA],
-        "views": [view.value for view in PAEDIATRIC],
-        "defects": [defect.value for defect in Defect],
-        "strategies": {name: strategy.info()["description"] for name, strategy in app._strategies.items()},
-        "trainers": {name: trainer.info()["description"] for name, trainer in app._trainers.items()},
-    }
-
-
-@panel_router.get("/cines", summary="The cines of a study")
-def cines(study: str) -> list[dict[str, Any]]:
-    """Return the readable cines of a study, in the order of the folder, and how far their annotation is."""
-    datastore = echo_app().datastore()
-    entries = [datastore.studies.entry(image_id) for image_id in datastore.list_images()]
-    return [_facts(entry) for entry in entries if entry.study_instance_uid == study]
-
-
-@panel_router.get("/cines/{image_id}", summary="One cine")
-def cine(image_id: str) -> dict[str, Any]:
-    """Return where a cine is found in DICOMweb and how far its annotation is."""
-    return _facts(echo_app().datastore().images.entry(image_id))
-
-
-def _facts(entry: CineEntry) -> dict[str, Any]:
-    annotation = readable_annotation(echo_app().datastore().studies, entry.image_id)
-    return {
-        "image_id": entry.image_id,
-        "study_instance_uid": entry.study_instance_uid,
-        "series_instance_uid": entry.series_instance_uid,
-        "frames": entry.frames,
-        "height": entry.height,
-        "width": entry.width,
-        "frame_time_ms": entry.frame_time_ms,
-        "revision": annotation.revision if annotation else 0,
-        "author": annotation.author if annotation else None,
-        "annotated_frames": list(annotation.annotated_frames) if annotation else [],
-    }
-
-
-@panel_router.post("/next", summary="Choose the next cine")
+@router.post("/next", summary="Choose the next cine")
 async def next_cine(
     strategy: Annotated[str | None, Body()] = None, client_id: Annotated[str | None, Body()] = None
 ) -> dict[str, Any]:
@@ -262,33 +229,24 @@ async def next_cine(
     ``image_id``. Without a ``strategy`` the first of those offered is taken. Unlike ``/activelearning`` it makes no
     volume, which only 3D Slicer needs.
     """
-    request = {"strategy": strategy or next(iter(echo_app()._strategies)), "client_id": client_id}
-    return await run_heavy(lambda: _choose(request))
+    app, images = echo_app(), echo_app().datastore().images
+    request = {"strategy": strategy or DEFAULT_STRATEGY, "client_id": client_id}
 
+    def choose() -> dict[str, Any]:
+        def open_cine(image_id: str) -> object:
+            return images.read(image_id).read_frames([0])
 
-def _choose(request: dict[str, Any]) -> dict[str, Any]:
-    app, name = echo_app(), request["strategy"]
-    if name not in app._strategies:
-        msg = f"Strategy {name[:80]!r} is unknown; {', '.join(app._strategies)} are offered."
-        raise UnknownImageError(msg)
-    images = app.datastore().images
-    while (chosen := app._strategies[name](request, app.datastore())) is not None:
+        chosen = choose_cine(app.strategies, request, app.datastore(), open_cine)
         if "id" not in chosen:
-            return dict(chosen)
-        image_id = chosen["id"]
-        try:
-            images.read(image_id).read_frames([0])
-        except UnreadableCineError as exc:
-            images.set_aside(image_id, str(exc))
-            continue
-        shown = {"ts": int(time.time()), "client_id": request.get("client_id")}
-        images.add_notes(image_id, {"strategy": {name: shown}})
-        frames = chosen.get("frames") or []
-        return {**_facts(images.entry(image_id)), "strategy": name, "reason": chosen.get("reason"), "show": frames}
-    return {}
+            return chosen
+        entry = images.entry(chosen["id"])
+        why = {"strategy": request["strategy"], "reason": chosen["reason"], "show": chosen["frames"]}
+        return {**_facts(entry), **why}
+
+    return await run_heavy(choose)
 
 
-@panel_router.get("/suspicious", summary="Labels that look like mistakes")
+@router.get("/suspicious", summary="Labels that look like mistakes")
 def suspicious(limit: int = 10) -> list[dict[str, Any]]:
     """Return the cines whose label and detector disagree most, the worst first, with the doubtful frames.
 
@@ -308,7 +266,7 @@ def suspicious(limit: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-@panel_router.get("/training", summary="How far the training is")
+@router.get("/training", summary="How far the training is")
 def training() -> dict[str, Any]:
     """Return the latest training of this server with its progress; empty before the first."""
     try:
@@ -318,41 +276,32 @@ def training() -> dict[str, Any]:
     return {"model": job["request"].get("model"), "status": job["status"], "progress": job["progress"]}
 
 
-choice_router = APIRouter(prefix="/echo")
-
-
-@choice_router.get("/scores", summary="How far the scoring of cines is")
+@router.get("/scores", summary="How far the scoring of cines is")
 def scores() -> dict[str, Any]:
     """Return ``state``, cines ``done`` of ``total``, ``eta_s``, whose scores ``choices_by`` and ``message``, if any."""
     return echo_app().score_keeper.progress()
 
 
-@choice_router.put("/lease", summary="Take a cine that was chosen from a list")
+@router.put("/lease", summary="Take a cine that was chosen from a list")
 def take(image: str, client_id: str | None = None) -> dict[str, Any]:
     """Return whether the cine ``is_yours`` now; it is shown to nobody else for a while. Else ``reason`` says why."""
     app = echo_app()
     return app.waiting.take(app.datastore().images.resolve(image), annotator({"client_id": client_id}))
 
 
-@choice_router.put("/unusable", summary="Mark a cine as of no use, or take that back")
+@router.put("/unusable", summary="Mark a cine as of no use, or take that back")
 def mark_unusable(image: str, unusable: bool = True, client_id: str | None = None) -> dict[str, Any]:
     """Store a revision that says so: it is not shown to annotators and nothing learns from it. Its labels stay."""
     datastore = echo_app().datastore()
     image_id = datastore.images.resolve(image)
-    current = readable_annotation(datastore.studies, image_id) or Annotation(image_id)
-    saved = datastore.studies.save_annotation(
-        dataclasses.replace(current, is_unusable=unusable),
+    saved = save_revised(
+        datastore.studies,
+        image_id,
+        lambda current: dataclasses.replace(current, is_unusable=unusable),
         author=annotator({"client_id": client_id}),
-        based_on_revision=current.revision,
     )
     echo_app().waiting.submitted(image_id)
     return {"image": image_id, "unusable": saved.is_unusable, "revision": saved.revision, "author": saved.author}
-
-
-evidence_router = APIRouter(prefix="/echo")
-
-EXPLANATION = "X-Explanation"
-"""The header beside a picture; pages of other origins are allowed to read it."""
 
 
 class TwoCines(BaseModel):
@@ -362,20 +311,20 @@ class TwoCines(BaseModel):
     second: str
 
 
-@evidence_router.post("/verify", summary="Whether two cines show the same defect type")
+@router.post("/verify", summary="Whether two cines show the same defect type")
 async def verify(cines: TwoCines) -> dict[str, Any]:
     """Return similarity, threshold, verdict and the error rates at the threshold."""
     return await run_heavy(lambda: echo_app().compare(cines.first, cines.second).to_json())
 
 
-@evidence_router.get("/patient", summary="Which defect the cines of one patient show together")
+@router.get("/patient", summary="Which defect the cines of one patient show together")
 async def patient(image: str) -> dict[str, Any]:
     """Return the defect of the patient of a cine from all its cines, and whether they agree; null: no answer."""
     answer = await run_heavy(lambda: echo_app().join_patient(image))
     return {"patient_defect": None if answer is None else answer.to_json()}
 
 
-@evidence_router.get("/explain", summary="What of a frame speaks for the defect", response_class=Response)
+@router.get("/explain", summary="What of a frame speaks for the defect", response_class=Response)
 async def explain(image: str, frame: int | None = None) -> Response:
     """Return a PNG: the frame (0-based; none: the one that speaks loudest) with the heat of Grad-CAM in its crop.
 
@@ -390,11 +339,7 @@ def _to_response(found: Explanation) -> Response:
     return Response(found.to_png(), media_type="image/png", headers={"Cache-Control": "no-store", EXPLANATION: about})
 
 
-report_router = APIRouter(prefix="/echo")
-What = Annotated[Literal["annotation", "prediction"], Query(description="What the report says.")]
-
-
-@report_router.post("/reports", summary="Store structured reports")
+@router.post("/reports", summary="Store structured reports")
 async def store_reports(image: str, what: What = "annotation") -> dict[str, list[str]]:
     """Store what a person drew on a cine, or what the models say of it now, as DICOM SR; return the SOP UIDs."""
     app = echo_app()
@@ -404,8 +349,7 @@ async def store_reports(image: str, what: What = "annotation") -> dict[str, list
         image_id = images.resolve(image)
         if what == "annotation":
             return app.reports.of_annotation(image_id)
-        published = set(app.pipeline.cards())
-        tasks = [task for task, needed in MODELS_OF_TASK.items() if needed <= published]
-        return app.reports.of_prediction(image_id, app.pipeline.predict(images.read(image_id), tasks=tasks))
+        prediction = app.pipeline.predict(images.read(image_id), tasks=_tasks_with_models())
+        return app.reports.of_prediction(image_id, prediction)
 
     return {"stored": await run_heavy(report)}

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of /datastore: images and labels in and out.
+"""The routes that 3D Slicer's MONAI Label module asks for, with MONAI Label's paths, parameters and answers.
 
-The routes that do something: /info, /infer, /activelearning, /model.
-
-The routes of work in processes of their own: /train and /batch.
+/datastore: images and labels in and out; /info, /infer, /activelearning, /model: what does something; /train and
+/batch: work in processes of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -26,14 +23,15 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from echo_plugin.errors import ModelNotFoundError
-from echo_plugin.host.jobs import require_batch, start_job
-from echo_plugin.host.requests import echo_app, is_loopback, parse_object, require_no_override, run_heavy, store_upload
-from echo_plugin.host.train import CineTrainer
-from echo_plugin.host.training_job import last_job
+from echo_plugin.host.folders import file_digest
+from echo_plugin.host.infer_tasks import require_batch
+from echo_plugin.host.jobs import last_job, start_job
+from echo_plugin.host.middleware import is_loopback
+from echo_plugin.host.routes import echo_app, parse_object, require_no_override, run_heavy, store_upload
 
 logger = logging.getLogger(__name__)
 
-datastore_router = APIRouter(prefix="/datastore")
+router = APIRouter()
 FormParams = Annotated[str, Form()]
 
 
@@ -45,31 +43,31 @@ class Listing(StrEnum):
     ALL = "all"
 
 
-@datastore_router.get("/", summary="Images and labels")
+@router.get("/datastore/", summary="Images and labels")
 def listing(output: Listing = Listing.STATS) -> Any:
     """Return counts, every image with its labels, or the pairs to train on."""
     datastore = echo_app().datastore()
     return {Listing.STATS: datastore.status, Listing.ALL: datastore.json, Listing.TRAIN: datastore.datalist}[output]()
 
 
-@datastore_router.get("/image", summary="Download a cine as a volume")
+@router.get("/datastore/image", summary="Download a cine as a volume")
 async def download_image(image: str) -> FileResponse:
     """Return the volume that a viewer loads, made at the first request."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_image_uri(image)))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-@datastore_router.head("/image", summary="Whether a cine is there")
+@router.head("/datastore/image", summary="Whether a cine is there")
 async def check_image(image: str, check_sum: str | None = None) -> dict[str, str]:
     """Answer 200 when the cine exists (and its volume has the ``SHA256:`` checksum), else 404."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_image_uri(image)))
-    if check_sum and hashlib.sha256(path.read_bytes()).hexdigest() != check_sum.removeprefix("SHA256:"):
+    if check_sum and file_digest(path) != check_sum.removeprefix("SHA256:"):
         raise HTTPException(404, f"Image {image} has another checksum.")
     return {}
 
 
-@datastore_router.put("/", include_in_schema=False)
-@datastore_router.put("/image", summary="Upload a cine")
+@router.put("/datastore/", include_in_schema=False)
+@router.put("/datastore/image", summary="Upload a cine")
 def upload_image(
     file: Annotated[UploadFile, File()],
     image: str | None = None,
@@ -90,27 +88,27 @@ def _stored(file: UploadFile) -> Iterator[Path]:
         upload.unlink(missing_ok=True)
 
 
-@datastore_router.delete("/", include_in_schema=False)
-@datastore_router.delete("/image", summary="Take out a cine")
+@router.delete("/datastore/", include_in_schema=False)
+@router.delete("/datastore/image", summary="Take out a cine")
 def remove_image(id: str) -> dict[str, str]:
     """Take a cine out of the study folder; its file and its annotation are kept aside there."""
     echo_app().datastore().remove_image(id)
     return {}
 
 
-@datastore_router.get("/image/info", summary="Facts of a cine")
+@router.get("/datastore/image/info", summary="Facts of a cine")
 def image_info(image: str) -> dict[str, Any]:
     """Return frames, size, frame time and notes."""
     return echo_app().datastore().get_image_info(image)
 
 
-@datastore_router.put("/image/info", summary="Add notes to a cine")
+@router.put("/datastore/image/info", summary="Add notes to a cine")
 def update_image_info(image: str, info: FormParams = "{}") -> None:
     """Add notes; those of the same name are replaced."""
     echo_app().datastore().update_image_info(image, parse_object(info, "info"))
 
 
-@datastore_router.put("/label", summary="Submit a label")
+@router.put("/datastore/label", summary="Submit a label")
 def save_label(
     image: str,
     label: Annotated[UploadFile, File()],
@@ -128,34 +126,34 @@ def save_label(
     return {"image": image, "label": label_id, **app.datastore().get_label_info(label_id, tag)}
 
 
-@datastore_router.get("/label", summary="Download a label")
+@router.get("/datastore/label", summary="Download a label")
 async def download_label(label: str, tag: str = "final") -> FileResponse:
     """Return a markups file for 3D Slicer."""
     path = Path(await run_heavy(lambda: echo_app().datastore().get_label_uri(label, tag)))
     return FileResponse(path, media_type="application/json", filename=path.name)
 
 
-@datastore_router.head("/label", summary="Whether a label is there")
+@router.head("/datastore/label", summary="Whether a label is there")
 async def check_label(image: str, tag: str = "final") -> dict[str, str]:
     """Answer 200 when there is a label, else 404."""
     await run_heavy(lambda: echo_app().datastore().get_label_uri(image, tag))
     return {}
 
 
-@datastore_router.delete("/label", summary="Withdraw a label")
+@router.delete("/datastore/label", summary="Withdraw a label")
 def remove_label(id: str, tag: str) -> dict[str, str]:
     """Withdraw a label; its history is kept."""
     echo_app().datastore().remove_label(id, tag)
     return {}
 
 
-@datastore_router.get("/label/info", summary="Facts of a label")
+@router.get("/datastore/label/info", summary="Facts of a label")
 def label_info(label: str, tag: str = "final") -> dict[str, Any]:
     """Return revision, author, time and a summary."""
     return echo_app().datastore().get_label_info(label, tag)
 
 
-@datastore_router.get("/dataset", summary="Download the labelled cines")
+@router.get("/datastore/dataset", summary="Download the labelled cines")
 def download_dataset(
     http: Request, background: BackgroundTasks, limit_cases: Annotated[int | None, Query(ge=1)] = None
 ) -> FileResponse:
@@ -167,7 +165,6 @@ def download_dataset(
     return FileResponse(path, media_type="application/zip", filename="dataset.zip")
 
 
-task_router = APIRouter()
 Params = Annotated[dict[str, Any] | None, Body()]
 
 
@@ -179,13 +176,13 @@ class Output(StrEnum):
     ALL = "all"
 
 
-@task_router.get("/info/", summary="What the server offers")
+@router.get("/info/", summary="What the server offers")
 def info() -> dict[str, Any]:
     """Return models, trainers, strategies, progress and the state of the study folder."""
     return echo_app().info()
 
 
-@task_router.post("/infer/{model}", summary="Predict one cine")
+@router.post("/infer/{model}", summary="Predict one cine")
 async def infer(
     background: BackgroundTasks,
     model: str,
@@ -218,7 +215,7 @@ async def infer(
     return send_response(echo_app().datastore(), result, output.value if output else None, background)
 
 
-@task_router.post("/activelearning/{strategy}", summary="Choose the next cine")
+@router.post("/activelearning/{strategy}", summary="Choose the next cine")
 async def next_sample(http: Request, strategy: str, params: Params = None) -> dict[str, Any]:
     """Return the chosen cine, why it was chosen, its frames worth drawing, and what a viewer needs to load it.
 
@@ -228,27 +225,22 @@ async def next_sample(http: Request, strategy: str, params: Params = None) -> di
     sample = await run_heavy(lambda: echo_app().next_sample(request))
     if "id" not in sample:
         return sample
-    datastore = echo_app().datastore()
-    note = {"strategy": {strategy: {"ts": int(time.time()), "client_id": request.get("client_id")}}}
-    await run_heavy(lambda: datastore.update_image_info(sample["id"], note))
-    answer = {**datastore.get_image_info(sample["id"]), **sample, "PatientID": _shown_name(sample)}
+    facts = echo_app().datastore().get_image_info(sample["id"])
+    # 3D Slicer calls the volume by ``PatientID``, and shows that in every view
+    shown = f"{sample['reason']}; frames {', '.join(map(str, sample['frames']))}"
+    answer = {**facts, **sample, "PatientID": shown}
     if not is_loopback(http.client.host if http.client else None):
         del answer["path"]  # 3D Slicer opens it where it can; elsewhere it only tells how this machine is arranged
     return answer
 
 
-def _shown_name(sample: dict[str, Any]) -> str:
-    """Return the reason with the frames. 3D Slicer calls the volume by ``PatientID``, and shows that in every view."""
-    return f"{sample['reason']}; frames {', '.join(map(str, sample['frames']))}"
-
-
-@task_router.get("/model/{model}", summary="Download the published weights")
+@router.get("/model/{model}", summary="Download the published weights")
 def download_model(model: str) -> FileResponse:
     """Return the safetensors file of a task."""
     return FileResponse(_weights(model), filename=f"{model}.safetensors")
 
 
-@task_router.get("/model/info/{model}", summary="Checksum of the published weights")
+@router.get("/model/info/{model}", summary="Checksum of the published weights")
 def model_info(model: str) -> Any:
     """Return checksum and time of publication."""
     _weights(model)
@@ -258,12 +250,10 @@ def model_info(model: str) -> Any:
 def _weights(model: str) -> str:
     path = echo_app().model_file(model)
     if path is None:
-        msg = f"No weights are published for {model[:80]!r}; {', '.join(echo_app()._infers)} may have some."
+        msg = f"No weights are published for {model[:80]!r}; {', '.join(echo_app().tasks)} may have some."
         raise ModelNotFoundError(msg)
     return str(path)
 
-
-job_router = APIRouter()
 
 # Nothing else of a request reaches MONAI Label's subprocess: it would add ``bundle_path`` to the import path, and a
 # ``gpus`` that is no text would leave the job SUBMITTED, and every later one refused, for ever.
@@ -271,7 +261,7 @@ TRAIN_PARAMS = ("epochs", "seed", "device")
 BATCH_PARAMS = ("frames", "max_batch_size", "label_tag", "labels")
 
 
-@job_router.get("/train/", summary="State of the training")
+@router.get("/train/", summary="State of the training")
 def train_status(all: bool = False, check_if_running: bool = False) -> Any:
     """Return the latest training (or all) with its last lines and its progress; 404 when there is none."""
     state, sentence = AsyncTask.status("train", all, check_if_running)
@@ -283,27 +273,27 @@ def train_status(all: bool = False, check_if_running: bool = False) -> Any:
 
 
 def _with_progress(job: dict[str, Any]) -> dict[str, Any]:
-    trainer = echo_app()._trainers.get(job["request"].get("model"))
+    trainer = echo_app().trainers.get(job["request"].get("model"))
     progress = trainer.stats() if trainer else {}
     return {**job, "details": list(job.get("details", [])), "progress": progress}
 
 
 def _last_training() -> dict[str, Any] | None:
     """Return the latest training that an earlier server ran here; None: there was none."""
-    ran = {name: facts for name, trainer in echo_app()._trainers.items() if "started_at" in (facts := trainer.stats())}
+    ran = {name: facts for name, trainer in echo_app().trainers.items() if "started_at" in (facts := trainer.stats())}
     if not ran:
         return None
     name = max(ran, key=lambda name: ran[name]["started_at"])
     return last_job(name, ran[name])
 
 
-@job_router.post("/train/{model}", summary="Start a training")
+@router.post("/train/{model}", summary="Start a training")
 def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     """Start training in a process of its own; refused in one sentence when it cannot succeed."""
     app = echo_app()
-    trainer = app._trainers.get(model)
-    if not isinstance(trainer, CineTrainer):
-        msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app._trainers)} are offered."
+    trainer = app.trainers.get(model)
+    if trainer is None:
+        msg = f"Trainer {model[:80]!r} is unknown; {', '.join(app.trainers)} are offered."
         raise ModelNotFoundError(msg)
     request = _chosen(require_no_override(params or {}, "model"), TRAIN_PARAMS)
     trainer.require_trainable(app.datastore(), request)
@@ -312,17 +302,17 @@ def train(model: str, params: Params = None, enqueue: bool = False) -> Any:
     )
 
 
-@job_router.delete("/train/", summary="Stop the training")
+@router.delete("/train/", summary="Stop the training")
 def stop_training() -> Any:
     """Stop the training that runs; the published model stays as it is."""
     job = _stop("train")
-    trainer = echo_app()._trainers.get(job["request"].get("model"))
-    if isinstance(trainer, CineTrainer):
+    trainer = echo_app().trainers.get(job["request"].get("model"))
+    if trainer is not None:
         trainer.stopped()
     return job
 
 
-@job_router.get("/batch/infer", summary="State of the batch inference")
+@router.get("/batch/infer", summary="State of the batch inference")
 def batch_status(all: bool = False, check_if_running: bool = False) -> Any:
     """Return the latest batch inference (or all); 404 when there is none."""
     state, sentence = AsyncTask.status("batch_infer", all, check_if_running)
@@ -331,7 +321,7 @@ def batch_status(all: bool = False, check_if_running: bool = False) -> Any:
     return state
 
 
-@job_router.post("/batch/infer/{model}", summary="Predict many cines")
+@router.post("/batch/infer/{model}", summary="Predict many cines")
 def batch_infer(
     model: str,
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
@@ -340,8 +330,8 @@ def batch_infer(
 ) -> Any:
     """Predict all, labelled or unlabelled cines in a process of its own; predictions are kept as label ``original``."""
     app = echo_app()
-    if model not in app._infers:
-        msg = f"Model {model[:80]!r} is unknown; {', '.join(app._infers)} are offered."
+    if model not in app.tasks:
+        msg = f"Model {model[:80]!r} is unknown; {', '.join(app.tasks)} are offered."
         raise ModelNotFoundError(msg)
     chosen = _chosen(require_no_override(params or {}, "model", "images", "image"), BATCH_PARAMS)
     request = {"model": model, "images": images.value, **chosen}
@@ -349,7 +339,7 @@ def batch_infer(
     return app.batch_infer(request) if run_sync else start_job("batch_infer", request)
 
 
-@job_router.delete("/batch/infer", summary="Stop the batch inference")
+@router.delete("/batch/infer", summary="Stop the batch inference")
 def stop_batch() -> Any:
     """Stop the batch inference that runs; what is predicted stays."""
     return _stop("batch_infer")

@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from echo_plugin.host.requests import TrustedPagesOnly, UploadLimit, is_loopback
+from echo_plugin.host.middleware import TrustedPagesOnly, UploadLimit, is_loopback
 
 LIMIT_BYTES = 1 << 20
 
