@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A labelled study folder of first-trimester stills: every view of ``anatomy.FETAL_5``, by patient.
 
-    OUT/phantom.json                     the arguments; marks the folder as this module's own
+    OUT/phantom.json                     the arguments
     OUT/phantom.csv                      one row per still, written last; ``focus`` is the square round the heart, px
     OUT/patients.csv                     who is on which picture
     OUT/FETAL-<seed>-0001/IM_0001.png    stills in random order under neutral names
@@ -32,7 +32,7 @@ from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 from echo_plugin.papers.fetal_heart import FetalStill, draw_fetal_still, sample_fetal_patient
 from echo_plugin.phantom.contact_sheet import SheetRow, draw_contact_sheet
 from echo_plugin.phantom.patient import STUDY_DATE
-from echo_plugin.phantom.study import claim_folder
+from echo_plugin.phantom.study import begin_or_continue
 from echo_plugin.progress import Progress
 
 _COLUMNS = ("file", "image_id", "patient_id", "view", "height", "width", "focus")
@@ -48,15 +48,13 @@ def write_fetal_study_folder(
     Raises
     ------
     ValueError
-        If an argument is out of range, or ``out`` holds something else or phantoms of other arguments.
+        If an argument is out of range, or ``out`` is not empty and was not made with the same arguments.
     """
     if patients < 1 or stills < 1 or seed < 0:
         msg = f"Fetal phantoms of {patients} patients with {stills} stills of a view, seed {seed}; from 1, 1 and 0."
         raise ValueError(msg)
     arguments = {"kind": "fetal", "version": __version__, "patients": patients, "seed": seed, "frames": stills}
-    if claim_folder(out, arguments) != arguments:
-        msg = f"{out} holds phantoms of other arguments; repeat those of its phantom.json or name another folder."
-        raise ValueError(msg)
+    begin_or_continue(out, arguments)
     if (out / "phantom.csv").exists():
         return patients * stills * len(FETAL_5)
     make_directory(out / ANNOTATIONS_DIRECTORY)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record a cine of a heart: the chain from moving scatterers to labelled grey frames.
+"""Record a cine of a heart: the chain from moving scatterers to grey frames, labelled by construction.
 
-What the imaging of a phantom heart yields: a grey cine with everything known about it by construction.
+The walls are followed as material points, the hole of a defect included, so a box is true: that of the wall as imaged,
+with half a pulse and half a beam round it. How much of a septum can be seen is where its own echo stands out from haze,
+blood and noise.
 """
 
 from __future__ import annotations
@@ -12,24 +14,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from echo_plugin.anatomy import PAEDIATRIC, Defect, Septum, View
+from echo_plugin.anatomy import PAEDIATRIC, SEPTAL_VIEWS, Defect, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import ByteArray, UltrasoundRegion
-from echo_plugin.phantom import septa
-from echo_plugin.phantom.chambers import FloatArray
+from echo_plugin.phantom.chambers import FloatArray, in_interatrial_septum, in_interventricular_septum
 from echo_plugin.phantom.heart import Heart
 from echo_plugin.phantom.image_formation import (
     ComplexArray,
     Disturbances,
     PolarGrid,
+    Probe,
     sample_disturbances,
     scan_converter,
     smooth,
     to_grey,
 )
-from echo_plugin.phantom.motion import Valve, sample_valves
-from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import Pose, hold, moved_pose, swept_pose
+from echo_plugin.phantom.motion import MaterialPoints, Valve, material_points, sample_valves
+from echo_plugin.phantom.scan_planes import Pose, moved_pose, place_probe, swept_pose
 from echo_plugin.phantom.scatterers import (
     SPECULAR_POWER,
     Moment,
@@ -41,7 +42,23 @@ from echo_plugin.phantom.scatterers import (
     sample_lung,
     sample_slab,
 )
-from echo_plugin.phantom.septa import Visibility
+
+OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
+KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
+LEAFLET_STRENGTH = 3.0
+LEAST_BRIGHT_GREY = 0.12
+"""The grey of the brightest 7 % of a picture that a sonographer would still accept."""
+LEAST_EXTENT = {Septum.INTERVENTRICULAR: 0.62, Septum.INTERATRIAL: 0.42}
+"""The imaged length, unit-heart, from which a wall counts as shown."""
+LEAST_SHARE = 0.5
+"""The share of the wall in the plane that must lie in the sector."""
+WALLS = {Septum.INTERVENTRICULAR: in_interventricular_septum, Septum.INTERATRIAL: in_interatrial_septum}
+FULLEST_CUT = 0.4
+"""A wall cut lengthwise is a band: the ratio of its spread across and along is below this."""
+VISIBLE_RATIO, VISIBLE_GREY = 1.5, 0.06
+"""A wall is seen where its echo exceeds 1.5 times the background and 6 % of the brightest grey."""
+STRETCHES_PER_UNIT = 20
+"""A wall is judged in stretches of a twentieth of the unit heart from the crux to its end."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +84,131 @@ class PhantomCine:
     defect_size_mm: float | None
     facts: Mapping[str, float | str] = field(repr=False)
 
-    def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.dtype != np.uint8:
-            msg = f"Phantom cine is {self.pixels.dtype} of shape {self.pixels.shape}; (T, H, W) uint8 is accepted."
-            raise ValueError(msg)
-        T, H, W = self.pixels.shape
-        if self.phases.shape != (T,) or np.any(self.phases < 0) or np.any(self.phases > 1):
-            msg = f"Phantom cine of {T} frames has phases {self.phases.shape}; {T} values of 0..1 are accepted."
-            raise ValueError(msg)
-        if not self.region.is_calibrated or self.region.x2 > W or self.region.y2 > H:
-            msg = f"Phantom cine of {W} x {H} px: {self.region} must be calibrated and inside the picture."
-            raise ValueError(msg)
-        if any(box.frame_index >= T for box in self.boxes):
-            msg = f"Phantom cine of {T} frames has a box beyond its last frame."
-            raise ValueError(msg)
-        if (self.defect is Defect.NORMAL) != (self.defect_size_mm is None):
-            msg = f"Phantom cine: {self.defect.value} with size {self.defect_size_mm}; a size with a defect, else None."
-            raise ValueError(msg)
+
+@dataclass(frozen=True)
+class SeptalWall:
+    """Material points of one septum."""
+
+    septum: Septum
+    points: MaterialPoints
+
+    def in_plane(self, heart: Heart, pose: Pose, probe: Probe, phase: float) -> FloatArray:
+        """Return depth and lateral (N, 2) in mm of the points that the plane cuts at a phase."""
+        image = pose.to_image(self.points.at(heart, phase), heart.size_mm)
+        return image[np.abs(image[:, 2]) < 0.6 * probe.elevation_mm][:, :2]
 
 
-OTHER_KINDS = ("off_axis", "off_axis", "sweep", "lung", "abdomen")
-KEY_PHASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
-LEAFLET_STRENGTH = 3.0
-LEAST_BRIGHT_GREY = 0.12
-"""The grey of the brightest 7 % of a picture that a sonographer would still accept."""
+def septal_walls(heart: Heart, candidates: FloatArray, rng: np.random.Generator) -> tuple[SeptalWall, ...]:
+    """Return both septa sampled at those of the candidate points (N, 3, unit heart) that belong to them."""
+    walls = []
+    for septum, belongs in WALLS.items():
+        chosen = candidates[_near(candidates, septum)]
+        chosen = chosen[belongs(chosen, heart)]
+        if len(chosen) > 20_000:
+            chosen = chosen[rng.choice(len(chosen), 20_000, replace=False)]
+        walls.append(SeptalWall(septum, material_points(chosen, heart)))
+    return tuple(walls)
+
+
+def _near(points: FloatArray, septum: Septum) -> NDArray[np.bool_]:
+    """Return a cheap superset of the wall."""
+    if septum is Septum.INTERATRIAL:
+        return (np.abs(points[:, 0]) < 0.4) & (points[:, 2] < 0.05) & (points[:, 2] > -1.4)
+    return (points[:, 2] > -0.1) & (points[:, 2] < 2.8) & (np.abs(points[:, 0]) < 1.2)
+
+
+def in_sector(depth_lateral_mm: FloatArray, probe: Probe) -> NDArray[np.bool_]:
+    """Return which (N, 2) points lie in the displayed sector."""
+    depth, lateral = depth_lateral_mm[:, 0], depth_lateral_mm[:, 1]
+    reach = np.hypot(depth, lateral)
+    inside: NDArray[np.bool_] = (reach > probe.near_mm) & (reach < probe.depth_mm)
+    return inside & (np.abs(np.arctan2(lateral, depth)) < probe.half_angle_rad)
+
+
+def to_pixels(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
+    """Return (N, 2) x and y in px of the picture."""
+    return np.stack(
+        [
+            probe.apex_x + depth_lateral_mm[:, 1] / probe.mm_per_px,
+            probe.apex_y + depth_lateral_mm[:, 0] / probe.mm_per_px,
+        ],
+        axis=1,
+    )
+
+
+def _as_imaged(depth_lateral_mm: FloatArray, probe: Probe) -> FloatArray:
+    """Return points (4 N, 2) on the rim of each point's picture: half a pulse along, half a beam across."""
+    reach = np.hypot(depth_lateral_mm[:, 0], depth_lateral_mm[:, 1])[:, None]
+    along = depth_lateral_mm / reach
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    half_beam = 0.5 * probe.beam_width_rad(reach) * reach * across
+    half_pulse = 0.5 * probe.axial_fwhm_mm * along
+    return np.concatenate([depth_lateral_mm + step for step in (half_beam, -half_beam, half_pulse, -half_pulse)])
+
+
+def box_of(
+    wall: SeptalWall, heart: Heart, pose: Pose, probe: Probe, *, phase: float, frame_index: int, least_extent: float
+) -> SeptalBox | None:
+    """Return the box of a wall at a phase; None when less than ``least_extent`` (unit-heart) is in the picture."""
+    cut = wall.in_plane(heart, pose, probe, phase)
+    if len(cut) < 12:
+        return None
+    shown = cut[in_sector(cut, probe)]
+    if len(shown) < LEAST_SHARE * len(cut):
+        return None
+    spread = np.sqrt(np.linalg.eigvalsh(np.cov(shown.T)))
+    if spread[0] > FULLEST_CUT * spread[1]:
+        return None
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    if np.hypot(*(high - low)) < least_extent * heart.size_mm:
+        return None
+    blurred = _as_imaged(shown, probe)
+    corners = to_pixels(np.stack([blurred.min(axis=0), blurred.max(axis=0)]), probe)
+    region = probe.region
+    x1, y1 = max(corners[0, 0], region.x1), max(corners[0, 1], region.y1)
+    x2, y2 = min(corners[1, 0], region.x2), min(corners[1, 1], region.y2)
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        return None
+    return SeptalBox(frame_index, float(x1), float(y1), float(x2), float(y2), wall.septum)
+
+
+def hole_in_plane_share(heart: Heart, pose: Pose, probe: Probe) -> float:
+    """Return the share 0..1 of the beat in which the plane cuts the hole near its middle, inside the sector."""
+    if heart.hole is None:
+        return 0.0
+    point = material_points(np.asarray([heart.hole.centre], np.float32), heart)
+    reach = max(0.7 * heart.hole.radius * heart.size_mm, 0.3 * probe.elevation_mm)
+    phases = np.arange(8) / 8
+    images = [moved_pose(pose, heart, p, 0.0).to_image(point.at(heart, p), heart.size_mm) for p in phases]
+    return float(np.mean([abs(i[0, 2]) < reach and in_sector(i[:, :2], probe)[0] for i in images]))
+
+
+class Visibility:
+    """Gathers, over frames, the stretches of a wall that can be told from the background."""
+
+    def __init__(self, heart: Heart, probe: Probe, grid: PolarGrid, disturbances: Disturbances) -> None:
+        self._heart, self._probe, self._grid, self._disturbances = heart, probe, grid, disturbances
+        self._seen: dict[int, list[float]] = {}
+
+    def look(self, wall: SeptalWall, echoes: ComplexArray, pose: Pose, phase: float) -> None:
+        """Add what one frame's undisturbed echoes (R, B) show of the wall."""
+        image = pose.to_image(wall.points.at(self._heart, phase), self._heart.size_mm)
+        cut = (np.abs(image[:, 2]) < 0.6 * self._probe.elevation_mm) & in_sector(image[:, :2], self._probe)
+        depth, lateral = image[cut, 0], image[cut, 1]
+        rows, columns = self._grid.cells(np.hypot(depth, lateral), np.arctan2(lateral, depth))
+        cell = (np.rint(rows).astype(int), np.rint(columns).astype(int))
+        echo = np.abs(echoes[cell]) * self._disturbances.shading[cell]
+        grey = to_grey(echo, self._probe) / self._probe.brightness
+        visible = (echo > VISIBLE_RATIO * self._disturbances.background()[cell]) & (grey > VISIBLE_GREY)
+        stretch = np.floor(wall.points.rest[cut, 2] * STRETCHES_PER_UNIT).astype(int)
+        for number in np.unique(stretch):
+            self._seen.setdefault(int(number), []).append(float(visible[stretch == number].mean()))
+
+    def dropout(self) -> float:
+        """Return the share 0..1 of stretches that are visible in less than half of what was looked at; 0 for none."""
+        if not self._seen:
+            return 0.0
+        return float(np.mean([np.mean(seen) < 0.5 for seen in self._seen.values()]))
 
 
 @dataclass(frozen=True)
@@ -103,7 +221,7 @@ class Acquisition:
     pose: Pose
     tissue: tuple[Scatterers, ...]
     valves: tuple[Valve, ...]
-    walls: tuple[septa.SeptalWall, ...]
+    walls: tuple[SeptalWall, ...]
     disturbances: Disturbances
     sweep_rad: float = 0.0
 
@@ -126,19 +244,13 @@ class Acquisition:
 
     def boxes_on(self, frame_index: int, phase: float, pose: Pose, view: View) -> list[SeptalBox]:
         """Return the boxes of the walls that a frame shows; of those that the view ordinarily lacks, more must show."""
-        found = [
-            septa.box_of(
-                wall,
-                self.heart,
-                pose,
-                self.probe,
-                phase=phase,
-                frame_index=frame_index,
-                least_extent=septa.least_extent(wall.septum, view),
-            )
-            for wall in self.walls
-        ]
-        return [box for box in found if box is not None]
+        boxes = []
+        for wall in self.walls:
+            is_expected = view is View.OTHER or view in SEPTAL_VIEWS[wall.septum]
+            least = LEAST_EXTENT[wall.septum] * (1.0 if is_expected else 2.2)
+            box = box_of(wall, self.heart, pose, self.probe, phase=phase, frame_index=frame_index, least_extent=least)
+            boxes += [] if box is None else [box]
+        return boxes
 
     def _leaflet_amplitude(self, points: FloatArray, normals: FloatArray, pose: Pose) -> FloatArray:
         """Return the echo of leaflet points: mirrors across the beam, faint along it."""
@@ -153,7 +265,7 @@ class Acquisition:
 
 
 def acquire_cine(heart: Heart, view: View, rng: np.random.Generator, *, frames: int = 32) -> PhantomCine:
-    """Return a cine of ``frames`` frames of the heart in a view as a hand and a machine would record it.
+    """Return a cine of ``frames`` frames of the heart in a view as a sonographer and a machine would record it.
 
     Raises
     ------
@@ -172,9 +284,9 @@ def acquire_cine(heart: Heart, view: View, rng: np.random.Generator, *, frames: 
 
 
 def _set_up(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Acquisition:
-    held = hold(heart, view, kind, rng)
-    probe = Probe.sample(rng, depth_mm=held.depth * heart.size_mm, age_days=heart.age_days)
-    return _with_usable_gain(set_up(heart, held.pose, probe, rng, kind=kind, sweep_rad=held.sweep_rad))
+    placed = place_probe(heart, view, kind, rng)
+    probe = Probe.sample(rng, depth_mm=placed.depth * heart.size_mm, age_days=heart.age_days)
+    return _with_usable_gain(set_up(heart, placed.pose, probe, rng, kind=kind, sweep_rad=placed.sweep_rad))
 
 
 def _with_usable_gain(acquisition: Acquisition) -> Acquisition:
@@ -204,7 +316,7 @@ def set_up(
     slab = sample_slab(heart, _moments(heart, pose, sweep_rad), grid, rng)
     middle = swept_pose(pose, sweep_rad, 0.5)
     tissue = (heart_scatterers(heart, middle, slab, rng), interface_scatterers(heart, middle, grid, slab))
-    walls = septa.septal_walls(heart, slab.points.rest, rng)
+    walls = septal_walls(heart, slab.points.rest, rng)
     return Acquisition(heart, probe, grid, pose, tissue, sample_valves(heart, rng), walls, disturbances, sweep_rad)
 
 
@@ -263,7 +375,7 @@ def _shows_defect(acquisition: Acquisition, boxes: Sequence[SeptalBox], frames: 
         return False
     middle = swept_pose(acquisition.pose, acquisition.sweep_rad, 0.5)
     boxed = len({box.frame_index for box in boxes if box.septum is hole.septum})
-    in_plane = septa.hole_in_plane_share(acquisition.heart, middle, acquisition.probe)
+    in_plane = hole_in_plane_share(acquisition.heart, middle, acquisition.probe)
     return boxed >= 0.5 * frames and in_plane >= 0.5
 
 

@@ -2,9 +2,7 @@
 """The shape of the heart at end diastole as signed distances: cavities, walls, septa, vessels, surroundings.
 
 Points are (N, 3) in unit-heart coordinates (see ``heart``); a distance is negative inside. Ellipsoids are cut by
-planes, vessels come from ``vessels``, septa are the walls between two cavities.
-
-The great vessels as chains of tapering capsules, in unit-heart coordinates (see ``heart``).
+planes, the great vessels are chains of tapering capsules, septa are the walls between two cavities.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ The header says what the pixels are and that they are synthetic; it says neither
 References
 ----------
 PS3.3 A.7 (Ultrasound Multi-frame Image IOD), C.8.5.5 (US Region Calibration), C.8.5.6 (US Image), C.7.6.5 (Cine).
-
-The ways in which machines store pixels, and one frame turned into a codestream of each.
 """
 
 from __future__ import annotations

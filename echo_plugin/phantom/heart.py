@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameters of a child's heart: body size, chambers, walls, rhythm and defect, drawn with normal variation.
 
-Only numbers; shape is in ``chambers``, beating in ``motion``, valves in ``valves``.
+Only numbers; shape is in ``chambers``, beating in ``motion``.
 Heart coordinates: origin at the crux, +x to the left ventricle, +y anterior, +z to the apex. Lengths of the
 shape are in units of ``size_mm``, the normal end-diastolic inner diameter of the left ventricle for the body.
 """

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the heart beats: smooth phase curves and the displacement of material points.
+"""How the heart beats: smooth phase curves, the displacement of material points, the leaflets of the four valves.
 
 Points are unit-heart coordinates at end diastole (phase 0 = R peak). The ventricles thicken by keeping the area of
 every ring of muscle (r'^2 = R^2 - c), the annular plane descends towards the apex, the atria fill and empty.
+A leaflet hangs on its annulus and turns about this hinge between closed and open.
 Whole-heart swing and respiration are a rigid motion that ``scan_planes`` applies to the probe instead.
-
-Leaflets of the four valves as moving surfaces.
-
-A leaflet hangs on its annulus, which moves with the heart, and turns about this hinge between closed and open.
 """
 
 from __future__ import annotations

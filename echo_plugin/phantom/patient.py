@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,24 +11,11 @@ import numpy as np
 STUDY_DATE = date(2020, 1, 1)
 """The day of every phantom study: fixed, so that the same seed gives the same bytes."""
 
+# fmt: off
 _ONSETS = (
-    "Bra",
-    "Dol",
-    "Fen",
-    "Gri",
-    "Hul",
-    "Jor",
-    "Kel",
-    "Lum",
-    "Mor",
-    "Nim",
-    "Ost",
-    "Pel",
-    "Quo",
-    "Rud",
-    "Sil",
-    "Tav",
+    "Bra", "Dol", "Fen", "Gri", "Hul", "Jor", "Kel", "Lum", "Mor", "Nim", "Ost", "Pel", "Quo", "Rud", "Sil", "Tav",
 )
+# fmt: on
 _MIDDLES = ("a", "e", "i", "o", "ani", "emo", "iru", "ola", "uvi", "aro")
 _ENDS = ("bek", "dran", "fis", "gul", "lith", "mak", "nor", "pto", "rax", "svin", "tho", "wen")
 
@@ -48,16 +35,11 @@ class PhantomPatient:
     age_days: int
     length_m: float
     weight_kg: float
-    birth_date: date = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.age_days < 0 or self.length_m <= 0 or self.weight_kg <= 0:
-            msg = (
-                f"Phantom patient {self.patient_id}: {self.age_days} days, {self.length_m} m, {self.weight_kg} kg;"
-                " an age from 0 and a positive length and weight are accepted."
-            )
-            raise ValueError(msg)
-        object.__setattr__(self, "birth_date", STUDY_DATE - timedelta(days=self.age_days))
+    @property
+    def birth_date(self) -> date:
+        """The day ``age_days`` before the study."""
+        return STUDY_DATE - timedelta(days=self.age_days)
 
     @property
     def age(self) -> str:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the probe stands for each view, in unit-heart coordinates, and how hand, heart and breath move it.
+"""Where the probe stands for each view, in unit-heart coordinates, and how sonographer, heart and breath move it.
 
 Every view is a plane through the one heart: a virtual apex of the sector, a beam axis and the direction of image right.
-
-How a sonographer's hand holds the probe for one recording: the standard plane, missed a little and searched.
+In a recording the standard plane is missed a little and searched.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def standard_pose(heart: Heart, view: View) -> Pose:
 
 
 def jittered_pose(heart: Heart, view: View, rng: np.random.Generator, *, spread: float = 1.0) -> Pose:
-    """Return a pose as a hand finds it: shifted, tilted, turned; ``spread`` 0 is the textbook."""
+    """Return a pose as a sonographer finds it: shifted, tilted, turned; ``spread`` 0 is the textbook."""
     pose = standard_pose(heart, view)
     return _jitter(pose, rng, spread)
 
@@ -110,23 +109,10 @@ def _jitter(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
     slide = np.clip(rng.normal(0.0, 1.0, 3), -1.6, 1.6) * np.array([0.1, 0.13, 0.025]) * spread
     apex = pose.apex + slide[0] * pose.beam + slide[1] * pose.lateral + slide[2] * pose.elevation
     rock, tilt, turn = np.clip(rng.normal(0.0, 1.0, 3), -1.6, 1.6) * np.deg2rad([7.0, 1.7, 7.0]) * spread
-    # the hand keeps the heart in the picture: half of a slide is steered back
+    # the sonographer keeps the heart in the picture: half of a slide is steered back
     rock -= 0.35 * slide[1]
     axes = rock * pose.elevation + tilt * pose.lateral + turn * pose.beam
     return replace(pose, apex=apex).turned(Rotation.from_rotvec(axes), apex)
-
-
-def stood_off(pose: Pose, standoff: float) -> Pose:
-    """Return the pose drawn back along its beam: a thicker chest wall lies between probe and heart."""
-    return replace(pose, apex=pose.apex - standoff * pose.beam)
-
-
-def aimed_pose(pose: Pose, point: FloatArray, rng: np.random.Generator, *, most_rad: float) -> Pose:
-    """Return the pose tilted, by ``most_rad`` at most, so that the plane passes near a point of the unit heart."""
-    offset = point - pose.apex
-    tilt = math.atan2(offset @ pose.elevation, offset @ pose.beam) + float(rng.normal(0.0, 0.01))
-    # beam x elevation = -lateral: a positive turn about it carries the beam to positive elevation
-    return pose.turned(Rotation.from_rotvec(-np.clip(tilt, -most_rad, most_rad) * pose.lateral), pose.apex)
 
 
 def off_axis_pose(heart: Heart, rng: np.random.Generator) -> Pose:
@@ -154,16 +140,16 @@ def moved_pose(pose: Pose, heart: Heart, phase: float, time_ms: float) -> Pose:
 
 
 FANNED_SHARE = 0.8
-"""How often the hand fans a septal view to where a defect is or might be."""
+"""How often a septal view is fanned to where a defect is or might be."""
 FOUND_SHARE = 0.8
-"""How often the fanning hand stops at the defect that is there."""
+"""How often the fanning stops at the defect that is there."""
 MOST_FANNED_RAD = {View.A4C: 0.035, View.PLAX_LV: 0.26, View.PSAX_PM: 0.16, View.SUBCOSTAL_4C: 0.12}
 """How far a view is fanned and still is that view; elsewhere ``FANNED_RAD``."""
 FANNED_RAD = 0.09
 
 
 @dataclass(frozen=True)
-class Hold:
+class ProbePlacement:
     """The probe's pose, the depth (unit-heart) that the machine is set to, and the tilt of a sweep during recording."""
 
     pose: Pose
@@ -171,30 +157,34 @@ class Hold:
     sweep_rad: float = 0.0
 
 
-def hold(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> Hold:
-    """Return how the probe is held for a view; ``kind`` says what an OTHER is (off_axis, sweep, lung, abdomen)."""
+def place_probe(heart: Heart, view: View, kind: str, rng: np.random.Generator) -> ProbePlacement:
+    """Return where the probe is held for a view; ``kind`` says what an OTHER is (off_axis, sweep, lung, abdomen)."""
     shown = list(WINDOWS)[int(rng.integers(len(WINDOWS)))] if view is View.OTHER else view
     pose = jittered_pose(heart, shown, rng, spread=float(rng.choice([0.6, 1.0, 1.0, 1.6])))
     farthest = 0.75 if WINDOWS[shown].lifts_with_apex else 0.35
     standoff = float(rng.uniform(-0.15, farthest))
-    pose = stood_off(pose, standoff)
+    # drawn back along the beam: a thicker chest wall lies between probe and heart
+    pose = replace(pose, apex=pose.apex - standoff * pose.beam)
     if rng.random() < FANNED_SHARE:
         pose = fanned_to_septum(heart, view, pose, rng)
     if kind == "off_axis":
         pose = off_axis_pose(heart, rng)
     sweep_rad = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.25, 0.4)) if kind == "sweep" else 0.0
-    return Hold(pose, WINDOWS[shown].depth + standoff, sweep_rad)
+    return ProbePlacement(pose, WINDOWS[shown].depth + standoff, sweep_rad)
 
 
 def fanned_to_septum(heart: Heart, view: View, pose: Pose, rng: np.random.Generator) -> Pose:
-    """Return the pose tilted to a place of a septum in view: to its defect, or to where one might be.
+    """Return the pose tilted, within what the view allows, to the defect of a septum in view or where one might be.
 
     Normal hearts are searched as the others are, so that the tilt does not give the diagnosis away.
     """
     shown = [septum for septum, views in SEPTAL_VIEWS.items() if view in views]
     if not shown:
         return pose
-    place = sample_hole(heart, shown[int(rng.integers(len(shown)))], rng)
+    hole = sample_hole(heart, shown[int(rng.integers(len(shown)))], rng)
     if heart.hole is not None and heart.hole.septum in shown and rng.random() < FOUND_SHARE:
-        place = heart.hole
-    return aimed_pose(pose, np.asarray(place.centre), rng, most_rad=MOST_FANNED_RAD.get(view, FANNED_RAD))
+        hole = heart.hole
+    offset, most = np.asarray(hole.centre) - pose.apex, MOST_FANNED_RAD.get(view, FANNED_RAD)
+    tilt = math.atan2(offset @ pose.elevation, offset @ pose.beam) + float(rng.normal(0.0, 0.01))
+    # beam x elevation = -lateral: a positive turn about it carries the beam to positive elevation
+    return pose.turned(Rotation.from_rotvec(-np.clip(tilt, -most, most) * pose.lateral), pose.apex)

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The material points that echo: diffuse scatterers in the walls and around, mirror-like points on the interfaces.
+"""The material points that echo: diffuse scatterers in the tissue, mirror-like points on its interfaces.
 
-Both are drawn once at end diastole from the ``slab`` and then move with the tissue.
-A mirror's echo goes with |cos|^p of the angle between its normal and the beam.
-
-The slice of heart that the beam meets during a recording: material points thrown into it once.
-
-The slab is as thick as the beam plus what heart, breath and hand move through the plane.
-
-What a probe shows where there is no heart: lung with its pleural line, liver and bowel of the abdomen.
+All are drawn once, at end diastole, from a slab of points about the plane, as thick as the beam plus what heart, breath
+and probe move through the plane; then they move with the tissue. A mirror's echo goes with |cos|^p of the angle between
+its normal and the beam. Where there is no heart there are lung with its pleural line, or liver and bowel.
 """
 
 from __future__ import annotations

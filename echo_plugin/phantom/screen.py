@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an ultrasound machine draws round the sector: text, logo, depth ruler, grey bar, ECG, status bar.
 
-Every machine has its own look. Nothing is drawn on the sector itself; who the patient is stands outside the
-ultrasound region, while rulers, marks and, with some machines, settings stand in the region's black corners.
-
-The electrocardiogram that a machine writes under the sector, in step with the phantom's heart.
-
-The look and settings of invented ultrasound machines; no real maker's screen is copied.
+Every machine is invented, no real maker's screen is copied, and each has its own look. Nothing is drawn on the sector
+itself; who the patient is stands outside the ultrasound region, while rulers, marks and, with some machines, settings
+stand in the region's black corners.
 """
 
 from __future__ import annotations

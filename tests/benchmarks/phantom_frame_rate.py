@@ -14,7 +14,7 @@ import numpy as np
 from echo_plugin.anatomy import View
 from echo_plugin.phantom.bmode import record, set_up
 from echo_plugin.phantom.heart import sample_heart
-from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.image_formation import Probe
 from echo_plugin.phantom.scan_planes import WINDOWS, jittered_pose
 
 FRAMES = 32

@@ -15,11 +15,16 @@ from echo_plugin.cine import RegionDataType
 from echo_plugin.io.annotation_store import annotation_from_json
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.phantom import study_patient
+from echo_plugin.phantom import study
 from echo_plugin.phantom.contact_sheet import write_contact_sheet
 from echo_plugin.phantom.dicom_writer import Encoding
-from echo_plugin.phantom.study import DEFAULT_ENCODINGS, write_phantom_study_folder
-from echo_plugin.phantom.study_patient import PatientPlan, patient_defect, patient_views
+from echo_plugin.phantom.study import (
+    DEFAULT_ENCODINGS,
+    StudyPlan,
+    patient_defect,
+    patient_views,
+    write_phantom_study_folder,
+)
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def quick_imaging(monkeypatch, make_cine):
         known = {"defect": heart.defect, "defect_size_mm": heart.defect_size_mm, "heart_rate_bpm": heart.heart_rate_bpm}
         return replace(cine, view=view, boxes=boxes, **known)
 
-    monkeypatch.setattr(study_patient, "acquire_cine", acquire)
+    monkeypatch.setattr(study, "acquire_cine", acquire)
 
 
 def write(out: Path, **changes):
@@ -49,16 +54,16 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def plan(**changes) -> PatientPlan:
+def plan(**changes) -> StudyPlan:
     arguments = {"out": Path("out"), "seed": 1, "views": None, "frames": 8, "defects": DEFECTS} | changes
-    return PatientPlan(encodings=tuple(DEFAULT_ENCODINGS.items()), **arguments)
+    return StudyPlan(encodings=tuple(DEFAULT_ENCODINGS.items()), **arguments)
 
 
 def test_every_cine_can_be_read_and_has_its_annotation_and_row(quick_imaging, tmp_path):
-    summary = write(tmp_path / "study")
+    cines = write(tmp_path / "study")
 
     rows = table(tmp_path / "study")
-    assert summary.cines == len(rows) == 4
+    assert cines == len(rows) == 4
     for row in rows:
         cine = read_cine(tmp_path / "study" / row["file"])
         label = tmp_path / "study" / "annotations" / f"{cine.image_id}.json"
@@ -163,7 +168,7 @@ def test_encodings_are_a_parameter(quick_imaging, tmp_path):
 def test_an_interrupted_run_is_completed_by_the_next(quick_imaging, tmp_path, monkeypatch):
     write(tmp_path / "whole")
     calls = []
-    draw = study_patient.draw_overlay
+    draw = study.draw_overlay
 
     def interrupt(*args, **kwargs):
         calls.append(1)
@@ -171,7 +176,7 @@ def test_an_interrupted_run_is_completed_by_the_next(quick_imaging, tmp_path, mo
             raise KeyboardInterrupt("stopped by the user")
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(study_patient, "draw_overlay", interrupt)
+    monkeypatch.setattr(study, "draw_overlay", interrupt)
     with pytest.raises(KeyboardInterrupt, match="stopped by the user"):
         write(tmp_path / "half")
     left = contents(tmp_path / "half")
@@ -179,7 +184,7 @@ def test_an_interrupted_run_is_completed_by_the_next(quick_imaging, tmp_path, mo
     assert "phantom.csv" not in left
     assert all(whole[name] == data for name, data in left.items() if not name.startswith(".phantom_rows"))
 
-    monkeypatch.setattr(study_patient, "draw_overlay", draw)
+    monkeypatch.setattr(study, "draw_overlay", draw)
     write(tmp_path / "half")
 
     assert contents(tmp_path / "half") == whole
@@ -209,17 +214,21 @@ def test_a_correction_by_a_person_outlives_another_run(quick_imaging, tmp_path):
 
 
 def test_a_complete_folder_is_left_alone(quick_imaging, tmp_path, monkeypatch):
-    summary = write(tmp_path / "study")
-    monkeypatch.setattr(study_patient, "acquire_cine", None)
+    cines = write(tmp_path / "study")
+    monkeypatch.setattr(study, "acquire_cine", None)
 
-    assert write(tmp_path / "study") == summary
+    assert write(tmp_path / "study") == cines
 
 
 def test_other_arguments_are_refused(quick_imaging, tmp_path):
     write(tmp_path / "study")
 
-    with pytest.raises(ValueError, match=r"holds phantoms made with frames 3, seed 5"):
+    before = contents(tmp_path / "study")
+
+    with pytest.raises(ValueError, match="study is not empty and was not made by the phantom with these arguments"):
         write(tmp_path / "study", seed=6, frames=4)
+
+    assert contents(tmp_path / "study") == before
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

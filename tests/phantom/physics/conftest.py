@@ -8,7 +8,7 @@ import pytest
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.phantom.heart import Heart, sample_heart
-from echo_plugin.phantom.probe import Probe
+from echo_plugin.phantom.image_formation import Probe
 
 
 def make_clean_probe(depth_mm: float = 115.0, **changes: float) -> Probe:

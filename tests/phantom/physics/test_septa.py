@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from echo_plugin.anatomy import Defect, Septum, View
-from echo_plugin.phantom.bmode import acquire_cine, set_up
+from echo_plugin.phantom.bmode import Visibility, acquire_cine, box_of, in_sector, set_up, to_pixels
 from echo_plugin.phantom.chambers import in_interatrial_septum
 from echo_plugin.phantom.heart import Hole, sample_heart
 from echo_plugin.phantom.scan_planes import look_at, moved_pose, standard_pose
-from echo_plugin.phantom.septa import Visibility, box_of, in_sector, to_pixels
 
 
 def hole_of(size_mm, heart):

@@ -3,11 +3,10 @@ import numpy as np
 import pytest
 
 from echo_plugin.anatomy import Defect, View
-from echo_plugin.phantom import septa
-from echo_plugin.phantom.bmode import acquire_cine
+from echo_plugin.phantom.bmode import acquire_cine, hole_in_plane_share
 from echo_plugin.phantom.heart import sample_heart
-from echo_plugin.phantom.probe import Probe
-from echo_plugin.phantom.scan_planes import hold
+from echo_plugin.phantom.image_formation import Probe
+from echo_plugin.phantom.scan_planes import place_probe
 
 
 def hearts_with(kind, count):
@@ -26,9 +25,9 @@ def hearts_with(kind, count):
 def share_in_plane(kind, view, count=30):
     shown = []
     for heart, rng in hearts_with(kind, count):
-        held = hold(heart, view, "standard", rng)
-        probe = Probe.sample(rng, depth_mm=held.depth * heart.size_mm, age_days=heart.age_days)
-        shown.append(septa.hole_in_plane_share(heart, held.pose, probe) >= 0.5)
+        placed = place_probe(heart, view, "standard", rng)
+        probe = Probe.sample(rng, depth_mm=placed.depth * heart.size_mm, age_days=heart.age_days)
+        shown.append(hole_in_plane_share(heart, placed.pose, probe) >= 0.5)
     return np.mean(shown)
 
 
@@ -57,7 +56,7 @@ def test_a_normal_heart_is_searched_as_far_out_of_the_standard_plane_as_one_with
         for seed in range(150):
             rng = np.random.default_rng([seed, 4])
             heart = sample_heart(rng, defect=defect)
-            found.append(hold(heart, View.PLAX_LV, "standard", rng).pose.beam @ np.array([1.0, 0.0, 0.0]))
+            found.append(place_probe(heart, View.PLAX_LV, "standard", rng).pose.beam @ np.array([1.0, 0.0, 0.0]))
         return np.array(found)
 
     normal, ventricular = tilts(Defect.NORMAL), tilts(Defect.VSD)
