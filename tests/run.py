@@ -22,16 +22,19 @@ def main() -> int:
     spec.loader.exec_module(start)
     start.install(ROOT / "tests" / "requirements.lock")
 
+    python = [str(start.PYTHON), "-m"]
+    oxfmt = [str(start.SCRIPTS / "oxfmt"), "--config", "tests/viewers/oxfmt.json"]
     checks = [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
-        ["mypy"],
-        ["pytest", *sys.argv[1:]],
+        [*python, "ruff", "check", "."],
+        [*python, "ruff", "format", "--check", "."],
+        [*oxfmt, "--check", "echo_plugin/viewers", "tests/viewers"],
+        [*python, "mypy"],
+        [*python, "pytest", *sys.argv[1:]],
     ]
     codes = []
     for check in checks:
         print("$", *check, flush=True)
-        codes.append(subprocess.run([str(start.PYTHON), "-m", *check], cwd=ROOT, check=False).returncode)
+        codes.append(subprocess.run(check, cwd=ROOT, check=False).returncode)
     return next((code for code in codes if code), 0)
 
 

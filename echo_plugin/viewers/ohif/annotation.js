@@ -3,6 +3,9 @@
 // Pixels of the file, 0-based frames. A frame in `annotated_frames` without a box says "no septum here".
 // `uid` of a box is the panel's own and is never sent.
 
+/** The sides of a box: left, top, right, bottom. */
+export const SIDES = ['x1', 'y1', 'x2', 'y2'];
+
 const ascending = (frames) => [...new Set(frames)].sort((a, b) => a - b);
 
 /** Return a random UUID of version 4. `crypto.randomUUID` is missing on plain http from another computer. */
@@ -64,32 +67,37 @@ export function copyFrame(annotation, from, to) {
 /** Return the two key frames between which the frame lies, or at whose end it is, with a gap to fill; else null. */
 export function keyFrames(annotation, frameIndex) {
   const keys = ascending(annotation.boxes.map((box) => box.frame_index));
-  const gaps = keys.slice(1).map((key, place) => [keys[place], key]).filter(([from, to]) => to - from > 1);
-  const around = gaps.filter(([from, to]) => from <= frameIndex && frameIndex <= to);
-  return around[0] ?? null;
+  const pairs = keys.slice(1).map((key, place) => [keys[place], key]);
+  return pairs.find(([from, to]) => to - from > 1 && from <= frameIndex && frameIndex <= to) ?? null;
 }
 
 /** Fill the frames between two key frames, corner by corner, for the septa that both have. */
 export function interpolate(annotation, from, to) {
   const last = new Map(boxesOn(annotation, to).map((box) => [box.septum, box]));
-  const pairs = boxesOn(annotation, from).filter((box) => last.has(box.septum)).map((box) => [box, last.get(box.septum)]);
+  const first = boxesOn(annotation, from).filter((box) => last.has(box.septum));
   let filled = annotation;
-  for (let frameIndex = from + 1; frameIndex < to && pairs.length; frameIndex += 1) {
+  for (let frameIndex = from + 1; frameIndex < to && first.length; frameIndex += 1) {
     const share = (frameIndex - from) / (to - from);
-    const boxes = pairs.map(([a, b]) => {
-      const between = Object.fromEntries(['x1', 'y1', 'x2', 'y2'].map((end) => [end, a[end] + share * (b[end] - a[end])]));
-      return { ...between, septum: a.septum, uid: newUid() };
+    const between = first.map((box) => {
+      const { septum } = box;
+      const place = SIDES.map((side) => [side, box[side] + share * (last.get(septum)[side] - box[side])]);
+      return { ...Object.fromEntries(place), septum };
     });
-    filled = withFrame(filled, frameIndex, boxes);
+    filled = withFrame(filled, frameIndex, between);
   }
   return filled;
 }
 
 function comparable({ boxes, annotated_frames, view, defect, defect_size_mm, defect_visible, unusable }) {
-  const place = (box) => [box.frame_index, box.septum, ...['x1', 'y1', 'x2', 'y2'].map((end) => box[end].toFixed(3))];
+  const place = (box) => [box.frame_index, box.septum, ...SIDES.map((side) => box[side].toFixed(3))];
   return JSON.stringify([
-    boxes.map((box) => place(box).join()).sort(), annotated_frames, view, defect, defect_size_mm ?? null,
-    defect_visible ?? null, unusable ?? false,
+    boxes.map((box) => place(box).join()).sort(),
+    annotated_frames,
+    view,
+    defect,
+    defect_size_mm ?? null,
+    defect_visible ?? null,
+    unusable ?? false,
   ]);
 }
 
@@ -99,9 +107,8 @@ export const saysTheSame = (one, other) => comparable(one) === comparable(other)
 /** Return the frames on which two annotations differ. */
 export function differingFrames(one, other) {
   const frames = ascending([...one.annotated_frames, ...other.annotated_frames]);
-  const only = (annotation, index) => comparable({
-    boxes: boxesOn(annotation, index), annotated_frames: isAnnotated(annotation, index) ? [index] : [],
-  });
+  const only = (annotation, index) =>
+    comparable({ boxes: boxesOn(annotation, index), annotated_frames: isAnnotated(annotation, index) ? [index] : [] });
   return frames.filter((index) => only(one, index) !== only(other, index));
 }
 
@@ -120,8 +127,10 @@ export function merge(base, mine, theirs) {
   for (const field of ['view', 'defect', 'unusable']) {
     if (mine[field] !== base[field]) merged[field] = mine[field];
   }
-  for (const field of ['defect_size_mm', 'defect_visible']) { // said of the defect that stands beside them
-    if (mine.defect !== theirs.defect ? merged.defect === mine.defect : mine[field] !== base[field]) merged[field] = mine[field];
+  for (const field of ['defect_size_mm', 'defect_visible']) {
+    // said of the defect that stands beside them
+    const isMine = mine.defect === theirs.defect ? mine[field] !== base[field] : merged.defect === mine.defect;
+    if (isMine) merged[field] = mine[field];
   }
   return merged;
 }

@@ -39,15 +39,15 @@ const id = encodeURIComponent;
 
 export const about = () => ask('GET', 'echo/about');
 export const cinesOfStudy = (study) => ask('GET', `echo/cines?study=${id(study)}`);
-export const cine = (imageId) => ask('GET', `echo/cines/${id(imageId)}`);
 export const readAnnotation = (imageId) => ask('GET', `echo/annotations/${id(imageId)}`);
 export const submitAnnotation = (document) => ask('PUT', `echo/annotations/${id(document.image_id)}`, document);
 export const predict = (imageId, signal) => ask('POST', `echo/predictions/${id(imageId)}`, undefined, signal);
 /** Ask what all cines of the child of a cine say together; null: none of them was answered. */
-export const childDefect = async (imageId, signal) => (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
+export const childDefect = async (imageId, signal) =>
+  (await ask('GET', `echo/patient?image=${id(imageId)}`, undefined, signal)).patient_defect;
 /**
- * Ask for the picture of what in a cine speaks for its defect: `{ url, frameIndex, defect, probability }` with the answer that
- * it explains, which the server made anew. The address is this page's to revoke.
+ * Ask for the picture of what in a cine speaks for its defect: `{ url, frameIndex, defect, probability }` with the
+ * answer that it explains, which the server made anew. The address is this page's to revoke.
  */
 export async function explanation(imageId) {
   const response = await fetchOrRefuse(`echo/explain?image=${id(imageId)}`);
@@ -62,7 +62,7 @@ export const training = () => ask('GET', 'echo/training');
 export const startTraining = (model, params) => ask('POST', `train/${id(model)}`, params);
 export const stopTraining = () => ask('DELETE', 'train/');
 
-/** Return the address of a small picture: of the tissue in the middle frame, or of a box `[x1, y1, x2, y2]` in a frame. */
+/** Return the address of a small picture: the tissue in the middle frame, or a box `[x1, y1, x2, y2]` in a frame. */
 export function pictureUrl(imageId, frameIndex = null, box = null) {
   const url = new URL(`echo/pictures/${id(imageId)}`, ROOT);
   if (frameIndex !== null) url.searchParams.set('frame_index', frameIndex);

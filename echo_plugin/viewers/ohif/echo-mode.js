@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mode "Echo AI": OHIF's basic mode (stack viewport, cine playback) for ultrasound, with our panel open.
 
-import { EXTENSION_ID, PANEL_NAME } from './echo-extension.js';
-import { addBoxTool } from './box-tool.js';
+import { addBoxTool } from './boxes.js';
+import { EXTENSION_ID, PANEL_NAME } from './panel.js';
 
 const PANEL = `${EXTENSION_ID}.panelModule.${PANEL_NAME}`;
 const PANEL_WIDTH_PX = 356;
@@ -39,7 +39,7 @@ async function modeFactory({ loadModules }) {
       description: 'Echo AI reads ultrasound only',
     }),
     routes: [{ ...route, path: 'echo', layoutTemplate: () => layoutOf(route) }],
-    extensions: { ...mode.extensions, [new URL('./echo-extension.js', import.meta.url).href]: '^1.0.0' },
+    extensions: { ...mode.extensions, [new URL('./panel.js', import.meta.url).href]: '^1.0.0' },
     onModeEnter(managers) {
       mode.onModeEnter.call(this, managers);
       addBoxTool(managers);

@@ -1,77 +1,135 @@
 // SPDX-License-Identifier: Apache-2.0
-// The panel: badge on top, two tabs (this cine, learning), and at the foot what is always needed: name, submit, next.
+// The extension "Echo AI" that OHIF loads at run time: one panel. No build step; OHIF's React draws one empty element
+// and the panel fills it: badge on top, two tabs (this cine, learning), and at the foot what is always needed.
 
-import { button, choice, h, section } from './dom.js';
-import { discard } from './editing.js';
-import { listenToKeys } from './keys.js';
+import {
+  cineChoices,
+  drawButtons,
+  frameBoxes,
+  FrameStrip,
+  frameTools,
+  pickCine,
+  pickFrame,
+} from './annotation-tools.js';
+import { addStyle, button, choice, h, row, section } from './dom.js';
+import { isChanged, keepWhenLeaving } from './draft.js';
+import * as editing from './editing.js';
+import { childCard, findings, modelBadge, pickFindings, predictButtons } from './findings.js';
+import { followTraining, pickTraining, readSuspicious, stopFollowing, suspects, trainingCard } from './learning.js';
+import { askByAddress, followViewer, goToNext } from './open-cine.js';
+import { predictCine } from './prediction.js';
 import { Session } from './session.js';
-import { cineChoices, drawButtons, frameBoxes, frameTools, pickCine, pickFrame, pickStatus } from './show-annotate.js';
-import { childCard } from './show-child.js';
-import { conflictCard } from './show-conflict.js';
-import { findings } from './show-findings.js';
-import { FrameStrip } from './show-frames.js';
-import { suspects, trainingCard } from './show-learning.js';
-import { modelBadge } from './show-model.js';
-import { addStyle } from './style.js';
-import * as tasks from './tasks.js';
-import { TrainingWatch } from './training.js';
+import { bringBack, conflictCard, pickConflict, submit } from './submission.js';
 import { clock } from './words.js';
 
-function predictButtons({ busy, progress, imageId }, session) {
-  if (busy === 'predict') {
-    const many = progress?.total > 1;
-    const doing = many && progress.done === progress.total ? 'Joining the cines of this child' : many ? `Predicting cine ${progress.done + 1} of ${progress.total}` : 'Predicting';
-    return [
-      h('div', { class: 'echo-row' }, h('span', { class: 'live', 'data-echo': 'progress' }, doing),
-        button('Cancel', () => tasks.stopPredicting())),
-      h('progress', many ? { max: progress.total, value: progress.done } : {}),
-    ];
-  }
-  const disabled = !imageId || Boolean(busy);
-  return h('div', { class: 'echo-row' },
-    button('Predict this cine', () => tasks.predictCine(session), { key: 'P', class: 'primary', disabled, 'data-echo': 'predict' }),
-    button('All of the study', () => tasks.predictStudy(session), { title: 'Predict all cines of this study', disabled, 'data-echo': 'predict-study' }));
-}
+export const EXTENSION_ID = '@echo/extension-ai';
+export const PANEL_NAME = 'echo';
 
-function why({ reason, worthDrawing }, session) {
-  if (!reason) return null;
-  return h('div', { class: 'why', 'data-echo': 'reason' }, h('b', {}, 'Why this cine: '), reason,
-    worthDrawing.length
-      ? h('div', {}, 'Worth drawing: ', worthDrawing.map((index) => button(String(index + 1), () => session.viewer.goTo(index), { title: `Show frame ${index + 1}` })))
-      : null);
-}
+/** What a key does. These come before OHIF's own; none of them acts while one types in a field. */
+const KEYS = {
+  ArrowRight: (session) => session.viewer.step(1),
+  ArrowLeft: (session) => session.viewer.step(-1),
+  ' ': (session) => session.viewer.play(!session.viewer.isPlaying()),
+  p: predictCine,
+  1: (session) => editing.draw(session, 'interatrial'),
+  2: (session) => editing.draw(session, 'interventricular'),
+  Escape: (session) => editing.draw(session, null),
+  a: editing.accept,
+  e: editing.markEmpty,
+  c: editing.copyToNext,
+  i: editing.fillBetween,
+  m: editing.compare,
+  s: submit,
+  n: goToNext,
+};
 
-function status({ imageId, revision, author, savedAt, changed, loaded, hasAside }, session) {
-  if (!loaded) return null;
-  const stored = revision ? `Revision ${revision}${author ? ` by ${author}` : ''}${savedAt ? `, ${clock(savedAt)}` : ''}` : 'Not annotated yet';
-  return h('div', { class: 'echo-line', 'data-echo': 'status', 'data-image': imageId, 'data-changed': String(changed), 'data-revision': revision },
-    h('span', { class: 'hint' }, stored), changed ? h('b', {}, 'unsaved changes') : null,
-    hasAside ? button('bring back mine', () => tasks.bringBack(session), { class: 'link', 'data-echo': 'bring-back' }) : null,
-    changed ? button('discard', () => discard(session), { class: 'link', 'data-echo': 'discard' }) : null);
-}
-
-function footer(session) {
-  const name = h('input', {
-    type: 'text', placeholder: 'your name', maxlength: 64, value: session.state.reader, size: 10, 'aria-label': 'Your name or initials',
-    title: 'Stored with each revision', onchange: (event) => session.setReader(event.target.value), 'data-echo': 'reader',
-  });
-  const submit = button('Submit', () => tasks.submit(session), { key: 'S', class: 'primary', 'data-echo': 'submit' });
-  const next = section(
-    ({ about, strategy }) => ({ strategies: about?.strategies, strategy }),
-    ({ strategies, strategy }) => strategies && h('div', { class: 'echo-row' },
-      choice(Object.keys(strategies), strategy, (chosen) => session.setStrategy(chosen), { title: strategies[strategy], 'aria-label': 'How the next cine is chosen', 'data-echo': 'strategy' }),
-      button('Next cine', () => tasks.next(session, session.state.strategy), { key: 'N', 'data-echo': 'next' })));
-  const saved = section((state) => ({ ...pickStatus(state), imageId: state.imageId, hasAside: state.hasAside }), (picked) => status(picked, session));
-  const message = section(({ message: said }) => said, (said) => said && h('p', { class: `message ${said.kind}`, role: 'status', 'data-echo': 'message' }, said.text));
-  return {
-    nodes: [message.node, h('div', { class: 'foot' }, saved.node, h('div', { class: 'echo-row' }, name, submit), next.node)],
-    sections: [saved, next, message, { update: ({ busy }) => { submit.disabled = Boolean(busy); } }],
+/** Listen to the keyboard; return what ends it. */
+function listenToKeys(session) {
+  const listener = (event) => {
+    const isTyping = event.target.closest?.('input, select, textarea, [contenteditable], [role=dialog]');
+    const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!act || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === ' ' && event.target.closest?.('button')) event.target.blur();
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    act(session);
   };
+  window.addEventListener('keydown', listener, true);
+  return () => window.removeEventListener('keydown', listener, true);
 }
+
+function why({ reason, worthDrawing }, { viewer }) {
+  if (!reason) return null;
+  const frame = (index) => button(index + 1, () => viewer.goTo(index), { title: `Show frame ${index + 1}` });
+  return h('div', { class: 'why', 'data-echo': 'reason' }, [
+    h('b', {}, 'Why this cine: '),
+    reason,
+    worthDrawing.length > 0 && h('div', {}, 'Worth drawing: ', worthDrawing.map(frame)),
+  ]);
+}
+
+const pickStatus = ({ imageId, draft, hasAside }) =>
+  draft && {
+    imageId,
+    hasAside,
+    isChanged: isChanged(draft),
+    revision: draft.base.revision ?? 0,
+    author: draft.base.author,
+    savedAt: draft.base.saved_at,
+  };
+
+function status(picked, session) {
+  if (!picked) return null;
+  const { imageId, revision, author, savedAt, hasAside } = picked;
+  const saved = `Revision ${revision}${author ? ` by ${author}` : ''}${savedAt ? `, ${clock(savedAt)}` : ''}`;
+  const shown = { 'data-image': imageId, 'data-changed': String(picked.isChanged), 'data-revision': revision };
+  const link = (text, act, part) => button(text, () => act(session), { class: 'link', 'data-echo': part });
+  return h('div', { class: 'echo-line', 'data-echo': 'status', ...shown }, [
+    h('span', { class: 'hint' }, revision ? saved : 'Not annotated yet'),
+    picked.isChanged && h('b', {}, 'unsaved changes'),
+    hasAside && link('bring back mine', bringBack, 'bring-back'),
+    picked.isChanged && link('discard', editing.discard, 'discard'),
+  ]);
+}
+
+function submitRow(session) {
+  const name = h('input', {
+    type: 'text',
+    placeholder: 'your name',
+    maxlength: 64,
+    value: session.state.reader,
+    size: 10,
+    'aria-label': 'Your name or initials',
+    title: 'Stored with each revision',
+    onchange: (event) => session.setReader(event.target.value),
+    'data-echo': 'reader',
+  });
+  const send = button('Submit', () => submit(session), { key: 'S', class: 'primary', 'data-echo': 'submit' });
+  const update = ({ busy }) => {
+    send.disabled = Boolean(busy);
+  };
+  return { node: row(name, send), update };
+}
+
+function nextRow({ strategies, strategy }, session) {
+  if (!strategies) return null;
+  return row(
+    choice(Object.keys(strategies), strategy, (chosen) => session.setStrategy(chosen), {
+      title: strategies[strategy],
+      'aria-label': 'How the next cine is chosen',
+      'data-echo': 'strategy',
+    }),
+    button('Next cine', () => goToNext(session), { key: 'N', 'data-echo': 'next' }),
+  );
+}
+
+const said = ({ message }) =>
+  message && h('p', { class: `message ${message.kind}`, role: 'status', 'data-echo': 'message' }, message.text);
 
 function tabs(bodies) {
-  const buttons = bodies.map(([title, body], place) =>
-    h('button', { type: 'button', role: 'tab', 'aria-selected': place === 0 ? 'true' : 'false', 'data-echo': `tab-${place}`, onclick: () => show(place) }, title));
+  const buttons = bodies.map(([title], place) =>
+    h('button', { type: 'button', role: 'tab', 'data-echo': `tab-${place}`, onclick: () => show(place) }, title),
+  );
   function show(place) {
     bodies.forEach(([, body], other) => {
       body.hidden = other !== place;
@@ -83,48 +141,81 @@ function tabs(bodies) {
 }
 
 /** Build the panel in `root` and let it follow the viewer; return what ends it. */
-export function mountPanel(root, managers) {
+function mountPanel(root, managers) {
   addStyle();
   const session = new Session(managers);
-  const watch = new TrainingWatch(session);
-  const goTo = (frameIndex) => session.viewer.goTo(frameIndex);
-  const choose = (patch) => session.set(patch);
-  const strip = new FrameStrip(goTo);
-  const badge = section(({ about }) => ({ about: about && { models: about.models } }), modelBadge);
-  const cine = [
-    section(({ draft, conflict }) => ({ mine: draft?.now, theirs: conflict }), (picked) => conflictCard(picked, session)),
-    section(({ reason, worthDrawing }) => ({ reason, worthDrawing }), (picked) => why(picked, session)),
-    section(({ busy, progress, imageId }) => ({ busy, progress, imageId }), (picked) => predictButtons(picked, session)),
-    section(({ prediction, imageId, isFolded, busy }) => ({ imageId, isFolded, busy, ...(prediction ?? {}), boxes: undefined, timings_ms: undefined }),
-      (picked) => findings(picked, { goTo, fold: (isFolded) => session.set({ isFolded }), explain: () => tasks.explain(session) })),
-    section(({ child, isFolded }) => ({ child, isFolded }), childCard),
-    { node: h('section', {}, strip.node), update: (state) => strip.update(state) },
-    section(pickFrame, (picked) => picked.frames > 0 && frameBoxes(picked, session)),
-    section(({ drawing }) => ({ drawing }), (picked) => drawButtons(picked, session)),
-    section(({ prediction, isComparing }) => ({ hasPrediction: Boolean(prediction), isComparing }), (picked) => frameTools(picked, session)),
-    section(pickCine, (picked) => cineChoices(picked, session)),
-  ];
-  const learning = [
-    section(({ training, about, epochs, trainer }) => ({ training, about: about && { trainers: about.trainers }, epochs, model: trainer }),
-      (picked) => trainingCard(picked, watch, ({ model, ...rest }) => choose(model ? { trainer: model, ...rest } : rest))),
-    section(({ suspicious: list }) => ({ list }), (picked) => suspects(picked, () => tasks.readSuspicious(session), (one) => tasks.visit(session, one), (one) => tasks.keepLabel(session, one))),
-  ];
-  const cineBody = h('div', { class: 'body' }, cine.map(({ node }) => node));
-  const learningBody = h('div', { class: 'body' }, learning.map(({ node }) => node));
-  const foot = footer(session);
-  root.classList.add('echo-panel');
-  root.replaceChildren(badge.node, tabs([['This cine', cineBody], ['Learning', learningBody]]), cineBody, learningBody, ...foot.nodes);
+  const part = (pick, draw) => section(pick, (picked) => draw(picked, session));
+  const nodes = (parts) => parts.map(({ node }) => node);
 
-  const sections = [badge, ...cine, ...learning, ...foot.sections];
-  session.listeners.add((state) => sections.forEach((one) => one.update(state)));
-  session.set({ trainer: 'septal_boxes', epochs: 0 });
-  const address = new URLSearchParams(location.search);
-  if (address.has('cine')) {
-    const frames = (address.get('frames') ?? '').split(',').filter(Boolean).map(Number).filter(Number.isInteger);
-    session.asked = { imageId: address.get('cine'), frames, reason: address.get('reason') };
-  }
-  const ends = [session.start(), listenToKeys(session), () => watch.end()];
-  watch.follow();
-  tasks.readSuspicious(session);
-  return { session, end: () => ends.forEach((end) => end()) };
+  const badge = part(['about'], modelBadge);
+  const cine = [
+    part(pickConflict, conflictCard),
+    part(['reason', 'worthDrawing'], why),
+    part(['busy', 'progress', 'imageId'], predictButtons),
+    part(pickFindings, findings),
+    part(['child', 'isFolded'], childCard),
+    new FrameStrip((frameIndex) => session.viewer.goTo(frameIndex)),
+    part(pickFrame, frameBoxes),
+    part(['drawing'], drawButtons),
+    part(({ prediction, isComparing }) => ({ isComparing, isPredicted: Boolean(prediction) }), frameTools),
+    part(pickCine, cineChoices),
+  ];
+  const learning = [part(pickTraining, trainingCard), part(['suspicious'], suspects)];
+  const message = part(['message'], said);
+  const foot = [
+    part(pickStatus, status),
+    submitRow(session),
+    part(({ about, strategy }) => ({ strategies: about?.strategies, strategy }), nextRow),
+  ];
+
+  const [cineBody, learningBody] = [cine, learning].map((parts) => h('div', { class: 'body' }, nodes(parts)));
+  const bar = tabs([
+    ['This cine', cineBody],
+    ['Learning', learningBody],
+  ]);
+  root.classList.add('echo-panel');
+  root.replaceChildren(badge.node, bar, cineBody, learningBody, message.node, h('div', { class: 'foot' }, nodes(foot)));
+  const parts = [badge, ...cine, ...learning, message, ...foot];
+  session.listeners.add((state) => parts.forEach((one) => one.update(state)));
+  session.set({}); // draws them all once
+
+  askByAddress(session);
+  const ends = [
+    followViewer(session),
+    session.picture.watch((annotation, kind) => editing.editInPicture(session, annotation, kind)),
+    keepWhenLeaving(session),
+    listenToKeys(session),
+    () => stopFollowing(session),
+  ];
+  session.refreshAbout();
+  followTraining(session);
+  readSuspicious(session);
+  return { end: () => ends.forEach((end) => end()) };
 }
+
+/** Return a React element (React 18's form) whose node is handed to `ref`, null when it goes. */
+function reactElement(type, ref, props) {
+  return { $$typeof: Symbol.for('react.element'), type, key: null, ref, props, _owner: null, _store: {} };
+}
+
+let mounted = null; // the panel lives longer than what React draws: it ends when its node is gone or another one comes
+
+function panelOf(managers) {
+  const ref = (node) => {
+    if (node && mounted?.node !== node) {
+      mounted?.panel.end();
+      mounted = { node, panel: mountPanel(node, managers) };
+    } else if (!node && mounted && !mounted.node.isConnected) {
+      mounted.panel.end();
+      mounted = null;
+    }
+  };
+  return () => reactElement('div', ref, { style: { height: '100%' } });
+}
+
+const ICON = { iconName: 'tool-rectangle', iconLabel: 'Echo AI', label: 'Echo AI' };
+
+export default {
+  id: EXTENSION_ID,
+  getPanelModule: (managers) => [{ name: PANEL_NAME, ...ICON, component: panelOf(managers) }],
+};

@@ -2,14 +2,18 @@
 // The viewer: which cine and frame are shown, and how to show another.
 // A cine is its SOP Instance UID; what OHIF calls a series or a display set may hold several.
 
-import { cornerstoneOf } from './box-tool.js';
-
 const IMAGE_ID = /\/instances\/([^/]+)\/frames\/(\d+)/;
 
 /** Return `{ imageId, frameIndex }` (SOP Instance UID, 0-based) of a cornerstone image id; null for other images. */
 export function parseImageId(cornerstoneImageId) {
   const [, imageId, frameNumber] = IMAGE_ID.exec(cornerstoneImageId ?? '') ?? [];
   return imageId ? { imageId, frameIndex: Number(frameNumber) - 1 } : null;
+}
+
+/** Return the libraries `{ cornerstone, cornerstoneTools }` that OHIF itself draws with. */
+export function cornerstoneOf({ extensionManager }) {
+  const entry = extensionManager.getModuleEntry('@ohif/extension-cornerstone.utilityModule.common');
+  return entry.exports.getCornerstoneLibraries();
 }
 
 export class Viewer {
@@ -44,7 +48,7 @@ export class Viewer {
   study() {
     const { activeViewportId, viewports } = this.services.viewportGridService.getState();
     const [uid] = viewports.get(activeViewportId)?.displaySetInstanceUIDs ?? [];
-    return uid ? this.services.displaySetService.getDisplaySetByUID(uid)?.StudyInstanceUID ?? null : null;
+    return uid ? (this.services.displaySetService.getDisplaySetByUID(uid)?.StudyInstanceUID ?? null) : null;
   }
 
   /** Call `onCine` when another cine is shown and `onFrame` when another frame is; return what ends it. */

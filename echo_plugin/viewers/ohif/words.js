@@ -23,6 +23,12 @@ export const rounded = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFix
 
 export const percent = (probability) => `${Math.round(100 * probability)}%`;
 
+const BETTER_THAN_CHANCE = 1.2;
+
+/** Whether the likeliest class is hardly likelier than a guess. */
+export const isUndecided = ({ probability, probabilities }) =>
+  probability < BETTER_THAN_CHANCE / Object.keys(probabilities).length;
+
 /** Return "frames 3, 7-9, 12" of 0-based indices, counted from 1 as the viewer counts. */
 export function frameList(frameIndices) {
   const runs = [];
@@ -39,7 +45,9 @@ export function frameList(frameIndices) {
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 60) return `${whole} s`;
-  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return whole < 3600
+    ? `${Math.floor(whole / 60)} min ${whole % 60} s`
+    : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
 /** Return "ASD of 8 mm, not shown here" of an annotation; null where no defect is said. */
