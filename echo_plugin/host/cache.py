@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.cine import Cine
-from echo_plugin.durable import drop_longest_unused, make_directory, write_atomically
+from echo_plugin.durable import drop_longest_unused, make_directory, user_cache, write_atomically
 from echo_plugin.io.volume import write_rendition
 
 RENDITION_FORMAT = "1"
@@ -29,9 +28,7 @@ RENDITION_LIMIT_BYTES = 8 << 30
 
 def cache_folder(studies: Path, base: Path | None = None) -> Path:
     """Return the (created) cache folder of a study folder, below ``base`` or the user's cache folder."""
-    if base is None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
-    folder = base / hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:16]
+    folder = (base or user_cache()) / hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

@@ -14,7 +14,6 @@ import base64
 import hashlib
 import importlib.util
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
-from echo_plugin.durable import locked
+from echo_plugin.durable import locked, user_cache
 from echo_plugin.errors import EchoError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class ViewerPackage:
     """The unpacked viewer below ``cache`` (None: the user's cache folder), fetched in a thread when it is not there."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
+        base = cache or user_cache()
         self.cache = base / "ohif"
         self.folder = self.cache / f"{VERSION}-{_RECIPE}"
         self._starting = threading.Lock()
