@@ -81,6 +81,11 @@ def make_directory(path: Path) -> None:
         fsync_directory(path.parent)
 
 
+def user_cache() -> Path:
+    """Return the folder of this program among the user's caches; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory last; Windows keeps them by itself and has no call for it."""
     if os.name == "nt":

@@ -20,21 +20,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from echo_plugin.durable import make_directory, write_atomically
+from echo_plugin.durable import make_directory, user_cache, write_atomically
 
 logger = logging.getLogger(__name__)
 
-APP_DIR = Path(__file__).resolve().parents[2] / "apps" / "echo"
-"""The app folder of a checkout; MONAI Label loads its ``main.py``."""
-SAMPLES = APP_DIR.parents[1] / "sample_studies"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_studies"
+"""Of a checkout; an installed package has none."""
 OWN_MODELS = ".echo_models"
 COPIED = ".starters"
 """Lists the SHA-256 of each copy: one that still has it was not trained here, and follows the starter."""
-
-
-def user_cache() -> Path:
-    """Return the program's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
 
 
 def user_data() -> Path:

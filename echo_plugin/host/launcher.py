@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.folders import APP_DIR, cache_folder, log_file, served_folder, served_models, user_data
+from echo_plugin.host.folders import cache_folder, log_file, served_folder, served_models, user_data
 from echo_plugin.host.middleware import is_loopback
+from echo_plugin.model_card import APP_FOLDER, STARTERS
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 """Threads that spin while they wait take 3 to 12 times as long when anything else runs, and 3D Slicer runs beside us.
@@ -66,7 +67,7 @@ def serve(
         if studies != asked:
             _say(f"The samples are served from a copy, {studies}; delete it to begin anew.")
         _require_studies(studies)
-    models = served_models(studies, models, APP_DIR / "model")
+    models = served_models(studies, models, STARTERS)
     _require_models(models)
     listener = _listen(host, port)
     bound_port = listener.getsockname()[1]
@@ -101,9 +102,9 @@ def server_environment(studies: Path, models: Path, *, conf: Mapping[str, str], 
 
     MONAI Label reads its settings when it is imported, and hands them to its training process this way.
     """
-    python_path = [os.environ.get("PYTHONPATH", ""), str(APP_DIR)]
+    python_path = [os.environ.get("PYTHONPATH", ""), str(APP_FOLDER)]
     return {
-        "MONAI_LABEL_APP_DIR": str(APP_DIR),
+        "MONAI_LABEL_APP_DIR": str(APP_FOLDER),
         "MONAI_LABEL_STUDIES": str(studies.resolve()),
         "MONAI_LABEL_APP_CONF": json.dumps({"models": str(models.resolve()), **conf}),
         "MONAI_LABEL_SERVER_PORT": str(port),
@@ -150,9 +151,6 @@ def _require_archive(pacs: str, studies: Path) -> Path:
 def _require_studies(studies: Path) -> None:
     if str(studies).startswith(("http:", "https:")):
         msg = f"Studies {studies} is a DICOMweb address; name it with --pacs."
-        raise EchoError(msg)
-    if not (APP_DIR / "main.py").is_file():
-        msg = f"App folder {APP_DIR} has no main.py; run from a checkout of the repository."
         raise EchoError(msg)
     if not studies.is_dir():
         msg = f"Study folder {studies} does not exist; `monailabel-echo phantom {studies} --patients 4` makes one."

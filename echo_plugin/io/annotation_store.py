@@ -36,7 +36,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox, require_image_id
@@ -380,50 +380,46 @@ def _float_or_none(number: float | None) -> float | None:
     return None if number is None else float(number)
 
 
-def _list(value: object, where: str) -> list[object]:
-    if not isinstance(value, list):
-        msg = f"{where} is {str(value)[:40]!r}; a list is accepted."
+def _require(is_accepted: bool, value: object, where: str, accepted: str) -> None:
+    if not is_accepted:
+        msg = f"{where} is {str(value)[:40]!r}; {accepted} accepted."
         raise _FieldError(msg)
+
+
+def _list(value: Any, where: str) -> list[object]:
+    _require(isinstance(value, list), value, where, "a list is")
     return value
 
 
-def _whole(value: object, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        msg = f"{where} is {str(value)[:40]!r}; a whole number from 0 is accepted."
-        raise _FieldError(msg)
+def _whole(value: Any, where: str) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _require(is_whole, value, where, "a whole number from 0 is")
     return value
 
 
-def _flag(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        msg = f"{where} is {str(value)[:40]!r}; true or false is accepted."
-        raise _FieldError(msg)
+def _flag(value: Any, where: str) -> bool:
+    _require(isinstance(value, bool), value, where, "true or false is")
     return value
 
 
-def _number(value: object, where: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
-        return float(value)
-    msg = f"{where} is {str(value)[:40]!r}; a finite number is accepted."
-    raise _FieldError(msg)
+def _number(value: Any, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    _require(is_number, value, where, "a finite number is")
+    return float(value)
 
 
 def _number_or_none(value: object, where: str) -> float | None:
     return None if value is None else _number(value, where)
 
 
-def _text(value: object, where: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    msg = f"{where} is {str(value)[:40]!r}; a text is accepted."
-    raise _FieldError(msg)
+def _text(value: Any, where: str) -> str | None:
+    _require(value is None or isinstance(value, str), value, where, "a text is")
+    return value
 
 
 def _member(kind: type[EnumType], value: object, where: str) -> EnumType:
     members = {member.value: member for member in kind}
-    if not isinstance(value, str) or value not in members:
-        msg = f"{where} is {str(value)[:40]!r}; {list(members)} are accepted."
-        raise _FieldError(msg)
+    _require(isinstance(value, str) and value in members, value, where, f"{list(members)} are")
     return members[value]
 
 

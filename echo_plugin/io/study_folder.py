@@ -91,10 +91,13 @@ class StudyFolder:
             If patients.csv is malformed.
         """
         with self._refreshing:
+            patients = read_patients(self.root / PATIENTS_FILE)
+            self.generation += patients != self._patients
+            self._patients = patients
             return self._look(progress)
 
     def _look(self, progress: Callable[[int, int], None] | None = None) -> int:
-        patients = read_patients(self.root / PATIENTS_FILE)
+        """Look for files; for one who holds the lock of refreshing."""
         found, known = find_files(self.root), self._index.stamps()
         if gone := [path for path in known if path not in found]:
             self._index.remove(gone)
@@ -106,8 +109,8 @@ class StudyFolder:
                 progress(start + len(paths), len(changed))
         if found != self._found:
             self._instances = None
-        self.generation += (_images(found), patients) != (_images(self._found), self._patients)
-        self._found, self._patients, self._looked_at = found, patients, time.monotonic()
+            self.generation += _images(found) != _images(self._found)
+        self._found, self._looked_at = found, time.monotonic()
         if changed:
             problems = self.problems()
             logger.info("Study folder: %d files read, %d of %d not used", len(changed), len(problems), len(found))

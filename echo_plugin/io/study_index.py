@@ -28,7 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from echo_plugin.cine import escape_path, is_uid
-from echo_plugin.durable import SqliteFile
+from echo_plugin.durable import SqliteFile, user_cache
 from echo_plugin.errors import UnreadableCineError
 from echo_plugin.io.cine_file import CINE_SUFFIXES, read_cine
 from echo_plugin.io.dicom_header import is_dicom
@@ -210,7 +210,7 @@ def open_index(root: Path, index_path: Path | None = None) -> StudyIndex:
     try:
         return StudyIndex(root / INDEX_FILE)
     except (sqlite3.Error, OSError) as exc:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monailabel-echo"
+        cache = user_cache()
         name = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.sqlite"
         logger.warning("Study folder cannot be written to (%s); its index is kept in the user's cache: %s", exc, name)
     try:

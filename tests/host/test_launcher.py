@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from echo_plugin.errors import EchoError
-from echo_plugin.host.launcher import APP_DIR, ready_text, serve, server_environment
+from echo_plugin.host.launcher import ready_text, serve, server_environment
+from echo_plugin.model_card import STARTERS
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_without_a_model_folder_the_studies_get_one_of_their_own(studies):
         with pytest.raises(EchoError, match="cannot be used"):  # ends it before the libraries are loaded
             serve(studies, port=taken.getsockname()[1])
 
-    starters = {path.name for path in (APP_DIR / "model").glob("*.safetensors")}
+    starters = {path.name for path in STARTERS.glob("*.safetensors")}
     assert {path.name for path in (studies / ".echo_models").glob("*.safetensors")} == starters
     assert (studies / ".echo_models").is_dir()
 

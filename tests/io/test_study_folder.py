@@ -514,3 +514,20 @@ def test_unchanged_folder_of_ten_thousand_files_refreshes_in_two_seconds(tmp_pat
 
     assert len(folder.entries()) == 10_000
     assert elapsed_s < 2.0
+
+
+def test_instances_are_images_and_reports_as_they_are_now_whatever_the_table_of_patients_says(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, generation = StudyFolder(root), StudyFolder(root).generation
+    assert set(folder.instances()) == {"1.2.1", "1.2.2"}
+    monkeypatch.setattr("echo_plugin.io.study_folder.RESCAN_AFTER_S", -1.0)
+    (root / "patients.csv").write_text("no table")
+    write_dicom(root / "annotations" / "reports" / "1.7.1.dcm", "1.7.1")
+
+    assert set(folder.instances()) == {"1.2.1", "1.2.2", "1.7.1"}
+    assert folder.instances()["1.7.1"].text("SOPInstanceUID") == "1.7.1"
+    assert folder.image_ids() == ["1.2.2", "1.2.1"]
+    assert folder.generation == generation  # a report is no new cine
+    (root / "annotations" / "reports" / "1.7.1.dcm").unlink()
+    assert set(folder.instances()) == {"1.2.1", "1.2.2"}

@@ -33,9 +33,8 @@ import anyio
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from echo_plugin.durable import locked
+from echo_plugin.durable import locked, user_cache
 from echo_plugin.errors import EchoError
-from echo_plugin.host.folders import user_cache
 
 logger = logging.getLogger(__name__)
 
