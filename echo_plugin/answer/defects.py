@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -236,12 +236,21 @@ def crops_of(
     return crops or whole_frames(cine, region, frames, DEFECT_FRAMES)
 
 
+class JoinedCrops(NamedTuple):
+    """``embedding`` (1, D) and ``logits`` (1, K) of a cine; ``evidence`` (K,) : what its walls say of the patient."""
+
+    embedding: Tensor
+    logits: Tensor
+    evidence: Tensor
+
+
 def join_crops(
     embedder: DefectEmbedder, card: ModelCard, crops: Sequence[SeptalCrop], each: Tensor, view: ViewPrediction | None
-) -> tuple[Tensor, Tensor]:
-    """Return (1, D) the embedding of a cine from (N, D) those of its crops, and (K,) what its walls say of a patient.
+) -> JoinedCrops:
+    """Return what the (N, D) embeddings ``each`` of the crops of a cine say together.
 
-    Crops are weighed by detection scores. A wall that the view, if it is sure, does not ordinarily image says nothing.
+    Crops are weighed by detection scores. A wall that the view, if it is sure, does not ordinarily image says nothing
+    of the patient.
     """
     scores = torch.tensor([crop.score for crop in crops], device=each.device)
     shown = shown_classes(crops, [Defect(name) for name in card.classes]).to(each.device)
@@ -249,24 +258,28 @@ def join_crops(
     walls, can_show = embedder.pool_walls(each, scores, shown, septa)
     is_imaged = torch.tensor([is_suitable(septum, view) for septum in dict.fromkeys(septa)], device=each.device)
     said = embedder.evidence(walls, can_show & is_imaged[:, None])
-    return embedder.pool_cine(walls, can_show), said.sum(dim=0)
+    return JoinedCrops(*embedder.pool_cine(walls, can_show), said.sum(dim=0))
 
 
 def answer(
     embedder: DefectEmbedder,
     card: ModelCard,
     crops: Sequence[SeptalCrop],
-    embedding: Tensor,
+    joined: JoinedCrops,
     view: ViewPrediction | None,
 ) -> DefectPrediction:
-    """Return what the (1, D) embedding of a cine says; ``view`` : None where it was not asked for."""
+    """Return what the crops of a cine say: of the defects, one that its walls can show.
+
+    ``view`` : None where it was not asked for.
+    """
     classes = [Defect(name) for name in card.classes]
-    angles = np.degrees(embedder.angles(embedding)[0].double().cpu().numpy()).tolist()
-    named = dict(zip(classes, embedder.probabilities(embedding)[0].tolist(), strict=True))
+    angles = np.degrees(embedder.angles(joined.embedding)[0].double().cpu().numpy()).tolist()
+    named = dict(zip(classes, embedder.probabilities(joined.logits)[0].tolist(), strict=True))
     is_whole_frame = crops[0].is_whole_frame
     septa = [crop.septum or Septum.UNSPECIFIED for crop in crops]
+    possible = [defect for defect in classes if any(can_show(crop.septum, defect) for crop in crops)]
     return DefectPrediction(
-        max(named, key=lambda defect: named[defect]),
+        max(possible, key=lambda defect: named[defect]),
         named,
         dict(zip(classes, angles, strict=True)),
         tuple(dict.fromkeys(crop.frame_index for crop in crops)),

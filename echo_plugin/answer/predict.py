@@ -258,12 +258,12 @@ class EchoPipeline:
                 crops = crops_of(card, cine, boxes, frames, region)
                 pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
             with progress.timed("defect"):
-                embedding, said = join_crops(embedder, card, crops, embedder(self._floats(pixels)), view)
-                prediction = answer(embedder, card, crops, embedding, view)
-                unit = torch.nn.functional.normalize(embedding.float(), dim=1)
-                vector = embedder.signature(embedding)[0].float().cpu().numpy()
+                joined = join_crops(embedder, card, crops, embedder(self._floats(pixels)), view)
+                prediction = answer(embedder, card, crops, joined, view)
+                unit = torch.nn.functional.normalize(joined.embedding.float(), dim=1)[0].cpu().numpy()
+                vector = embedder.signature(embedder.probabilities(joined.logits))[0].float().cpu().numpy()
         detector = progress.models["detector"]
-        return CineEmbedding(vector, unit[0].cpu().numpy(), said.cpu().numpy(), prediction, card, detector)
+        return CineEmbedding(vector, unit, joined.evidence.cpu().numpy(), prediction, card, detector)
 
     def _nearest(self, cine: Cine, found: CineEmbedding) -> tuple[NearestCase, ...]:
         """Return the nearest past cases; of a whole frame none: past cases are crops."""

@@ -148,7 +148,9 @@ def _class_heat(embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
 
     layer = _last_feature_map(embedder, crop)
     # probabilities, not cosines: a crop may turn away from every centre and from one the least
-    cam = LayerGradCam(lambda inputs: embedder.probabilities(embedder(inputs)).clamp_min(1e-9).log(), layer)
+    cam = LayerGradCam(
+        lambda inputs: embedder.probabilities(embedder.logits(embedder(inputs))).clamp_min(1e-9).log(), layer
+    )
     coarse = cam.attribute(crop.detach().requires_grad_(True), target=target, relu_attributions=True).detach()
     heat = interpolate(coarse, crop.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     heat = heat - heat.min()

@@ -164,9 +164,9 @@ class DefectEmbedder(nn.Module):
             return embeddings.float() @ self.centres.float() + self.bias.float()
         return self.cosines(embeddings) * self.config.scale
 
-    def probabilities(self, embeddings: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
         """Return the (N, K) class probabilities: softmax of the logits over the temperature."""
-        return (self.logits(embeddings) / self.config.temperature).softmax(dim=1)
+        return (logits / self.config.temperature).softmax(dim=1)
 
     def evidence(self, walls: Tensor, shown: Tensor) -> Tensor:
         """Return (M, K) how much likelier each wall looks so in a patient with class k than in a normal heart, log.
@@ -184,29 +184,37 @@ class DefectEmbedder(nn.Module):
         is_about[:, self.config.normal_id] = False
         return said.masked_fill(~is_about, 0.0)
 
-    def signature(self, embeddings: Tensor) -> Tensor:
-        """Return (N, D) unit vectors whose cosines say how likely two cines have one defect.
+    def signature(self, probabilities: Tensor) -> Tensor:
+        """Return (N, D) unit vectors of (N, K) class probabilities: cosines say how likely two cines have one defect.
 
         The directions of the class centres, made orthogonal, weighted by the class probabilities. In the embeddings
         themselves machine, view and patient outweigh the defect: their cosines tell it far worse (see the README).
         """
         axes = torch.linalg.qr(self.centres.float().reshape(len(self.centres), self.config.classes, -1)[:, :, 0])[0]
-        return normalize(self.probabilities(embeddings) @ axes.T, dim=1)
+        return normalize(probabilities @ axes.T, dim=1)
 
-    def pool(self, embeddings: Tensor, weights: Tensor, shown: Tensor, focus: float) -> Tensor:
-        """Return (1, D) one embedding of (N, D): their mean by ``weights`` (N,), those that look like a defect first.
+    def attention(self, logits: Tensor, weights: Tensor, shown: Tensor, focus: float) -> Tensor:
+        """Return (N,) how much each of (N, K) logits counts, in all 1: weight times exp(focus * looks).
 
-        Attention whose query is the class centres: weight times exp(focus * (best defect's logit - Normal's)). A defect
-        is seen on some frames and on one wall; the mean (``focus`` 0) drowns it in what is normal.
-        ``shown`` (N, K) bool : the classes that each crop can show.
+        ``looks`` : the logit of the best defect that it can show, ``shown`` (N, K) bool, less that of Normal, or of
+        the defect that it cannot show yet looks like. One that can show no defect counts only where none can.
         """
-        logits = self.logits(embeddings)
         defects = shown.to(logits.device).clone()
         defects[:, self.config.normal_id] = False
-        best = logits.masked_fill(~defects, -torch.inf).amax(dim=1)
-        evidence = torch.where(defects.any(dim=1), best - logits[:, self.config.normal_id], 0.0)
-        attention = weights.to(evidence).clamp_min(1e-6).log() + focus * evidence
-        pooled = (attention.softmax(dim=0)[:, None] * embeddings.float()).sum(dim=0, keepdim=True)
+        can_have = defects.any(dim=1)
+        best, other = (logits.masked_fill(gone, -torch.inf).amax(dim=1) for gone in (~defects, defects))
+        looks = torch.where(can_have, best - other, 0.0)
+        counts = weights.to(looks).clamp_min(1e-6).log() + focus * looks
+        return counts.masked_fill(~can_have & can_have.any(), -torch.inf).softmax(dim=0)
+
+    def pool(self, embeddings: Tensor, weights: Tensor, shown: Tensor, focus: float) -> Tensor:
+        """Return (1, D) one embedding of (N, D): their mean by `attention`.
+
+        A defect is seen on some frames and on one wall; the mean by ``weights`` (``focus`` 0) drowns it in what is
+        normal.
+        """
+        each = self.attention(self.logits(embeddings), weights, shown, focus)[:, None] * embeddings.float()
+        pooled = each.sum(dim=0, keepdim=True)
         return pooled if self.config.head == "softmax" else normalize(pooled, dim=1)
 
     def pool_walls(
@@ -223,9 +231,18 @@ class DefectEmbedder(nn.Module):
             first.append(rows[0])
         return torch.cat(pooled), shown[first]
 
-    def pool_cine(self, walls: Tensor, shown: Tensor) -> Tensor:
-        """Return (1, D) the embedding of a cine from its (M, D) walls."""
-        return self.pool(walls, torch.ones(len(walls)), shown, self.config.focus)
+    def pool_cine(self, walls: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (1, D) the embedding of a cine from its (M, D) walls, and (1, K) its logits.
+
+        By what it cannot show, ``shown`` (M, K) bool, a wall says no more than by Normal: the rest is taken off.
+        """
+        logits = self.logits(walls)
+        attention = self.attention(logits, torch.ones(len(walls)), shown, self.config.focus)[:, None]
+        pooled = (attention * walls.float()).sum(dim=0, keepdim=True)
+        length = pooled.new_ones(1, 1) if self.config.head == "softmax" else pooled.norm(dim=1, keepdim=True)
+        excess = (logits - logits[:, [self.config.normal_id]]).clamp_min(0).masked_fill(shown.to(logits.device), 0)
+        embedding = pooled / length.clamp_min(1e-12)
+        return embedding, self.logits(embedding) - (attention * excess).sum(dim=0) / length.clamp_min(1e-12)
 
     def renew_head(self) -> None:
         """Begin anew what follows the backbone, with random weights."""

@@ -115,8 +115,9 @@ class NetworkAnswers:
     @torch.no_grad()
     def of_cines(self) -> dict[str, FloatArray]:
         """Return (C, D) unit vectors by what they are: the embeddings, as in the paper, and the class probabilities."""
-        embeddings = self.embedded.of_cines(self.model)
-        vectors = {PLAIN: normalize(embeddings, dim=1), CLASSES: self.model.signature(embeddings)}
+        embeddings, logits = self.embedded.of_cines(self.model)
+        signatures = self.model.signature(self.model.probabilities(logits))
+        vectors = {PLAIN: normalize(embeddings, dim=1), CLASSES: signatures}
         return {kind: unit.double().numpy() for kind, unit in vectors.items()}
 
     @torch.no_grad()

@@ -45,10 +45,11 @@ class EmbeddedCrops:
         own, shown = self.embeddings[rows].to(device), self.shown[rows].to(device)
         return model.pool_walls(own, torch.ones(len(rows), device=device), shown, walls)
 
-    def of_cines(self, model: DefectEmbedder) -> Tensor:
-        """Return (C, D), as predictions join the walls of each."""
+    def of_cines(self, model: DefectEmbedder) -> tuple[Tensor, Tensor]:
+        """Return (C, D) embeddings and (C, K) logits, as predictions join the walls of each cine."""
         every = [model.pool_cine(*self.walls_of(model, number)) for number in range(len(self.cines))]
-        return torch.cat(every).cpu()
+        embeddings, logits = zip(*every, strict=True)
+        return torch.cat(embeddings).cpu(), torch.cat(logits).cpu()
 
     def of_patients(self, model: DefectEmbedder, patients: Sequence[str]) -> Tensor:
         """Return (P, K) the class probabilities of patients: their cines joined, as ``patient_defect`` joins them."""
@@ -98,7 +99,7 @@ def calibrate(
     temperatures, losses = [], []
     for config in tried:
         model.config = config
-        logits = model.logits(embedded.of_cines(model)[seen])
+        logits = embedded.of_cines(model)[1][seen]
         temperatures.append(fit_temperature(logits, truth[seen]))
         losses.append(float(cross_entropy(logits.double() / temperatures[-1], truth[seen])))
     best = int(np.argmin(losses))
@@ -154,9 +155,9 @@ def calibrate_patients(
 @torch.no_grad()
 def choose_abstention(model: DefectEmbedder, embedded: EmbeddedCrops, truth: Tensor) -> tuple[float, float, float]:
     """Return the angle beyond which a cine gets no answer, deg, and the coverage and accuracy it has on these cines."""
-    embeddings = embedded.of_cines(model)
+    embeddings, logits = embedded.of_cines(model)
     angles = model.angles(embeddings).amin(dim=1).rad2deg().double().numpy()
-    is_right = (model.logits(embeddings).argmax(dim=1) == truth).numpy()
+    is_right = (logits.argmax(dim=1) == truth).numpy()
     known = (truth >= 0).numpy()
     limit = choose_angle(angles[known], is_right[known])
     answered = angles[known] <= limit

@@ -99,7 +99,7 @@ def measure_on_test(
     metrics = {f"{name} (patients)": metric for name, metric in alone.items()}
     if len(known):
         owners = tuple(embedded.cines[number].patient_id for number in known.tolist())
-        probabilities = model.probabilities(embedded.of_cines(model)[known]).double().numpy()
+        probabilities = model.probabilities(embedded.of_cines(model)[1][known]).double().numpy()
         metrics |= classification_metrics(
             Cohort(owners, split, seed), truth[known].numpy(), probabilities, classes=classes, majority_id=majority
         )
@@ -365,7 +365,7 @@ def _validate(
     """
     embedded = embed_crops(model, crops, cines)
     known = truth >= 0
-    probabilities = model.probabilities(embedded.of_cines(model).to(model.centres.device)).cpu()[known]
+    probabilities = model.probabilities(embedded.of_cines(model)[1])[known]
     labels = truth[known]
     right = (probabilities.argmax(dim=1) == labels).float()
     log_loss = -probabilities[torch.arange(len(labels)), labels].clamp_min(1e-6).log().mean()

@@ -33,11 +33,10 @@ def figures(model: DefectEmbedder, embedded: EmbeddedCrops, truth: torch.Tensor)
     seen = torch.where(truth >= 0)[0]
     labels = truth[seen]
     with torch.inference_mode():
-        cines = embedded.of_cines(model)[seen]
-        logits = model.logits(cines)
+        cines, logits = (part[seen] for part in embedded.of_cines(model))
         temperature = fit_temperature(logits, labels)
         model.config = dataclasses.replace(model.config, temperature=temperature)
-        vectors = [torch.nn.functional.normalize(cines, dim=1), model.signature(cines)]
+        vectors = [torch.nn.functional.normalize(cines, dim=1), model.signature(model.probabilities(logits))]
     said = logits.argmax(dim=1)
     recalls = [float((said[labels == k] == k).float().mean()) for k in labels.unique()]
     owners = [embedded.cines[number].patient_id for number in seen.tolist()]

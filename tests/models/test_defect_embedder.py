@@ -113,7 +113,7 @@ def test_probabilities_are_the_softmax_of_scaled_cosines_over_the_temperature(em
     embeddings = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
 
     with torch.inference_mode():
-        probabilities = embedder.probabilities(embeddings)
+        probabilities = embedder.probabilities(embedder.logits(embeddings))
         weights = torch.exp(torch.cos(embedder.angles(embeddings)) * 16.0 / 2.0)
 
     np.testing.assert_allclose(probabilities, weights / weights.sum(dim=1, keepdim=True), rtol=1e-3, atol=1e-5)
@@ -159,7 +159,7 @@ def test_every_head_learns_and_answers_for_four_classes(head: str) -> None:
     network.loss(network(crops(4)), torch.tensor([0, 1, 2, 3])).backward()
     with torch.inference_mode():
         embeddings = network.eval()(crops(3))
-        probabilities = network.probabilities(embeddings)
+        probabilities = network.probabilities(network.logits(embeddings))
 
     assert network.centres.grad.abs().sum() > 0
     assert probabilities.shape == network.angles(embeddings).shape == (3, 4)
@@ -199,7 +199,7 @@ def test_a_wall_with_a_hole_speaks_for_the_cine_and_only_of_what_it_can_have(emb
         impossible = embedder.pool(embeddings, ones, torch.tensor([interatrial, interventricular]), 1.0)
 
     assert embedder.cosines(hole)[0, 1] > 0.99
-    assert embedder.cosines(impossible)[0, 1] < embedder.cosines(hole)[0, 1]
+    assert embedder.cosines(impossible)[0, 1] < 0.9
 
 
 def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) -> None:
@@ -208,11 +208,12 @@ def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) 
 
     with torch.inference_mode():
         walls, can_show = embedder.pool_walls(embeddings, torch.ones(4), shown, ["a", "b", "b", "b"])
-        cine = embedder.pool_cine(walls, can_show)
+        cine, logits = embedder.pool_cine(walls, can_show)
 
     each = [torch.nn.functional.normalize(part.mean(dim=0), dim=0) for part in (embeddings[:1], embeddings[1:])]
     torch.testing.assert_close(walls, torch.stack(each))
     torch.testing.assert_close(cine[0], torch.nn.functional.normalize(each[0] + each[1], dim=0))
+    torch.testing.assert_close(logits, embedder.logits(cine))
 
 
 def telling(**changes: object) -> DefectEmbedder:
@@ -250,7 +251,8 @@ def test_signatures_are_unit_vectors_whose_cosines_are_those_of_the_class_probab
         torch.randn(6, 512, generator=torch.Generator().manual_seed(4)) + 20 * embedder.centres.T.repeat(2, 1), dim=1
     )
 
-    signatures, probabilities = embedder.signature(embeddings), embedder.probabilities(embeddings)
+    probabilities = embedder.probabilities(embedder.logits(embeddings))
+    signatures = embedder.signature(probabilities)
 
     unit = torch.nn.functional.normalize(probabilities, dim=1)
     assert signatures.shape == (6, 512)

@@ -26,9 +26,9 @@ def test_cines_are_compared_by_their_embeddings_and_by_their_class_probabilities
     model = DefectEmbedder(EmbedderConfig(head=head)).eval()
     embeddings = torch.randn(6, model.config.embedding_size)
 
-    found = NetworkAnswers(model, SimpleNamespace(of_cines=lambda model: embeddings)).of_cines()
+    found = NetworkAnswers(model, SimpleNamespace(of_cines=lambda m: (embeddings, m.logits(embeddings)))).of_cines()
 
-    probabilities = model.probabilities(embeddings).detach().double().numpy()
+    probabilities = model.probabilities(model.logits(embeddings)).detach().double().numpy()
     plain, classes = found["plain embeddings"], found["class probabilities"]
     np.testing.assert_allclose(plain @ plain.T, cosines(embeddings.double().numpy()), atol=1e-6)
     np.testing.assert_allclose(classes @ classes.T, cosines(probabilities), atol=1e-6)
