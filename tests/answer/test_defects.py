@@ -6,9 +6,11 @@ import torch
 
 from echo_plugin.anatomy import Defect, Septum
 from echo_plugin.annotations import DefectPrediction
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.defects import SeptalCrop, answer, join_crops
-from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.model_card import DefectDecision
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.network_config import EmbedderConfig
 
 ATRIAL, VENTRICULAR = Septum.INTERATRIAL, Septum.INTERVENTRICULAR
 
@@ -17,14 +19,12 @@ ATRIAL, VENTRICULAR = Septum.INTERATRIAL, Septum.INTERVENTRICULAR
 def said_of(looks: dict[Septum, str], classes: tuple[str, ...] = ("Normal", "ASD", "VSD")) -> DefectPrediction:
     """Return the answer to a cine with one crop of each wall, which looks exactly like the class that is named."""
     torch.manual_seed(0)
-    normal_id = classes.index("Normal")
-    config = EmbedderConfig(input_size_px=64, classes=len(classes), normal_id=normal_id, cropping="walls", focus=1.0)
-    embedder = DefectEmbedder(config).eval()
+    embedder = DefectEmbedder(EmbedderConfig(input_size_px=64, classes=len(classes))).eval()
     embedder.centres.copy_(torch.eye(*embedder.centres.shape))
-    card = ModelCard("defect_embedder", "1", "", "", classes, 64, {}, TrainingData("", 0, 0, ""))
+    rule = DefectRule(embedder, DefectDecision(focus=1.0), classes.index("Normal"))
     crops = [SeptalCrop(0, (0.0, 0.0, 10.0, 10.0), septum, 1.0) for septum in looks]
     each = embedder.centres.T[[classes.index(name) for name in looks.values()]]
-    return answer(embedder, card, crops, join_crops(embedder, card, crops, each, None), None)
+    return answer(rule, classes, crops, join_crops(rule, classes, crops, each, None), None)
 
 
 @pytest.mark.parametrize("classes", [("Normal", "ASD", "VSD"), ("VSD", "ASD", "Normal")])
