@@ -302,6 +302,8 @@ def test_who_is_on_a_file_that_was_learned_from_without_a_name_is_said_to_be_lea
 class Process:
     """A scoring process that a test ends."""
 
+    pid = 0
+
     def __init__(self) -> None:
         self.returncode = None
         self.terminated = False
@@ -327,6 +329,7 @@ def keeper(store, tmp_path, published_detector, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr("echo_plugin.host.keepers.subprocess.Popen", start)
+    monkeypatch.setattr("echo_plugin.host.keepers.os.setpriority", lambda kind, pid, niceness: None)
     return keeper, started
 
 
