@@ -279,6 +279,8 @@ def test_without_a_doubtful_label_the_answer_says_what_was_not_judged_and_why(st
 class Process:
     """A scoring process that a test ends."""
 
+    pid = 0
+
     def __init__(self) -> None:
         self.returncode = None
         self.terminated = False
@@ -304,6 +306,7 @@ def keeper(store, tmp_path, published_detector, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr("echo_plugin.host.keepers.subprocess.Popen", start)
+    monkeypatch.setattr("echo_plugin.host.keepers.os.setpriority", lambda kind, pid, niceness: None)
     return keeper, started
 
 

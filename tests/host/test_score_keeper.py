@@ -56,7 +56,9 @@ def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkey
         before = float(pool.scores.uncertainty[0])
 
     ScoreKeeper(store, waiting, models, "cpu").look()
-    monkeypatch.setattr(pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
+    monkeypatch.setattr(
+        "echo_plugin.acquisition.pool.calibrate", lambda *a: pytest.fail("a request waited for a calibration")
+    )
 
     with waiting.pool.reading() as pool:
         assert pool.scores.uncertainty[0] < 0.4 < before
