@@ -67,7 +67,11 @@ def test_an_interrupted_folder_is_completed_and_a_corrected_label_kept(study, tm
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"seed": 8}, "made by the phantom with these arguments"), ({"patients": 0}, "0 patients"), ({"stills": 0}, "0 stills")],
+    [
+        ({"seed": 8}, "made by the phantom with these arguments"),
+        ({"patients": 0}, "0 patients"),
+        ({"stills": 0}, "0 stills"),
+    ],
 )
 def test_other_arguments_are_refused(study, change, message):
     with pytest.raises(ValueError, match=message):
