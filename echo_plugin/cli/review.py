@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies, require_report_place, write_json
 
 
 def review(
@@ -41,9 +40,14 @@ def review(
         write_review,
     )
     from echo_plugin.acquisition.review import review as review_labels
+    from echo_plugin.durable import make_directory
     from echo_plugin.progress import progress_bar
     from echo_plugin.training.options import DetectorOptions
 
+    if json_target not in (None, "-"):
+        require_report_place(Path(str(json_target)), "--json")
+    if out is not None:
+        make_directory(out)
     with progress_bar("Reviewing labels") as bar:
         if predictions == "model":
             judge_of = published_judge(models, device)
@@ -59,9 +63,5 @@ def review(
         write_review(out, result)
     if json_target is None:
         sys.stdout.write(describe_review(result))
-        return
-    text = json.dumps(to_json(result), indent=1) + "\n"
-    if json_target == "-":
-        sys.stdout.write(text)
     else:
-        Path(json_target).write_text(text, encoding="utf-8")
+        write_json(to_json(result), json_target)
