@@ -32,7 +32,6 @@ from echo_plugin.cine import escape_path, is_uid
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, require_report_place, write_json
 from echo_plugin.durable import require_writable, write_atomically
 from echo_plugin.errors import EchoError
-from echo_plugin.io.cine_file import read_cine
 from echo_plugin.progress import progress_bar
 
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
@@ -148,6 +147,8 @@ def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bo
     EchoError
         If a link or a copy cannot be made; those before it are.
     """
+    from echo_plugin.io.cine_file import read_cine
+
     counts: Counter[str] = Counter()
     folders: dict[Path, str] = {}
     unused = (name for n in count(1) if not os.path.lexists(out / (name := f"folder-{n}")))
