@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Seed, Studies
 from echo_plugin.model_card import Sampling, TemporalHead
 from echo_plugin.progress import Progress, progress_bar
 from echo_plugin.training.options import (
@@ -59,13 +59,16 @@ MaxMinutes = Annotated[float | None, typer.Option(help="End the epochs after thi
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
+LearnedModels = Annotated[
+    Path, typer.Option("--models", help="Folder to publish in, and of the model to go on with; not the starters'.")
+]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Keep decoded frames there for the next training.")]
 
 
 @train.command("detector")
 def train_detector_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -84,7 +87,7 @@ def train_detector_command(
 @train.command("defects")
 def train_defects_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -112,7 +115,7 @@ def train_defects_command(
 @train.command("views")
 def train_views_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -153,7 +156,7 @@ def train_mae_command(
         list[Path],
         typer.Option("--images", "--studies", help="Folders of ultrasound (DICOM, video, PNG, ...); repeat for more."),
     ],
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,

@@ -136,7 +136,9 @@ def test_the_command_line_asks_for_them(tmp_path, monkeypatch):
 
     done = CliRunner().invoke(app, [*words, "--clip-frames", "8", "--chunks", "2", "--mirror"])
     refused = CliRunner().invoke(app, [*words, "--chunks", "2", "--pooling", "gru"])
-    of_detector = CliRunner().invoke(app, ["train", "detector", "--studies", str(tmp_path), "--mirror"])
+    of_detector = CliRunner().invoke(
+        app, ["train", "detector", "--studies", str(tmp_path), "--models", str(tmp_path), "--mirror"]
+    )
 
     assert done.exit_code == 0, done.output
     assert [(o.frames_per_clip, o.chunks, o.mirror) for o in asked] == [(8, 2, True)]
