@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from echo_plugin.acquisition import pool as pool_module
 from echo_plugin.acquisition.score_store import DETECTOR, Judgement, models_key
 from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineScores, frames_to_score
 from echo_plugin.anatomy import View
@@ -56,7 +57,7 @@ def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkey
         before = float(pool.scores.uncertainty[0])
 
     ScoreKeeper(store, waiting, models, "cpu").look()
-    monkeypatch.setattr(pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
+    monkeypatch.setattr(pool_module, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
 
     with waiting.pool.reading() as pool:
         assert pool.scores.uncertainty[0] < 0.4 < before
