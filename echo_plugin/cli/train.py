@@ -14,13 +14,7 @@ import typer
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Seed, Studies
 from echo_plugin.model_card import Sampling, TemporalHead
 from echo_plugin.progress import Progress, progress_bar
-from echo_plugin.training.options import (
-    DefectOptions,
-    DetectorOptions,
-    MaeOptions,
-    TrainOptions,
-    ViewOptions,
-)
+from echo_plugin.training.options import DefectOptions, DetectorOptions, MaeOptions, TrainOptions, ViewOptions
 
 TRAINED: dict[str, tuple[str, type[TrainOptions]]] = {
     "detector": ("septal_detector", DetectorOptions),
