@@ -29,7 +29,7 @@ def main() -> int:
         [*python, "ruff", "format", "--check", "."],
         [*oxfmt, "--check", "echo_plugin/viewers", "tests/viewers"],
         [*python, "mypy"],
-        [*python, "pytest", *sys.argv[1:]],
+        [*python, "pytest", "-m", "", "-n", "2", "--dist", "loadfile", *sys.argv[1:]],
     ]
     codes = []
     for check in checks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well the labels of a frame agree with what a detector that did not learn from them sees there.
+"""How well labels agree with a detector that did not learn from them, and which of them a person confirmed.
 
 Three of the scores are ObjectLab's (Tkachenko, Thyagarajan and Mueller 2023, arXiv 2309.00832), computed by cleanlab:
 a box that was overlooked, one that is badly located, one whose class was swapped. A heart has one septum of each kind,
@@ -9,13 +9,6 @@ nobody looked for on a frame (``FrameBoxes.unsought``) nothing is said there.
 
 Detectors trained with focal loss seldom give the 0.95 at which ObjectLab takes a prediction for sure; the scores that
 go in are therefore calibrated to how often boxes are right.
-
-Labels beside what a detector says of the same frames: one judgement for each annotated cine.
-
-Which labels a person has confirmed: looked at again and submitted as they were. Those are not doubted once more.
-
-Whether the label was shown as doubtful then is not known, for judgements are kept of the latest revision only. What is
-known is who saved each revision and when: the same again from the same person counts after `LOOKED_AGAIN_AFTER` only.
 """
 
 from __future__ import annotations
@@ -46,6 +39,12 @@ from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, detection_frames, unsought_labels
 from echo_plugin.training.provenance import seen_patients
 
+logger = logging.getLogger(__name__)
+
+FRAMES_JUDGED = 24
+"""At most so many annotated frames of a cine are judged, evenly spread."""
+BATCH = 16
+
 SURE = 0.9
 """Probability from which a prediction speaks against a label that is missing or of another class."""
 POSSIBLE = 0.5
@@ -58,6 +57,12 @@ WORDS = {
     "swapped": "the septa seem to be swapped",
     "unsupported": "a box seems to be where no septum is",
 }
+
+
+SAME_PX = 0.01
+"""3D Slicer returns a box that nobody moved as mm in a volume; in pixels it is off by less than this."""
+CONFIRMED_AFTER = timedelta(seconds=60)
+"""The same from the same person within this time is Submit pressed twice: no detector has judged the label so soon."""
 
 
 @dataclass(frozen=True)
@@ -93,30 +98,31 @@ def label_quality(
 
     if not labels:
         return FrameQuality({kind: np.zeros(0) for kind in KINDS})
-    sure = [_calibrated(answer, label.unsought, calibration) for label, answer in zip(labels, predictions, strict=True)]
+    calibrated = (_calibrated(*pair, calibration) for pair in zip(labels, predictions, strict=True))
+    pairs = list(zip(labels, calibrated, strict=True))
     inputs = {
-        "labels": [{"bboxes": label.boxes, "labels": label.labels} for label in labels],
+        "labels": [{"bboxes": label.boxes, "labels": label.labels} for label, _ in pairs],
         "predictions": [
-            [np.column_stack(answer.of(septum)).reshape(-1, 5) for septum in range(len(DETECTED_SEPTA))]
-            for answer in sure
+            [np.column_stack(found.of(septum)).reshape(-1, 5) for septum in range(len(DETECTED_SEPTA))]
+            for _, found in pairs
         ],
     }
     scores = {
         "overlooked": rank.compute_overlooked_box_scores(**inputs, high_probability_threshold=SURE),
         "badly located": rank.compute_badloc_box_scores(**inputs, low_probability_threshold=POSSIBLE),
         "swapped": rank.compute_swap_box_scores(**inputs, high_probability_threshold=SURE),
-        "unsupported": [_support(label, answer) for label, answer in zip(labels, sure, strict=True)],
+        "unsupported": [_support(*pair) for pair in pairs],
     }
     by_kind = {kind: rank.pool_box_scores_per_image(scores[kind]) for kind in KINDS}
-    unseen = np.array([_absence(label, answer) for label, answer in zip(labels, sure, strict=True)])
+    unseen = np.array([_absence(*pair) for pair in pairs])
     by_kind["overlooked"] = np.minimum(by_kind["overlooked"], unseen)
     return FrameQuality(by_kind)
 
 
-def _calibrated(answer: FrameBoxes, unsought: tuple[int, ...], calibration: Calibration) -> FrameBoxes:
+def _calibrated(label: FrameBoxes, found: FrameBoxes, calibration: Calibration) -> FrameBoxes:
     """Return the detections of the septa that somebody looked for, with how likely each is right as score."""
-    keep = ~np.isin(answer.labels, unsought)
-    return FrameBoxes(answer.boxes[keep], answer.labels[keep], calibration.probabilities(answer.scores[keep]))
+    keep = ~np.isin(found.labels, label.unsought)
+    return FrameBoxes(found.boxes[keep], found.labels[keep], calibration.probabilities(found.scores[keep]))
 
 
 def _absence(label: FrameBoxes, answer: FrameBoxes) -> float:
@@ -128,15 +134,15 @@ def _absence(label: FrameBoxes, answer: FrameBoxes) -> float:
 def _support(label: FrameBoxes, answer: FrameBoxes) -> Array:
     """Return (M,) how much of the detector's belief in a septum lies where each labelled box is."""
     support = np.zeros(len(label.boxes))
-    for place, (box, septum) in enumerate(zip(label.boxes, label.labels, strict=True)):
+    for n, (box, septum) in enumerate(zip(label.boxes, label.labels, strict=True)):
         boxes, scores = answer.of(int(septum))
         if len(boxes):
             overlaps = np.minimum(box_iou(box, boxes)[0] / 0.5, 1.0)
-            support[place] = float((overlaps * scores).max())
+            support[n] = float((overlaps * scores).max())
     return np.sqrt(support)
 
 
-def judged_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]) -> Array:
+def match_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]) -> Array:
     """Return (M, 3), a row for each septum of each frame that is labelled or seen there; none for one not looked for.
 
     Columns: the septum, the score of its best detection (0: none), that one's IoU with its label (NaN: not labelled).
@@ -154,19 +160,12 @@ def judged_boxes(labels: Sequence[FrameBoxes], predictions: Sequence[FrameBoxes]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-logger = logging.getLogger(__name__)
-
-FRAMES_JUDGED = 24
-"""At most so many annotated frames of a cine are looked at, evenly spread."""
-
-BATCH = 16
-
-
 @dataclass(frozen=True)
 class JudgedCine:
     """The annotated frames of one cine with labels and detections, px of the detector's input.
 
-    ``operating_score`` : of its card; None: not said. The pictures are not kept: there may be thousands of cines.
+    ``detector`` : which one, of the key that its scores are kept by. ``operating_score`` : of its card; None: not said.
+    The pictures are not kept: there may be thousands of cines.
     """
 
     cine: LabelledCine
@@ -174,23 +173,23 @@ class JudgedCine:
     labels: tuple[FrameBoxes, ...]
     predictions: tuple[FrameBoxes, ...]
     input_size_px: int
-    models: str
+    detector: str
     operating_score: float | None
 
     @property
-    def judged(self) -> Array:
-        """(M, 3), see ``judged_boxes``."""
-        return judged_boxes(self.labels, self.predictions)
+    def matches(self) -> Array:
+        """(M, 3), see ``match_boxes``."""
+        return match_boxes(self.labels, self.predictions)
 
 
 class LabelJudge:
-    """The published detector of one folder, asked about frames that are labelled."""
+    """The published detector of one folder, run on frames that are labelled."""
 
     def __init__(self, models: Path, *, device: str = "auto") -> None:
         self._runtime = Runtime.on(device)
         self._network = PublishedNetwork(models, SEPTAL_DETECTOR, build_detector, self._runtime)
 
-    def look(self, folder: LabelledFolder, cine: LabelledCine) -> JudgedCine:
+    def detect(self, folder: LabelledFolder, cine: LabelledCine) -> JudgedCine:
         """Return labels and detections of the annotated frames of a cine on which every box names its septum.
 
         Raises
@@ -204,26 +203,18 @@ class LabelJudge:
             pixels, mapping = to_model_input(
                 folder.folder.read_cine(cine.image_id), frames, card.input_size_px, device=self._runtime.device
             )
-            answers: list[FrameBoxes] = []
-            for start in range(0, len(frames), BATCH):
-                for found in detector(normalise(pixels[start : start + BATCH], self._runtime.dtype)):
-                    answers.append(
-                        FrameBoxes(
-                            found["boxes"].double().cpu().numpy(),
-                            found["labels"].cpu().numpy(),
-                            found["scores"].double().cpu().numpy(),
-                        )
-                    )
+            found = [
+                FrameBoxes(
+                    frame["boxes"].double().cpu().numpy(),
+                    frame["labels"].cpu().numpy(),
+                    frame["scores"].double().cpu().numpy(),
+                )
+                for start in range(0, len(frames), BATCH)
+                for frame in detector(normalise(pixels[start : start + BATCH], self._runtime.dtype))
+            ]
         labels = tuple(_labels(cine, frame, mapping) for frame in frames)
-        return JudgedCine(
-            cine,
-            frames,
-            labels,
-            tuple(answers),
-            card.input_size_px,
-            card.sha256[:16],
-            operating_score(card),
-        )
+        size, key = card.input_size_px, card.sha256[:16]
+        return JudgedCine(cine, frames, labels, tuple(found), size, key, operating_score(card))
 
 
 def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> FrameBoxes:
@@ -236,11 +227,11 @@ def _labels(cine: LabelledCine, frame_index: int, mapping: FrameMapping) -> Fram
     )
 
 
-def look_at_each(judge: LabelJudge, labelled: LabelledFolder, cines: Iterable[LabelledCine]) -> Iterator[JudgedCine]:
-    """Yield what a detector says of the cines; one that cannot be read is named in a warning and passed over."""
+def detect_each(judge: LabelJudge, labelled: LabelledFolder, cines: Iterable[LabelledCine]) -> Iterator[JudgedCine]:
+    """Yield labels and detections of the cines; one that cannot be read is named in a warning and passed over."""
     for cine in cines:
         try:
-            yield judge.look(labelled, cine)
+            yield judge.detect(labelled, cine)
         except UnreadableCineError as exc:
             logger.warning("Label of %s is not judged: %s", cine.image_id, exc)
 
@@ -251,36 +242,26 @@ def unseen_cines(card: ModelCard, labelled: LabelledFolder) -> list[LabelledCine
     return [cine for cine in labelled.cines if cine.patient_id not in seen and detection_frames(cine, 1)]
 
 
-def frame_quality(judged: JudgedCine, calibration: Calibration) -> FrameQuality:
-    """Return the quality of each annotated frame of a cine."""
-    return label_quality(judged.labels, judged.predictions, calibration)
-
-
-def judgement(judged: JudgedCine, quality: FrameQuality, calibration: Calibration) -> Judgement:
-    """Return what is thought of a cine: its most doubtful frame speaks for it. ``quality`` is by the calibration."""
+def judge_label(judged: JudgedCine, calibration: Calibration) -> tuple[Judgement, FrameQuality]:
+    """Return what is thought of a cine, for which its most doubtful frame speaks, and the quality of each frame."""
+    quality = label_quality(judged.labels, judged.predictions, calibration)
     overall = quality.overall
-    order = [int(place) for place in np.argsort(overall, kind="stable")[:3]]
-    return Judgement(
+    order = np.argsort(overall, kind="stable")[:3].tolist()
+    judgement = Judgement(
         judged.cine.image_id,
         judged.cine.annotation.revision,
-        judged.models,
+        judged.detector,
         float(overall.min()),
-        tuple(judged.frame_indices[place] for place in order),
+        tuple(judged.frame_indices[n] for n in order),
         quality.doubts(order[0]),
-        judged.judged,
+        judged.matches,
         calibration.fitted_to,
     )
+    return judgement, quality
 
 
-SAME_PX = 0.01
-"""3D Slicer returns a box that nobody moved as mm in a volume; in pixels it is off by less than this."""
-
-LOOKED_AGAIN_AFTER = timedelta(seconds=60)
-"""The same from the same person within this time is Submit pressed twice: no detector has judged the label so soon."""
-
-
-def says_the_same(one: Annotation, other: Annotation) -> bool:
-    """Return whether two annotations say the same, whoever saved them and when."""
+def is_same_label(one: Annotation, other: Annotation) -> bool:
+    """Return whether two annotations are the same, whoever saved them and when."""
     ours, theirs = (sorted(annotation.boxes, key=_order) for annotation in (one, other))
     rest = [replace(a, boxes=(), author=None, saved_at=None, revision=0) for a in (one, other)]
     return (
@@ -295,7 +276,11 @@ def _order(box: SeptalBox) -> tuple[object, ...]:
 
 
 class Confirmed:
-    """Asks the history of each label once for each of its revisions."""
+    """Tells which labels a person has looked at again and submitted as they were; those are not doubted once more.
+
+    Whether the label was shown as doubtful then is not known, for judgements are kept of the latest revision only. Who
+    saved each revision and when is. The history is read once for each revision.
+    """
 
     def __init__(self, studies: StudyFolder) -> None:
         self._studies = studies
@@ -304,16 +289,16 @@ class Confirmed:
     def __call__(self, image_id: str, revision: int) -> bool:
         """Return whether this revision says what was looked at again; no if the history cannot be read.
 
-        Another person submitted it as it was, or the same one `LOOKED_AGAIN_AFTER`; nothing changed since.
+        Another person submitted it as it was, or the same one `CONFIRMED_AFTER`; nothing changed since.
         """
         if revision < 2:
             return False
         known = self._known.get(image_id)
         if known is None or known[0] != revision:
-            known = self._known[image_id] = (revision, self._look(image_id, revision))
+            known = self._known[image_id] = (revision, self._was_confirmed(image_id, revision))
         return known[1]
 
-    def _look(self, image_id: str, revision: int) -> bool:
+    def _was_confirmed(self, image_id: str, revision: int) -> bool:
         try:
             history = [a for a in self._studies.history(image_id) if a.revision <= revision]
         except AnnotationError:
@@ -323,14 +308,10 @@ class Confirmed:
 
 def _was_looked_at_again(history: Sequence[Annotation]) -> bool:
     for later, earlier in pairwise(reversed(history)):
-        if not says_the_same(later, earlier):
+        if not is_same_label(later, earlier):
             return False
-        if not _is_pressed_twice(earlier, later):
+        if earlier.author != later.author or earlier.saved_at is None or later.saved_at is None:
+            return True  # what has no time did not come by Submit
+        if later.saved_at - earlier.saved_at >= CONFIRMED_AFTER:
             return True
     return False
-
-
-def _is_pressed_twice(earlier: Annotation, later: Annotation) -> bool:
-    if earlier.author != later.author or earlier.saved_at is None or later.saved_at is None:
-        return False  # what has no time did not come by Submit
-    return later.saved_at - earlier.saved_at < LOOKED_AGAIN_AFTER

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cines of a study folder as arrays, one place for each: what a choice of the next cine reads and nothing else.
+"""The cines of a study folder as arrays, one row for each: what a choice of the next cine reads and nothing else.
 
-How far cines are from those that are labelled, for the greedy k-centre choice of core-set learning.
+`LivePool` keeps them up to date in memory, reading only what is new, so that a choice never waits. Files are looked for
+by whoever refreshes the `StudyFolder`; scores are made by `score_folder`, mostly elsewhere.
 
-Sener and Savarese, ICLR 2018, arXiv 1708.00489, algorithm 1: the next is the one farthest from everything covered
+How far cines are from those that are labelled is for the greedy k-centre choice of core-set learning (Sener and
+Savarese, ICLR 2018, arXiv 1708.00489, algorithm 1): the next is the one farthest from every centre
 (``strategies.most_unlike``).
-
-The pool of a study folder kept up to date in memory: only what is new is read, so that a choice never waits.
-
-Files are looked for by whoever refreshes the `StudyFolder`; scores are made by `score_folder`, mostly elsewhere.
 """
 
 from __future__ import annotations
@@ -23,20 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore, detector_of, rows_judged_by
+from echo_plugin.acquisition.score_store import DETECTOR, Judgement, ScoreStore, detector_of, matches_of
 from echo_plugin.acquisition.uncertainty import (
+    FRAMES_SCORED,
     FRAMES_TO_DRAW,
     OVERLAPS_SHAPE,
-    PROBES,
     SCORES_SHAPE,
     Array,
     Calibration,
-    CineEvidence,
+    CineScores,
     calibrate,
     cine_uncertainties,
     frame_uncertainties,
     frames_to_draw,
-    pooled,
 )
 from echo_plugin.anatomy import View
 from echo_plugin.answer.boxes import operating_score
@@ -44,53 +41,6 @@ from echo_plugin.errors import EchoError
 from echo_plugin.io.label_summaries import LabelSummaries, LabelSummary
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
 from echo_plugin.model_card import load_card
-
-_BLOCK = 512  # covered cines at a time: (N, _BLOCK) products
-
-
-def distances_to_nearest(embeddings: Array, covered: Array) -> Array:
-    """Return (N,) Euclidean distances of (N, D) unit embeddings to the nearest of (M, D); infinite where M is 0."""
-    nearest = np.full(len(embeddings), -np.inf, dtype=np.float32)
-    for start in range(0, len(covered), _BLOCK):
-        nearest = np.maximum(nearest, (embeddings @ covered[start : start + _BLOCK].T).max(axis=1))
-    return np.sqrt(np.maximum(2.0 - 2.0 * nearest, 0.0))
-
-
-class Cover:
-    """How far every cine is from what is covered, kept up to date: covering one more costs one product with a vector.
-
-    ``embeddings`` : (N, D) float32, unit length.
-    """
-
-    def __init__(self, embeddings: Array) -> None:
-        self._embeddings = embeddings
-        self._covered: set[int] = set()
-        self._distances = np.full(len(embeddings), np.inf, dtype=np.float32)
-
-    def embeddings_changed(self, places: Array) -> None:
-        """Take note that the embeddings at these places are others now."""
-        if self._covered & set(places.tolist()):
-            self._forget()
-        elif self._covered:
-            covered = self._embeddings[sorted(self._covered)]
-            self._distances[places] = distances_to_nearest(self._embeddings[places], covered)
-
-    def _forget(self) -> None:
-        self._covered = set()
-        self._distances = np.full(len(self._embeddings), np.inf, dtype=np.float32)
-
-    def distances(self, covered: Array) -> Array:
-        """Return (N,) distances to the nearest of the places ``covered``; infinite where there is none."""
-        wanted = set(covered.tolist())
-        if not self._covered <= wanted:  # a label was withdrawn
-            self._forget()
-        new = sorted(wanted - self._covered)
-        if new:
-            nearer = distances_to_nearest(self._embeddings, self._embeddings[new])
-            self._distances = np.minimum(self._distances, nearer)
-            self._covered = wanted
-        return self._distances
-
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +54,7 @@ class Cines:
     image_ids: tuple[str, ...]
     patients: Array
     frame_counts: Array
-    place_of: Mapping[str, int] = field(repr=False)
+    index_of: Mapping[str, int] = field(repr=False)
 
 
 def list_cines(entries: Sequence[CineEntry]) -> Cines:
@@ -114,19 +64,68 @@ def list_cines(entries: Sequence[CineEntry]) -> Cines:
     names = [readable[i].patient_id or f"\0{i}" for i in image_ids]
     patients = np.unique(np.array(names, dtype=object), return_inverse=True)[1] if names else np.zeros(0, dtype=int)
     frames = np.array([readable[i].frames or 1 for i in image_ids], dtype=np.int64)
-    return Cines(image_ids, patients.reshape(-1), frames, {i: place for place, i in enumerate(image_ids)})
+    return Cines(image_ids, patients.reshape(-1), frames, {i: row for row, i in enumerate(image_ids)})
+
+
+_BLOCK = 512  # centres at a time: (N, _BLOCK) products
+
+
+def distances_to_nearest(embeddings: Array, centres: Array) -> Array:
+    """Return (N,) float32 distances of (N, D) unit embeddings to the nearest of (M, D); infinite where M is 0.
+
+    Euclidean, as sqrt(2 - 2 cos): in float32 the cosine is right to about 1e-7, so a distance near 0 is to 1e-3 only.
+    """
+    nearest = np.full(len(embeddings), -np.inf, dtype=np.float32)
+    for start in range(0, len(centres), _BLOCK):
+        nearest = np.maximum(nearest, (embeddings @ centres[start : start + _BLOCK].T).max(axis=1))
+    return np.sqrt(np.maximum(2.0 - 2.0 * nearest, 0.0))
+
+
+class CoreSetDistances:
+    """How far every cine is from the nearest centre, kept up to date: one centre more costs a product with a vector.
+
+    ``embeddings`` : (N, D) float32, unit length.
+    """
+
+    def __init__(self, embeddings: Array) -> None:
+        self._embeddings = embeddings
+        self._forget()
+
+    def _forget(self) -> None:
+        self._centres: set[int] = set()
+        self._distances = np.full(len(self._embeddings), np.inf, dtype=np.float32)
+
+    def embeddings_changed(self, rows: Array) -> None:
+        """Take note that the embeddings of these rows are others now."""
+        if self._centres & set(rows.tolist()):
+            self._forget()
+        else:
+            self._distances[rows] = distances_to_nearest(
+                self._embeddings[rows], self._embeddings[sorted(self._centres)]
+            )
+
+    def to_nearest(self, centres: Array) -> Array:
+        """Return (N,) distances to the nearest of the rows ``centres``; infinite where there is none."""
+        wanted = set(centres.tolist())
+        if not self._centres <= wanted:  # a label was withdrawn
+            self._forget()
+        new = sorted(wanted - self._centres)
+        nearer = distances_to_nearest(self._embeddings, self._embeddings[new])
+        self._distances = np.minimum(self._distances, nearer)
+        self._centres = wanted
+        return self._distances
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What models saw, by place; the arrays are filled in place as cines are scored.
+    """What models found, by row; the arrays are filled in place as cines are scored.
 
-    ``looks``, ``overlaps`` : (N, ...) of the evidence. ``is_scored`` : (N,). ``uncertainty`` : (N,), NaN: not scored.
-    ``frame_indices``, ``frames`` : (N, PROBES), the latter their uncertainties. ``view`` : (N,) index into VIEWS, -1:
-    not known. ``view_probability`` : (N,). ``embeddings`` : (N, D), of unit length or 0.
+    ``scores``, ``overlaps`` : (N, ...) as of `CineScores`. ``is_scored`` : (N,). ``uncertainty`` : (N,), NaN: not
+    scored. ``frame_indices``, ``frames`` : (N, FRAMES_SCORED), the latter their uncertainties. ``view`` : (N,) index
+    into VIEWS, -1: not known. ``view_probability`` : (N,). ``embeddings`` : (N, D), of unit length or 0.
     """
 
-    looks: Array
+    scores: Array
     overlaps: Array
     is_scored: Array
     uncertainty: Array
@@ -135,59 +134,58 @@ class Scores:
     view: Array
     view_probability: Array
     embeddings: Array
-    cover: Cover = field(repr=False)
+    core_set: CoreSetDistances = field(repr=False)
 
 
 def no_scores(count: int, width: int = 1) -> Scores:
     """Return the scores of ``count`` cines of which none is scored; ``width`` : D."""
     embeddings = np.zeros((count, width), dtype=np.float32)
     return Scores(
-        looks=np.full((count, *SCORES_SHAPE), np.nan, dtype=np.float32),
+        scores=np.full((count, *SCORES_SHAPE), np.nan, dtype=np.float32),
         overlaps=np.full((count, *OVERLAPS_SHAPE), np.nan, dtype=np.float32),
         is_scored=np.zeros(count, dtype=bool),
         uncertainty=np.full(count, np.nan),
-        frame_indices=np.full((count, PROBES), -1),
-        frames=np.full((count, PROBES), np.nan),
+        frame_indices=np.full((count, FRAMES_SCORED), -1),
+        frames=np.full((count, FRAMES_SCORED), np.nan),
         view=np.full(count, -1),
         view_probability=np.full(count, np.nan),
         embeddings=embeddings,
-        cover=Cover(embeddings),
+        core_set=CoreSetDistances(embeddings),
     )
 
 
-def fill_in(scores: Scores, evidence: Mapping[int, CineEvidence], calibration: Calibration) -> None:
-    """Put the evidence of cines at their places; embeddings of another width are another detector's and left out."""
+def fill_in(scores: Scores, found: Mapping[int, CineScores], calibration: Calibration) -> None:
+    """Put the scores of cines into their rows; embeddings of another width are another detector's and left out."""
     width = scores.embeddings.shape[1]
-    fitting = {place: found for place, found in evidence.items() if len(found.embedding) == width}
-    if foreign := len(evidence) - len(fitting):
+    fitting = {row: one for row, one in found.items() if len(one.embedding) == width}
+    if foreign := len(found) - len(fitting):
         logger.warning("%d scores are passed over: their embeddings are not %d wide", foreign, width)
-    evidence = fitting
-    if not evidence:
+    if not fitting:
         return
-    places, known = np.array(list(evidence), dtype=np.int64), list(evidence.values())
-    scores.looks[places] = np.stack([e.scores for e in known])
-    scores.overlaps[places] = np.stack([e.overlaps for e in known])
-    scores.frame_indices[places] = np.stack([e.frame_indices for e in known])
-    scores.embeddings[places] = np.stack([e.embedding for e in known])
-    scores.view[places] = [-1 if e.view is None else VIEWS.index(e.view) for e in known]
-    scores.view_probability[places] = [np.nan if e.view_probability is None else e.view_probability for e in known]
-    scores.is_scored[places] = True
-    scores.cover.embeddings_changed(places)
-    recalibrate(scores, calibration, places)
+    rows, known = np.array(list(fitting), dtype=np.int64), list(fitting.values())
+    scores.scores[rows] = np.stack([one.scores for one in known])
+    scores.overlaps[rows] = np.stack([one.overlaps for one in known])
+    scores.frame_indices[rows] = np.stack([one.frame_indices for one in known])
+    scores.embeddings[rows] = np.stack([one.embedding for one in known])
+    scores.view[rows] = [-1 if one.view is None else VIEWS.index(one.view) for one in known]
+    scores.view_probability[rows] = [np.nan if one.view_probability is None else one.view_probability for one in known]
+    scores.is_scored[rows] = True
+    scores.core_set.embeddings_changed(rows)
+    recalibrate(scores, calibration, rows)
 
 
-def recalibrate(scores: Scores, calibration: Calibration, places: Array | slice = slice(None)) -> None:
-    """Say anew how uncertain cines are, from the same evidence."""
-    scores.frames[places] = frame_uncertainties(scores.looks[places], scores.overlaps[places], calibration)
-    scores.uncertainty[places] = cine_uncertainties(scores.frames[places])
+def recalibrate(scores: Scores, calibration: Calibration, rows: Array | slice = slice(None)) -> None:
+    """Tell anew how uncertain cines are, from the same scores."""
+    scores.frames[rows] = frame_uncertainties(scores.scores[rows], scores.overlaps[rows], calibration)
+    scores.uncertainty[rows] = cine_uncertainties(scores.frames[rows])
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What people said, by place.
+    """What people labelled, by row.
 
-    (N,) ``is_labelled``, unusable ones among them; ``is_unusable``; ``view``, an index into VIEWS, -1: not said;
-    ``revision``, 0: no label; ``saved_at``, s since the epoch, 0: no label, or one that does not say.
+    (N,) ``is_labelled``, unusable ones among them; ``is_unusable``; ``view``, an index into VIEWS, -1: not known;
+    ``revision``, 0: no label; ``saved_at``, s since the epoch, 0: no label, or one without a time.
     """
 
     is_labelled: Array
@@ -203,13 +201,13 @@ def gather_labels(cines: Cines, summaries: Mapping[str, LabelSummary]) -> Labels
     is_labelled, is_unusable, revision = np.zeros(N, dtype=bool), np.zeros(N, dtype=bool), np.zeros(N, dtype=np.int64)
     labels = Labels(is_labelled, is_unusable, np.full(N, -1), revision, np.zeros(N))
     for image_id, summary in summaries.items():
-        place = cines.place_of.get(image_id)
-        if place is not None:
-            labels.is_labelled[place] = True
-            labels.is_unusable[place] = summary.is_unusable
-            labels.view[place] = -1 if summary.view is None else VIEWS.index(summary.view)
-            labels.revision[place] = summary.revision
-            labels.saved_at[place] = 0.0 if summary.saved_at is None else summary.saved_at.timestamp()
+        row = cines.index_of.get(image_id)
+        if row is not None:
+            labels.is_labelled[row] = True
+            labels.is_unusable[row] = summary.is_unusable
+            labels.view[row] = -1 if summary.view is None else VIEWS.index(summary.view)
+            labels.revision[row] = summary.revision
+            labels.saved_at[row] = 0.0 if summary.saved_at is None else summary.saved_at.timestamp()
     return labels
 
 
@@ -222,11 +220,11 @@ class Pool:
     labels: Labels
     judgements: Mapping[str, Judgement] = field(default_factory=dict)
 
-    def frames_to_draw(self, place: int) -> tuple[int, ...]:
+    def frames_to_draw(self, row: int) -> tuple[int, ...]:
         """Return the 0-based frames of a cine that are worth drawing: the most uncertain, else evenly spread."""
-        if self.scores.is_scored[place]:
-            return frames_to_draw(self.scores.frame_indices[place], self.scores.frames[place])
-        count = int(self.cines.frame_counts[place])
+        if self.scores.is_scored[row]:
+            return frames_to_draw(self.scores.frame_indices[row], self.scores.frames[row])
+        count = int(self.cines.frame_counts[row])
         parts = min(count, FRAMES_TO_DRAW)
         return tuple(int((part + 0.5) * count / parts) for part in range(parts))
 
@@ -286,9 +284,9 @@ class LivePool:
             is_early = time.monotonic() - self._calibrated_at < RECALIBRATE_AFTER_S
             if basis == self._calibrated_by or (key == self._calibrated_by[0] and is_early):
                 return
-            revisions = {i: int(self._labels.revision[place]) for i, place in self._cines.place_of.items()}
+            revisions = {i: int(self._labels.revision[row]) for i, row in self._cines.index_of.items()}
             known = list(self._judgements.values())
-        calibration = _calibrate(self._models, key, rows_judged_by(detector_of(key), known, revisions))
+        calibration = _calibrate(self._models, key, matches_of(detector_of(key), known, revisions))
         with self._lock:
             if key == self._key:
                 self._calibration = calibration
@@ -315,20 +313,19 @@ class LivePool:
     def _catch_up_with_scores(self, is_another: bool, number: int) -> None:
         key = models_in_use(self._store)
         begin_anew = is_another or key != self._key
-        rows = self._store.newer_than(key, 0 if begin_anew else self._number)
-        evidence = {
-            self._cines.place_of[row.image_id]: row.evidence
-            for row in rows
-            if row.evidence is not None and row.image_id in self._cines.place_of
+        kept = self._store.newer_than(key, 0 if begin_anew else self._number)
+        index_of = self._cines.index_of
+        found = {
+            index_of[one.image_id]: one.scores for one in kept if one.scores is not None and one.image_id in index_of
         }
-        width = next((len(e.embedding) for e in evidence.values()), 1)
+        width = next((len(one.embedding) for one in found.values()), 1)
         if begin_anew or not self._scores.is_scored.any():  # how wide embeddings are is known from the first
             self._scores = no_scores(len(self._cines.image_ids), width)
         if key != self._key:
             self._key = key
-            self._calibration = _calibrate(self._models, key, pooled(()))
-        fill_in(self._scores, evidence, self._calibration)
-        self._number = max([number, *(row.number for row in rows[-1:])])
+            self._calibration = _calibrate(self._models, key, [])
+        fill_in(self._scores, found, self._calibration)
+        self._number = max([number, *(one.number for one in kept[-1:])])
 
 
 def models_in_use(store: ScoreStore) -> str:
@@ -337,10 +334,10 @@ def models_in_use(store: ScoreStore) -> str:
     return max(reversed(counts), key=counts.__getitem__, default="")
 
 
-def _calibrate(models: Path, key: str, judged: Array) -> Calibration:
+def _calibrate(models: Path, key: str, matches: Sequence[Array]) -> Calibration:
     """Return the calibration of the detector of ``key``; its operating score is not known once another is published."""
     detector, score = detector_of(key), None
     with suppress(EchoError):
         card = load_card(models, DETECTOR)
         score = operating_score(card) if card.sha256[:16] == detector else None
-    return calibrate(score, judged)
+    return calibrate(score, matches)

@@ -2,18 +2,11 @@
 """Which labels of a study folder look like mistakes, judged by detectors that did not learn from the patient.
 
 Two ways to come by such detectors: train one for each fold of patients (`fold_judges`), or take the published one for
-the patients that its card does not list as learned from (`published_judge`).
+the patients that its card does not list as learned from (`published_judge`). For people there are a table and a page
+with the most doubtful frames; the server's strategy ``suspicious`` finds the judgements with the scores of the folder.
 
-How well annotators agree: what different people said of the same cine, from the history of its revisions.
-
-Of each annotator the last revision counts. Whoever came second saw what the first had drawn, so these figures say how
-much was changed, not what two people would draw by themselves; the report says so.
-
-A review as the server's strategy ``suspicious`` finds it: kept with the scores of the study folder.
-
-Detectors for a review, each trained on some of the patients: on a folder of links that holds no other cine.
-
-A review for people: a table, and a page with the most doubtful frames, the label dashed and the detection solid.
+How well annotators agree comes from the history of revisions: of each annotator the last counts. Whoever came second
+saw what the first had drawn, so these figures say how much was changed, not what two people would draw by themselves.
 """
 
 from __future__ import annotations
@@ -22,13 +15,11 @@ import base64
 import io
 import json
 import logging
-import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -41,13 +32,12 @@ from echo_plugin.acquisition.label_quality import (
     FrameQuality,
     JudgedCine,
     LabelJudge,
-    frame_quality,
-    judgement,
-    look_at_each,
+    detect_each,
+    judge_label,
     unseen_cines,
 )
 from echo_plugin.acquisition.score_store import REVIEW, SCORES_FILE, Judgement, ScoreStore
-from echo_plugin.acquisition.uncertainty import calibrate, pooled
+from echo_plugin.acquisition.uncertainty import calibrate
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import Annotation
 from echo_plugin.answer.preprocess import to_model_input
@@ -73,13 +63,20 @@ from echo_plugin.training.datasets import (
 from echo_plugin.training.options import DetectorOptions, EpochStatus
 from echo_plugin.training.provenance import known_patients, names_its_patients
 
+logger = logging.getLogger(__name__)
+
+PICTURES = 24
+"""At most so many doubtful frames are drawn."""
+DRAWN_FROM = 0.3
+"""Score from which a detection is drawn."""
+
 
 @dataclass(frozen=True)
 class Agreement:
     """Over all pairs of annotators and cines; None: nothing to compare.
 
     ``cines``, ``pairs``, ``frames`` : how many. ``mean_iou`` : of boxes of the same septum on the same frame. ``kappa``
-    : Cohen's, by what is asked: whether a septum is on a frame, the view, the defect.
+    : Cohen's, by what is labelled: whether a septum is on a frame, the view, the defect.
     """
 
     cines: int
@@ -93,8 +90,8 @@ def agreement(histories: Iterable[Sequence[Annotation]]) -> Agreement:
     """Return the agreement in the histories of several cines."""
     cines = pairs = frames = 0
     overlaps: list[float] = []
-    asked = [*(septum.value for septum in DETECTED_SEPTA), "view", "defect"]
-    answers: dict[str, list[tuple[str, str]]] = {what: [] for what in asked}
+    names = [*(septum.value for septum in DETECTED_SEPTA), "view", "defect"]
+    answers: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
     for history in histories:
         by_author = {annotation.author: annotation for annotation in history if annotation.author}
         between = list(combinations(by_author.values(), 2))
@@ -105,11 +102,11 @@ def agreement(histories: Iterable[Sequence[Annotation]]) -> Agreement:
             frames += len(common)
             for frame in common:
                 overlaps += _compare_frame(one, other, frame, answers)
-            for what in ("view", "defect"):
-                said = (getattr(one, what), getattr(other, what))
-                if None not in said:
-                    answers[what].append((said[0].value, said[1].value))
-    kappa = {what: cohens_kappa(given) for what, given in answers.items()}
+            for name in ("view", "defect"):
+                labels = (getattr(one, name), getattr(other, name))
+                if None not in labels:
+                    answers[name].append((labels[0].value, labels[1].value))
+    kappa = {name: cohens_kappa(given) for name, given in answers.items()}
     return Agreement(cines, pairs, frames, float(np.mean(overlaps)) if overlaps else None, kappa)
 
 
@@ -134,18 +131,13 @@ def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
 
     Where both always gave one and the same answer, chance explains everything and kappa is not defined: None too.
     """
-    if not pairs:
+    from sklearn.metrics import cohen_kappa_score  # slow to import; only a review asks
+
+    if len({answer for pair in pairs for answer in pair}) < 2:
         return None
-    names = sorted({answer for pair in pairs for answer in pair})
-    table = np.zeros((len(names), len(names)))
-    for first, second in pairs:
-        table[names.index(first), names.index(second)] += 1
-    table /= table.sum()
-    by_chance = float(table.sum(axis=1) @ table.sum(axis=0))
-    return None if by_chance >= 1.0 else float((np.trace(table) - by_chance) / (1.0 - by_chance))
+    first, second = zip(*pairs, strict=True)
+    return float(cohen_kappa_score(first, second))
 
-
-logger = logging.getLogger(__name__)
 
 TrainFold = Callable[[Sequence[str], Path, Progress], None]
 """(patients to learn from, folder to publish to, who is told how far it is): trains on these patients, on nobody else.
@@ -221,7 +213,7 @@ def review(
     wanted = [cine for cine in labelled.cines if detection_frames(cine, 1)]
     judged: list[JudgedCine] = []
     for judge, cines in judge_of(labelled):
-        for one in look_at_each(judge, labelled, cines):
+        for one in detect_each(judge, labelled, cines):
             judged.append(one)
             if progress is not None:
                 progress(len(judged), len(wanted), "judging labels")
@@ -248,9 +240,11 @@ def review(
 
 def _ranked(judged: Sequence[JudgedCine]) -> list[Doubt]:
     """Return all of them by one calibration, the most doubtful first."""
-    calibration = calibrate(judged[0].operating_score, pooled([one.judged for one in judged]))
-    qualities = [frame_quality(one, calibration) for one in judged]
-    doubts = [Doubt(judgement(one, q, calibration), one, q) for one, q in zip(judged, qualities, strict=True)]
+    calibration = calibrate(judged[0].operating_score, [one.matches for one in judged])
+    doubts = []
+    for one in judged:
+        judgement, quality = judge_label(one, calibration)
+        doubts.append(Doubt(judgement, one, quality))
     return sorted(doubts, key=lambda doubt: (doubt.judgement.quality, doubt.judgement.image_id))
 
 
@@ -289,9 +283,10 @@ def fold_judges(train: TrainFold, folds: int, *, seed: int, device: str, progres
         patients = [cine.patient_id for cine in wanted]
         for number, fold in enumerate(split_folds(patients, folds, seed), start=1):
             others = sorted(set(patients) - set(fold))
-            with _private_folder() as models:
-                train(others, models, _of_fold(progress, number, folds))
-                yield LabelJudge(models, device=device), [c for c in wanted if c.patient_id in fold]
+            # only this user reads it: fold detectors learned from patients
+            with tempfile.TemporaryDirectory(prefix="monailabel-echo-review-") as models:
+                train(others, Path(models), _of_fold(progress, number, folds))
+                yield LabelJudge(Path(models), device=device), [c for c in wanted if c.patient_id in fold]
 
     return judges
 
@@ -299,23 +294,15 @@ def fold_judges(train: TrainFold, folds: int, *, seed: int, device: str, progres
 def _of_fold(progress: Progress | None, number: int, folds: int) -> Progress:
     """Return what tells ``progress`` besides which fold it is."""
 
-    def report(done: int, total: int, note: str) -> None:
+    def tell(done: int, total: int, note: str) -> None:
         if progress is not None:
             progress(done, total, f"fold {number} of {folds}, {note}")
 
-    return report
-
-
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Yield a folder that only this user reads and that is gone afterwards: fold detectors learned from patients."""
-    with tempfile.TemporaryDirectory(prefix="monailabel-echo-review-") as folder:
-        yield Path(folder)
+    return tell
 
 
 def to_json(result: Review) -> Mapping[str, object]:
     """Return the review for programs; no patient is named."""
-    people = result.agreement
     return {
         "on_phantoms": result.is_phantom,
         "judges": result.judges,
@@ -336,13 +323,7 @@ def to_json(result: Review) -> Mapping[str, object]:
             }
             for doubt in result.doubts
         ],
-        "agreement": {
-            "cines": people.cines,
-            "pairs": people.pairs,
-            "frames": people.frames,
-            "mean_iou": people.mean_iou,
-            "kappa": people.kappa,
-        },
+        "agreement": asdict(result.agreement),
     }
 
 
@@ -401,19 +382,15 @@ def link_cines(labelled: LabelledFolder, patients: Sequence[str], folder: Path) 
         shutil.copy(root / PATIENTS_FILE, folder / PATIENTS_FILE)
     for cine in labelled.of_patients(patients):
         source = labelled.folder.entry(cine.image_id).path
-        place = folder / source.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        link = folder / source.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.symlink(source, place)  # noqa: PTH211 - reads in the order of the words
+            link.symlink_to(source)
         except OSError:  # Windows lets few users make links
-            shutil.copy(source, place)
+            shutil.copy(source, link)
         text = annotation_to_json(cine.annotation)
         (annotations / f"{cine.image_id}.json").write_text(text, encoding="utf-8")
 
-
-SHOWN = 24
-SHOWN_FROM = 0.3
-"""Score from which a detection is drawn."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Labels to look at again</title>
@@ -475,29 +452,24 @@ def describe_review(result: Review, most: int = 20) -> str:
 
 
 def _worst_frames(result: Review) -> str:
-    frames = [(float(doubt.quality.overall[n]), doubt, n) for doubt in result.doubts for n in _places(doubt)]
-    worst = sorted(frames, key=lambda frame: frame[0])[:SHOWN]
-    figure = draw_pictures([_picture(result.folder, doubt, place, quality) for quality, doubt, place in worst])
+    frames = [(float(q), doubt, n) for doubt in result.doubts for n, q in enumerate(doubt.quality.overall)]
+    worst = sorted(frames, key=lambda frame: frame[0])[:PICTURES]
+    figure = draw_pictures([_picture(result.folder, doubt, n, quality) for quality, doubt, n in worst])
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=80, bbox_inches="tight")
     return base64.b64encode(png.getvalue()).decode()
 
 
-def _places(doubt: Doubt) -> range:
-    return range(len(doubt.judged.frame_indices))
-
-
-def _picture(folder: StudyFolder, doubt: Doubt, place: int, quality: float) -> Picture:
-    """Return one frame as the detector saw it, read for this only."""
-    answer = doubt.judged.predictions[place]
-    keep = []
-    for septum in np.unique(answer.labels):
-        of_septum = np.flatnonzero((answer.labels == septum) & (answer.scores >= SHOWN_FROM))
-        keep += [int(of_septum[answer.scores[of_septum].argmax()])] if len(of_septum) else []
-    shown = FrameBoxes(answer.boxes[keep], answer.labels[keep], answer.scores[keep])
-    image_id, frame = doubt.judgement.image_id, doubt.judged.frame_indices[place]
+def _picture(folder: StudyFolder, doubt: Doubt, n: int, quality: float) -> Picture:
+    """Return the ``n``-th judged frame with the best detection of each septum; it is read for this only."""
+    found = doubt.judged.predictions[n]
+    best = []
+    for septum in np.unique(found.labels):
+        of_septum = np.flatnonzero((found.labels == septum) & (found.scores >= DRAWN_FROM))
+        best += [int(of_septum[found.scores[of_septum].argmax()])] if len(of_septum) else []
+    detections = FrameBoxes(found.boxes[best], found.labels[best], found.scores[best])
+    image_id, frame = doubt.judgement.image_id, doubt.judged.frame_indices[n]
     pixels, _ = to_model_input(folder.read_cine(image_id), [frame], doubt.judged.input_size_px)
-    title = f"{image_id[-16:]} frame {frame}: {quality:.2f}"
-    words = doubt.quality.doubts(place)
-    return Picture(pixels[0].numpy(), doubt.judged.labels[place], shown, f"{title}\n{words}")
+    title = f"{image_id[-16:]} frame {frame}: {quality:.2f}\n{doubt.quality.doubts(n)}"
+    return Picture(pixels[0].numpy(), doubt.judged.labels[n], detections, title)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring a study folder: what is new, or was scored by other models, is looked at once; everything else is left.
+"""Scoring a study folder: what is new, or was scored by other models, is scored once; everything else is left.
 
 A cine that cannot be read is noted with the reason and not tried again until its file changes; one at which something
 else failed is tried again by the next run. Killed at any moment, the next run goes on after the last cine. A run is of
 the models that were published when it began: where others are published meanwhile it ends, and the next is of those.
 What it did is forgotten by then, unless it is what choices go by: of models that follow each other fast, none is ever
-through, and choices go by the last that was.
-
-Judging the labels of a study folder: by the published detector, those of patients it did not learn from.
+through, and choices go by the last that was. Labels are judged afterwards, by the published detector, of patients it
+did not learn from.
 """
 
 from __future__ import annotations
@@ -19,17 +18,10 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from echo_plugin.acquisition.label_quality import (
-    JudgedCine,
-    LabelJudge,
-    frame_quality,
-    judgement,
-    look_at_each,
-    unseen_cines,
-)
+from echo_plugin.acquisition.label_quality import JudgedCine, LabelJudge, detect_each, judge_label, unseen_cines
 from echo_plugin.acquisition.pool import models_in_use
-from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key, rows_judged_by
-from echo_plugin.acquisition.uncertainty import Calibration, CineEvidence, CineProber, calibrate, pooled
+from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, matches_of, models_key
+from echo_plugin.acquisition.uncertainty import Calibration, CineScorer, CineScores, calibrate
 from echo_plugin.answer.boxes import operating_score
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError, UnreadableCineError
 from echo_plugin.io.study_folder import StudyFolder
@@ -39,8 +31,10 @@ from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_judgeable_folder
 from echo_plugin.training.provenance import names_its_patients
 
+logger = logging.getLogger(__name__)
+
 PORTION = 200
-"""So many labels are looked at, then calibrated by together: enough to calibrate by, few to lose when killed."""
+"""So many labels go through the detector, then are judged together: enough to calibrate by, few to lose when killed."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +67,17 @@ def judge_labels(
         return JudgedLabels(0, 0)
     detector, score = card.sha256[:16], operating_score(card)
     unseen, known = unseen_cines(card, labelled), store.judgements()
-    rows = rows_judged_by(detector, known.values(), {c.image_id: c.annotation.revision for c in labelled.cines})
-    look_at = partial(_judge_cine, labelled, LabelJudge(models, device=device), detector, should_stop)
+    matches = matches_of(detector, known.values(), {c.image_id: c.annotation.revision for c in labelled.cines})
+    detect = partial(_detect, labelled, LabelJudge(models, device=device), detector, should_stop)
     judged, calibration = set[str](), None
     for cines in _portions([c for c in unseen if not _is_judged(known.get(c.image_id), c, detector)]):
-        looked = look_at(cines)
-        rows = pooled([rows, *(one.judged for one in looked)])
-        calibration = calibrate(score, rows)
-        judged |= _keep(store, looked, calibration)
-    known, calibration = store.judgements(), calibration or calibrate(score, rows)
+        found = detect(cines)
+        matches += [one.matches for one in found]
+        calibration = calibrate(score, matches)
+        judged |= _keep(store, found, calibration)
+    known, calibration = store.judgements(), calibration or calibrate(score, matches)
     for cines in _portions([c for c in unseen if _is_outdated(known.get(c.image_id), c, detector, calibration)]):
-        judged |= _keep(store, look_at(cines), calibration)
+        judged |= _keep(store, detect(cines), calibration)
     return JudgedLabels(len(judged), left_out)
 
 
@@ -91,11 +85,11 @@ def _portions(cines: Sequence[LabelledCine]) -> list[Sequence[LabelledCine]]:
     return [cines[start : start + PORTION] for start in range(0, len(cines), PORTION)]
 
 
-def _keep(store: ScoreStore, looked: Sequence[JudgedCine], calibration: Calibration) -> set[str]:
+def _keep(store: ScoreStore, found: Sequence[JudgedCine], calibration: Calibration) -> set[str]:
     """Keep what is thought of the cines by one calibration; return their image ids."""
-    for one in looked:
-        store.judge(judgement(one, frame_quality(one, calibration), calibration))
-    return {one.cine.image_id for one in looked}
+    for one in found:
+        store.judge(judge_label(one, calibration)[0])
+    return {one.cine.image_id for one in found}
 
 
 def _is_judged(kept: Judgement | None, cine: LabelledCine, detector: str) -> bool:
@@ -117,30 +111,24 @@ def _is_outdated(kept: Judgement | None, cine: LabelledCine, detector: str, cali
     return bool(before) != bool(now) or 0 < 2 * before <= now
 
 
-def _judge_cine(
+def _detect(
     labelled: LabelledFolder,
     judge: LabelJudge,
     detector: str,
     should_stop: Callable[[], bool],
     cines: Sequence[LabelledCine],
 ) -> list[JudgedCine]:
-    """Return what ``detector`` says of the cines; ends early when stopped or replaced."""
-    looked: list[JudgedCine] = []
-    for one in look_at_each(judge, labelled, takewhile(lambda _: not should_stop(), cines)):
-        if one.models != detector:  # published meanwhile: it may have learned from this very patient
-            break
-        looked.append(one)
-    return looked
-
-
-logger = logging.getLogger(__name__)
+    """Return labels and detections of the cines; ends early when stopped or when ``detector`` is replaced."""
+    going_on = takewhile(lambda _: not should_stop(), cines)
+    # another one, published meanwhile, may have learned from this very patient
+    return list(takewhile(lambda one: one.detector == detector, detect_each(judge, labelled, going_on)))
 
 
 @dataclass(frozen=True)
 class Scored:
     """What one run did.
 
-    ``cines`` : looked at. ``unreadable`` : of them, noted as such. ``put_off`` : of them, left to the next run: not the
+    ``cines`` : tried. ``unreadable`` : of them, noted as such. ``put_off`` : of them, left to the next run: not the
     file was at fault. ``labels`` : what became of them; None: ended before they were judged.
     """
 
@@ -174,18 +162,18 @@ def score_folder(
     image_ids = [entry.image_id for entry in entries]
     store.keep_only({key, models_in_use(store)}, image_ids)  # of models published meanwhile none may be whole
     waiting = store.unscored(key, entries)
-    prober = CineProber(models, device=device) if waiting else None
+    scorer = CineScorer(models, device=device) if waiting else None
     done = unreadable = put_off = 0
     for entry, stamp in waiting:
-        if should_stop() or prober is None:
+        if should_stop() or scorer is None:
             return Scored(done, unreadable, put_off, None)
-        evidence = _look_at(prober, folder, entry.image_id)
-        if models_key(models) != key:  # the prober follows what is published: whose evidence this is, nobody knows
+        scores = _score_cine(scorer, folder, entry.image_id)
+        if models_key(models) != key:  # the scorer follows what is published: whose scores these are, nobody knows
             logger.info("Other models were published; the next run scores with them")
             return Scored(done, unreadable, put_off, None)
-        done, unreadable, put_off = done + 1, unreadable + isinstance(evidence, str), put_off + (evidence is None)
-        if evidence is not None:
-            store.put(key, entry.image_id, stamp, evidence)
+        done, unreadable, put_off = done + 1, unreadable + isinstance(scores, str), put_off + (scores is None)
+        if scores is not None:
+            store.put(key, entry.image_id, stamp, scores)
         if progress is not None:
             progress(done, len(waiting), "cines")
     store.keep_only({key}, image_ids)
@@ -193,10 +181,10 @@ def score_folder(
     return Scored(done, unreadable, put_off, labels)
 
 
-def _look_at(prober: CineProber, folder: StudyFolder, image_id: str) -> CineEvidence | str | None:
-    """Return the evidence, the sentence why the file cannot be read, or None where something else failed."""
+def _score_cine(scorer: CineScorer, folder: StudyFolder, image_id: str) -> CineScores | str | None:
+    """Return the scores, the sentence why the file cannot be read, or None where something else failed."""
     try:
-        return prober.probe(folder.read_cine(image_id))
+        return scorer.score(folder.read_cine(image_id))
     except UnreadableCineError as exc:
         logger.warning("Cine %s is not scored: %s", image_id, exc)
         return str(exc)

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the scores of a study folder's cines are kept: an SQLite file beside the index, which can always be made anew.
+"""What the active learning of a study folder keeps in SQLite files, which can always be made anew: scores and leases.
 
 A score belongs to one state of a cine's file (its stamp) and one pair of published models (their key). A judgement
 belongs to one revision of a label. Patients are not named here: the index knows whose a cine is.
 
-Which cine is with which annotator: one that was handed out is shown to nobody else for a while.
-
-Kept in a file, so that neither a restart nor another server process hands a cine out twice. A lease ends by itself: the
-annotator may have gone home. A submission ends it too. Who holds it does not matter for anybody else: viewers of one
-site often have one name, and somebody who says none holds what was shown as well.
+A cine that was handed to one annotator is shown to nobody else for a while; neither a restart nor another server
+process hands it out twice. A lease ends by itself, as the annotator may have gone home, or by a submission. Viewers of
+one site often have one name, so who holds it does not matter for anybody else, and somebody without a name holds a cine
+as well.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineEvidence, pooled
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, Array, CineScores
 from echo_plugin.anatomy import View
 from echo_plugin.durable import SqliteFile, file_stamp
 from echo_plugin.errors import ModelNotFoundError
@@ -36,24 +35,24 @@ REVIEW = "review"
 
 DETECTOR, VIEWS = "septal_detector", "view_classifier"  # as in models.checkpoint, which loads torch
 
-_SCHEMA = (
+_SCORES_SCHEMA = (
     "CREATE TABLE scores (number INTEGER PRIMARY KEY AUTOINCREMENT, models TEXT NOT NULL, image_id TEXT NOT NULL,"
     " stamp TEXT NOT NULL, frames TEXT, scores BLOB, overlaps BLOB, embedding BLOB, view TEXT, view_probability REAL,"
     " error TEXT, scored_at REAL NOT NULL, UNIQUE (models, image_id))",
     "CREATE TABLE judgements (number INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL UNIQUE,"
     " revision INTEGER NOT NULL, models TEXT NOT NULL, quality REAL NOT NULL, frames TEXT NOT NULL,"
-    " words TEXT NOT NULL, judged BLOB NOT NULL, fitted_to INTEGER NOT NULL)",
+    " words TEXT NOT NULL, matches BLOB NOT NULL, fitted_to INTEGER NOT NULL)",
 )
 
 
 @dataclass(frozen=True)
-class KeptScore:
-    """One row: ``number`` ascends with time; ``evidence`` None: the cine could not be read."""
+class ScoredCine:
+    """One row: ``number`` ascends with time; ``scores`` None: the cine could not be read."""
 
     number: int
     image_id: str
     stamp: str
-    evidence: CineEvidence | None
+    scores: CineScores | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Judgement:
     """What models that did not learn from a label think of it.
 
     ``quality`` : 0..1, low is doubtful. ``frames`` : 0-based, the most doubtful first. ``words`` : what seems wrong.
-    ``models`` : who judged. ``judged`` : (M, 3) float, as ``uncertainty.calibrate`` takes them. ``fitted_to`` : of the
+    ``models`` : who judged. ``matches`` : (M, 3) float, as ``uncertainty.calibrate`` takes them. ``fitted_to`` : of the
     calibration that the quality is by.
     """
 
@@ -71,18 +70,18 @@ class Judgement:
     quality: float
     frames: tuple[int, ...]
     words: str
-    judged: Array
+    matches: Array
     fitted_to: int = 0
 
 
-def rows_judged_by(detector: str, judgements: Iterable[Judgement], revisions: Mapping[str, int]) -> Array:
-    """Return (M, 3) of what one detector found of the labels as they are now, for ``uncertainty.calibrate``.
+def matches_of(detector: str, judgements: Iterable[Judgement], revisions: Mapping[str, int]) -> list[Array]:
+    """Return what one detector found of the labels as they are now, for ``uncertainty.calibrate``.
 
     Another detector's scores mean something else, and a label that was corrected since was perhaps wrong.
     ``revisions`` : the current one by image id.
     """
-    of_detector = [kept for kept in judgements if kept.models == detector]
-    return pooled([kept.judged for kept in of_detector if revisions.get(kept.image_id) == kept.revision])
+    of_detector = (kept for kept in judgements if kept.models == detector)
+    return [kept.matches for kept in of_detector if revisions.get(kept.image_id) == kept.revision]
 
 
 def models_key(models: Path) -> str:
@@ -110,7 +109,7 @@ class ScoreStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = SqliteFile(path, _SCHEMA, version=3)  # 2 judged by calibrations it did not tell apart
+        self._file = SqliteFile(path, _SCORES_SCHEMA, version=4)
 
     def stamps(self, models: str) -> dict[str, str]:
         """Return by image id the stamp of what was scored with these models, in vain too."""
@@ -126,19 +125,19 @@ class ScoreStore:
         """Return how many cines each pair of models has scored; the one that scored last comes last."""
         return dict(self._file.rows("SELECT models, COUNT(*) FROM scores GROUP BY models ORDER BY MAX(number)"))
 
-    def put(self, models: str, image_id: str, stamp: str, evidence: CineEvidence | str) -> None:
-        """Keep the evidence of a cine, or the sentence why there is none."""
+    def put(self, models: str, image_id: str, stamp: str, scores: CineScores | str) -> None:
+        """Keep the scores of a cine, or the sentence why there is none."""
         row: tuple[object, ...] = (None,) * 6
-        if isinstance(evidence, CineEvidence):
+        if isinstance(scores, CineScores):
             row = (
-                json.dumps(evidence.frame_indices.tolist()),
-                evidence.scores.astype(np.float16).tobytes(),
-                evidence.overlaps.astype(np.float16).tobytes(),
-                evidence.embedding.astype(np.float16).tobytes(),
-                evidence.view and evidence.view.value,
-                evidence.view_probability,
+                json.dumps(scores.frame_indices.tolist()),
+                scores.scores.astype(np.float16).tobytes(),
+                scores.overlaps.astype(np.float16).tobytes(),
+                scores.embedding.astype(np.float16).tobytes(),
+                scores.view and scores.view.value,
+                scores.view_probability,
             )
-        error = evidence if isinstance(evidence, str) else None
+        error = scores if isinstance(scores, str) else None
         with self._file.changing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO scores VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -153,14 +152,14 @@ class ScoreStore:
             gone = [(i,) for (i,) in connection.execute("SELECT image_id FROM scores") if i not in kept]
             connection.executemany("DELETE FROM scores WHERE image_id = ?", gone)
 
-    def newer_than(self, models: str, number: int) -> list[KeptScore]:
+    def newer_than(self, models: str, number: int) -> list[ScoredCine]:
         """Return the scores made after that of ``number``, ascending."""
         rows = self._file.rows(
             "SELECT number, image_id, stamp, frames, scores, overlaps, embedding, view, view_probability FROM scores"
             " WHERE number > ? AND models = ? ORDER BY number",
             (number, models),
         )
-        return [_kept_score(row) for row in rows]
+        return [_scored_cine(row) for row in rows]
 
     def judge(self, judgement: Judgement) -> None:
         """Keep what is thought of a label; of the latest revision only."""
@@ -179,7 +178,7 @@ class ScoreStore:
                     judgement.quality,
                     json.dumps(judgement.frames),
                     judgement.words,
-                    judgement.judged.astype(np.float32).tobytes(),
+                    judgement.matches.astype(np.float32).tobytes(),
                     judgement.fitted_to,
                 ),
             )
@@ -187,7 +186,7 @@ class ScoreStore:
     def judgements(self, *, newer_than: int = 0) -> dict[str, Judgement]:
         """Return by image id those made after number ``newer_than``; the revision of each may be an old one by now."""
         rows = self._file.rows(
-            "SELECT image_id, revision, models, quality, frames, words, judged, fitted_to FROM judgements"
+            "SELECT image_id, revision, models, quality, frames, words, matches, fitted_to FROM judgements"
             " WHERE number > ?",
             (newer_than,),
         )
@@ -199,10 +198,10 @@ class ScoreStore:
                 quality,
                 tuple(json.loads(frames)),
                 words,
-                np.frombuffer(judged, np.float32).reshape(-1, 3),
+                np.frombuffer(matches, np.float32).reshape(-1, 3),
                 fitted_to,
             )
-            for image_id, revision, models, quality, frames, words, judged, fitted_to in rows
+            for image_id, revision, models, quality, frames, words, matches, fitted_to in rows
         }
 
     def version(self) -> tuple[int, int]:
@@ -213,11 +212,11 @@ class ScoreStore:
         return scores, judgements
 
 
-def _kept_score(row: tuple[Any, ...]) -> KeptScore:
+def _scored_cine(row: tuple[Any, ...]) -> ScoredCine:
     number, image_id, stamp, frames, scores, overlaps, embedding, view, view_probability = row
     if frames is None:
-        return KeptScore(number, image_id, stamp, None)
-    evidence = CineEvidence(
+        return ScoredCine(number, image_id, stamp, None)
+    kept = CineScores(
         np.array(json.loads(frames), dtype=np.int64),
         np.frombuffer(scores, np.float16).astype(np.float32).reshape(SCORES_SHAPE),
         np.frombuffer(overlaps, np.float16).astype(np.float32).reshape(OVERLAPS_SHAPE),
@@ -225,7 +224,7 @@ def _kept_score(row: tuple[Any, ...]) -> KeptScore:
         None if view is None else View(view),
         view_probability,
     )
-    return KeptScore(number, image_id, stamp, evidence)
+    return ScoredCine(number, image_id, stamp, kept)
 
 
 def _stamp(entry: CineEntry) -> str:
@@ -235,9 +234,8 @@ def _stamp(entry: CineEntry) -> str:
 
 def writable_place(root: Path, fallback: Path) -> Path:
     """Return ``root`` if an SQLite file can be kept there, else ``fallback``."""
-    probe = root / SCORES_FILE
     try:
-        ScoreStore(probe)
+        ScoreStore(root / SCORES_FILE)
     except (sqlite3.Error, OSError):
         return fallback
     return root
@@ -247,18 +245,18 @@ LEASE_S = 30 * 60.0
 LEASES_FILE = ".echo_leases.sqlite"
 
 _LEASE_SCHEMA = (
-    "CREATE TABLE leases (image_id TEXT PRIMARY KEY, holder TEXT, shown_at REAL NOT NULL, expires_at REAL NOT NULL)"
+    "CREATE TABLE leases (image_id TEXT PRIMARY KEY, holder TEXT, leased_at REAL NOT NULL, expires_at REAL NOT NULL)"
     " WITHOUT ROWID",
 )
 
 
 @dataclass(frozen=True)
 class Lease:
-    """``holder`` : the annotator's name; None: not said. Times in s since the epoch."""
+    """``holder`` : the annotator's name; None: not known. Times in s since the epoch."""
 
     image_id: str
     holder: str | None
-    shown_at: float
+    leased_at: float
     expires_at: float
 
 
@@ -266,7 +264,7 @@ class Leases:
     """The leases kept at ``path``; ``clock`` : s since the epoch."""
 
     def __init__(self, path: Path, *, duration_s: float = LEASE_S, clock: Callable[[], float] = time.time) -> None:
-        self._file = SqliteFile(path, _LEASE_SCHEMA, version=1)
+        self._file = SqliteFile(path, _LEASE_SCHEMA, version=2)
         self._duration_s = duration_s
         self._clock = clock
 
@@ -276,18 +274,18 @@ class Leases:
         with self._file.changing() as connection:  # one statement: of two at once, one finds the other's row
             cursor = connection.execute(
                 "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE SET holder = excluded.holder,"
-                " shown_at = excluded.shown_at, expires_at = excluded.expires_at"
-                " WHERE leases.expires_at <= excluded.shown_at",
+                " leased_at = excluded.leased_at, expires_at = excluded.expires_at"
+                " WHERE leases.expires_at <= excluded.leased_at",
                 (image_id, holder, now, now + self._duration_s),
             )
         return cursor.rowcount == 1
 
-    def show_again(self, image_id: str, holder: str) -> bool:
+    def renew(self, image_id: str, holder: str) -> bool:
         """Hand a cine to its holder once more, for as long again; False if it is with somebody else by now."""
         now = self._clock()
         with self._file.changing() as connection:
             cursor = connection.execute(
-                "UPDATE leases SET shown_at = ?, expires_at = ? WHERE image_id = ? AND holder = ?",
+                "UPDATE leases SET leased_at = ?, expires_at = ? WHERE image_id = ? AND holder = ?",
                 (now, now + self._duration_s, image_id, holder),
             )
         return cursor.rowcount == 1
@@ -300,9 +298,9 @@ class Leases:
                 "UPDATE leases SET expires_at = ? WHERE image_id = ? AND expires_at > ?", (now, image_id, now)
             )
 
-    def shown(self) -> dict[str, Lease]:
-        """Return the last time each cine was shown, by image id; those that are not leased by now among them."""
-        rows = self._file.rows("SELECT image_id, holder, shown_at, expires_at FROM leases")
+    def latest(self) -> dict[str, Lease]:
+        """Return the latest lease of each cine by image id, those that have ended among them."""
+        rows = self._file.rows("SELECT image_id, holder, leased_at, expires_at FROM leases")
         return {row[0]: Lease(*row) for row in rows}
 
     def is_running(self, lease: Lease) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strategies: which of the cines that may be shown is shown next, and why. Arithmetic on a `Pool`, nothing is read.
 
-Each takes the pool, the places that may be shown and those covered (labelled or handed out), and returns a place with
-the reason in words for the annotator.
+Each takes the pool, the rows that may be shown and those handed out, and returns a row with the reason in words for the
+annotator.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ DOUBTFUL = 0.5
 
 @dataclass(frozen=True)
 class Choice:
-    """``place`` in the pool, and why, for a person."""
+    """``index`` : row of the pool; and why, for a person."""
 
-    place: int
+    index: int
     reason: str
 
 
 @dataclass(frozen=True)
 class Situation:
-    """``open`` : (M,) places that may be shown, ascending, M >= 1. ``handed_out`` : (K,) places shown, not labelled."""
+    """``open`` : (M,) rows that may be shown, ascending, M >= 1. ``handed_out`` : (K,) rows leased, not labelled."""
 
     open: Array
     handed_out: Array
@@ -55,8 +55,8 @@ def most_uncertain(pool: Pool, situation: Situation) -> Choice:
     scored = _scored(pool, situation)
     if not len(scored):
         return _without_scores(pool, situation)
-    place = int(scored[pool.scores.uncertainty[scored].argmax()])
-    return Choice(place, f"most uncertain of {_of(scored, situation)}")
+    row = int(scored[pool.scores.uncertainty[scored].argmax()])
+    return Choice(row, f"most uncertain of {_of(scored, situation)}")
 
 
 def most_unlike(pool: Pool, situation: Situation) -> Choice:
@@ -68,7 +68,7 @@ def most_unlike(pool: Pool, situation: Situation) -> Choice:
 
 
 def uncertain_and_unlike(pool: Pool, situation: Situation) -> Choice:
-    """Return, of the most uncertain cines, the one farthest from what is covered, as PPAL does."""
+    """Return, of the most uncertain cines, the one farthest from what is labelled or handed out, as PPAL does."""
     scored = _scored(pool, situation)
     if not len(scored):
         return _without_scores(pool, situation)
@@ -85,8 +85,8 @@ def of_a_failing_view(pool: Pool, situation: Situation) -> Choice:
     if not (views >= 0).any():
         return most_uncertain(pool, situation)
     labelled = pool.labels.is_labelled & ~pool.labels.is_unusable
-    said = np.where(pool.labels.view >= 0, pool.labels.view, pool.scores.view)[labelled]
-    counts = np.bincount(said[said >= 0], minlength=len(VIEWS))
+    known = np.where(pool.labels.view >= 0, pool.labels.view, pool.scores.view)[labelled]
+    counts = np.bincount(known[known >= 0], minlength=len(VIEWS))
     needs = np.full(len(VIEWS), -np.inf)
     for view in np.unique(views[views >= 0]):
         of_view = scored[views == view]
@@ -94,10 +94,10 @@ def of_a_failing_view(pool: Pool, situation: Situation) -> Choice:
         needs[view] = badness / np.sqrt(1.0 + counts[view])
     neediest = int(needs.argmax())
     of_view = scored[views == neediest]
-    place = int(of_view[pool.scores.uncertainty[of_view].argmax()])
+    row = int(of_view[pool.scores.uncertainty[of_view].argmax()])
     name = VIEWS[neediest].value
     return Choice(
-        place, f"view {name} needs labels most ({counts[neediest]} so far): its most uncertain of {len(of_view)}"
+        row, f"view {name} needs labels most ({counts[neediest]} so far): its most uncertain of {len(of_view)}"
     )
 
 
@@ -107,9 +107,9 @@ def current_judgements(pool: Pool) -> list[Judgement]:
     current = [
         judgement
         for image_id, judgement in pool.judgements.items()
-        if (place := pool.cines.place_of.get(image_id)) is not None
-        and usable[place]
-        and judgement.revision == pool.labels.revision[place]
+        if (row := pool.cines.index_of.get(image_id)) is not None
+        and usable[row]
+        and judgement.revision == pool.labels.revision[row]
     ]
     return sorted(current, key=lambda judgement: (judgement.quality, judgement.image_id))
 
@@ -123,11 +123,11 @@ def doubtful(judgements: Sequence[Judgement], is_confirmed: Callable[[str, int],
 
 
 def most_suspicious(pool: Pool, situation: Situation) -> Choice:
-    """Return the cine whose label and detector disagree most. ``open`` are places of ``doubtful`` labels here."""
-    place = min(situation.open.tolist(), key=lambda place: pool.judgements[pool.cines.image_ids[place]].quality)
-    judgement = pool.judgements[pool.cines.image_ids[place]]
+    """Return the cine whose label and detector disagree most. ``open`` are rows of ``doubtful`` labels here."""
+    row = min(situation.open.tolist(), key=lambda row: pool.judgements[pool.cines.image_ids[row]].quality)
+    judgement = pool.judgements[pool.cines.image_ids[row]]
     return Choice(
-        place, f"label quality {judgement.quality:.2f}, lowest of {len(situation.open)} doubtful: {judgement.words}"
+        row, f"label quality {judgement.quality:.2f}, lowest of {len(situation.open)} doubtful: {judgement.words}"
     )
 
 
@@ -135,8 +135,8 @@ def fewest_of_patient(pool: Pool, situation: Situation) -> Choice:
     """Return a cine of the patient with the fewest labelled cines; many patients teach more than many cines of one."""
     counts = _per_patient(pool, np.flatnonzero(pool.labels.is_labelled))
     of_open = counts[pool.cines.patients[situation.open]]
-    place = int(situation.open[of_open.argmin()])
-    return Choice(place, f"its patient has {of_open.min()} labelled cines, the fewest of {len(situation.open)} cines")
+    row = int(situation.open[of_open.argmin()])
+    return Choice(row, f"its patient has {of_open.min()} labelled cines, the fewest of {len(situation.open)} cines")
 
 
 def first(pool: Pool, situation: Situation) -> Choice:
@@ -148,15 +148,15 @@ def keep_to_patient_limit(pool: Pool, situation: Situation, in_batch: Array) -> 
     """Return the situation without patients of whom PER_PATIENT cines are in the batch.
 
     When there is no other patient, PER_PATIENT more of each may be shown, and so on.
-    ``in_batch`` : (B,) places shown or labelled since the current models were published.
+    ``in_batch`` : (B,) rows shown or labelled since the current models were published.
     """
     rounds = (_per_patient(pool, in_batch) // PER_PATIENT)[pool.cines.patients[situation.open]]
     return Situation(situation.open[rounds == rounds.min()], situation.handed_out)
 
 
-def _per_patient(pool: Pool, places: Array) -> Array:
-    """Return how many of the places are of each patient."""
-    return np.bincount(pool.cines.patients[places], minlength=int(pool.cines.patients.max(initial=0)) + 1)
+def _per_patient(pool: Pool, rows: Array) -> Array:
+    """Return how many of the rows are of each patient."""
+    return np.bincount(pool.cines.patients[rows], minlength=int(pool.cines.patients.max(initial=0)) + 1)
 
 
 def _scored(pool: Pool, situation: Situation) -> Array:
@@ -170,7 +170,7 @@ def _of(scored: Array, situation: Situation) -> str:
 
 def _without_scores(pool: Pool, situation: Situation) -> Choice:
     choice = fewest_of_patient(pool, situation)
-    return Choice(choice.place, f"no cine is scored yet; {choice.reason}")
+    return Choice(choice.index, f"no cine is scored yet; {choice.reason}")
 
 
 def _farthest(pool: Pool, candidates: Array, situation: Situation, of: str) -> Choice:
@@ -178,8 +178,8 @@ def _farthest(pool: Pool, candidates: Array, situation: Situation, of: str) -> C
     is_scored = pool.scores.is_scored
     labelled = np.flatnonzero(pool.labels.is_labelled & is_scored)
     handed_out = situation.handed_out[is_scored[situation.handed_out]]
-    distances = pool.scores.cover.distances(labelled)[candidates]
-    # leases end, so they are not part of the cover that is kept
+    distances = pool.scores.core_set.to_nearest(labelled)[candidates]
+    # leases end, so they are no centres that are kept
     distances = np.minimum(distances, distances_to_nearest(embeddings[candidates], embeddings[handed_out]))
     if np.isinf(distances).all():
         mean = embeddings[candidates].mean(axis=0)

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How uncertain a detector is of frames and cines: entropy of calibrated scores and disagreement between looks.
+"""How uncertain a detector is of frames and cines: entropy of calibrated scores and disagreement between augmentations.
 
 In the manner of PPAL (Yang et al., CVPR 2024, arXiv 2211.11612): the entropy of every class is weighted by how
-difficult the class is for this model. Boxes that move between neighbouring frames or in a mirrored
-picture count besides, since entropy does not see a sure box in two places.
-
-What the models saw in one cine, as it is kept: enough to say how uncertain they are and what the cine is like.
-
-A few frames spread over the cine are looked at in three ways. What each look found is kept rather than one number, so
-that a better calibration needs no model to run again.
-
-Looking at a cine with the published models: a few frames, each in several ways, for `evidence`.
+difficult the class is for this model. Boxes that move between neighbouring frames or in a mirrored picture count
+besides, since entropy does not see a sure box in two places. What was found in each augmentation is kept rather than
+one number, so that a better calibration needs no model to run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,24 +30,25 @@ from echo_plugin.model_card import ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, VIEW_CLASSIFIER, build_detector
 from echo_plugin.models.septal_detector import SeptalDetector
 
-PROBES = 6
-"""Frames looked at, evenly spread; a shorter cine has fewer."""
+FRAMES_SCORED = 6
+"""Frames of a cine, evenly spread; a shorter cine has fewer."""
 
-LOOKS = ("as it is", "the frame beside it", "mirrored and brighter")
+AUGMENTATIONS = ("as it is", "the frame beside it", "mirrored and brighter")
 """A septum that is surely seen stays where it is in all of them."""
 
-SCORES_SHAPE = (PROBES, len(LOOKS), len(DETECTED_SEPTA))
-OVERLAPS_SHAPE = (PROBES, len(LOOKS) - 1, len(DETECTED_SEPTA))
+SCORES_SHAPE = (FRAMES_SCORED, len(AUGMENTATIONS), len(DETECTED_SEPTA))
+OVERLAPS_SHAPE = (FRAMES_SCORED, len(AUGMENTATIONS) - 1, len(DETECTED_SEPTA))
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class CineEvidence:
-    """What was found in one cine.
+class CineScores:
+    """What the models found in one cine: how uncertain they are, and what the cine is like.
 
-    ``frame_indices`` : (PROBES,) 0-based; -1: the cine is shorter.
-    ``scores`` : (PROBES, looks, septa) score of the best box, 0: no box; NaN: not looked at.
-    ``overlaps`` : (PROBES, looks - 1, septa) IoU of the best box with that of the first look; NaN: one has no box.
+    ``frame_indices`` : (FRAMES_SCORED,) 0-based; -1: the cine is shorter.
+    ``scores`` : (FRAMES_SCORED, augmentations, septa) score of the best box, 0: no box; NaN: no such picture.
+    ``overlaps`` : (FRAMES_SCORED, augmentations - 1, septa) IoU of the best box with that of the frame as it is; NaN:
+    one has no box.
     ``embedding`` : (D,) unit length, of the detector's last features.
     ``view, view_probability`` : None: no view classifier is published.
     """
@@ -67,19 +62,20 @@ class CineEvidence:
 
     def __post_init__(self) -> None:
         shapes = (self.frame_indices.shape, self.scores.shape, self.overlaps.shape, self.embedding.ndim)
-        if shapes != ((PROBES,), SCORES_SHAPE, OVERLAPS_SHAPE, 1):
-            msg = f"Evidence has shapes {shapes}; {(PROBES,)}, {SCORES_SHAPE}, {OVERLAPS_SHAPE}, 1 axis are accepted."
+        if shapes != ((FRAMES_SCORED,), SCORES_SHAPE, OVERLAPS_SHAPE, 1):
+            accepted = f"{(FRAMES_SCORED,)}, {SCORES_SHAPE}, {OVERLAPS_SHAPE}, 1 axis are accepted"
+            msg = f"Scores of a cine have shapes {shapes}; {accepted}."
             raise ValueError(msg)
 
 
-def probe_frames(frame_count: int) -> Array:
-    """Return (PROBES,) frame indices evenly spread, each from the middle of its part; -1 where there are fewer.
+def frames_to_score(frame_count: int) -> Array:
+    """Return (FRAMES_SCORED,) frame indices evenly spread, each from the middle of its part; -1 where there are fewer.
 
-    >>> probe_frames(60).tolist(), probe_frames(2).tolist()
+    >>> frames_to_score(60).tolist(), frames_to_score(2).tolist()
     ([5, 15, 25, 35, 45, 55], [0, 1, -1, -1, -1, -1])
     """
-    count = min(frame_count, PROBES)
-    chosen = np.full(PROBES, -1, dtype=np.int64)
+    count = min(frame_count, FRAMES_SCORED)
+    chosen = np.full(FRAMES_SCORED, -1, dtype=np.int64)
     chosen[:count] = ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64)
     return chosen
 
@@ -119,27 +115,22 @@ class Calibration:
         return 1.0 + ALPHA * BETA * np.log(1.0 + gamma * np.asarray(self.difficulties))
 
 
-def pooled(judged: Sequence[Array]) -> Array:
-    """Return (M, 3) of all cines together, for `calibrate`."""
-    return np.concatenate(judged) if judged else np.zeros((0, 3))
-
-
-def calibrate(middle: float | None, judged: Array) -> Calibration:
+def calibrate(operating_score: float | None, matches: Sequence[Array]) -> Calibration:
     """Return the calibration of a detector.
 
     Parameters
     ----------
-    middle
-        Its operating score; None: not said, 0.5.
-    judged
-        (M, 3) septa of cines it did not learn from: which, score of the best box of that septum (0: none), IoU with
-        the true one (NaN: there is none, the box is a false alarm). With few of them the operating score is all there
-        is.
+    operating_score
+        None: not known, 0.5.
+    matches
+        By cine that it did not learn from, (M, 3) septa: which, score of the best box of that septum (0: none), IoU
+        with the true one (NaN: there is none, the box is a false alarm). With few of them the operating score is all
+        there is.
     """
-    middle = 0.5 if middle is None else middle
-    judged = np.asarray(judged, dtype=np.float64).reshape(-1, 3)
-    difficulties = tuple(_difficulty(judged[judged[:, 0] == septum]) for septum in range(len(DETECTED_SEPTA)))
-    found = judged[judged[:, 1] > 0]
+    middle = 0.5 if operating_score is None else operating_score
+    every = np.concatenate([np.zeros((0, 3)), *matches])
+    difficulties = tuple(_difficulty(every[every[:, 0] == septum]) for septum in range(len(DETECTED_SEPTA)))
+    found = every[every[:, 1] > 0]
     is_right = found[:, 2] >= 0.5  # a false alarm, NaN, is not
     if len(found) < FEWEST_PAIRS or min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_EACH:
         return Calibration(middle, difficulties=difficulties)
@@ -153,8 +144,8 @@ def calibrate(middle: float | None, judged: Array) -> Calibration:
     return Calibration(float(np.clip(middle, 1e-4, 1 - 1e-4)), slope, difficulties, len(found))
 
 
-def _difficulty(judged: Array) -> float:
-    true = judged[np.isfinite(judged[:, 2])]  # how well septa that are there are found
+def _difficulty(matches: Array) -> float:
+    true = matches[np.isfinite(matches[:, 2])]  # how well septa that are there are found
     return float(1.0 - (true[:, 1] * true[:, 2]).mean()) if len(true) else 0.0
 
 
@@ -170,10 +161,10 @@ def binary_entropy(probabilities: Array) -> Array:
 
 
 def frame_uncertainties(scores: Array, overlaps: Array, calibration: Calibration) -> Array:
-    """Return (..., frames) 0..1 for (..., frames, looks, septa) scores and (..., frames, looks - 1, septa) overlaps.
+    """Return (..., frames) 0..1 for ``scores`` and ``overlaps`` as `CineScores` has them.
 
-    Each septum adds the entropy of its mean probability, and the part of its box that lies elsewhere in another look as
-    far as there is a box. NaN: a frame that was not looked at.
+    Each septum adds the entropy of its mean probability, and the part of its box that lies elsewhere in another
+    augmentation as far as there is a box. NaN: the cine has no such frame.
     """
     p = calibration.probabilities(scores)
     probability = _mean_of_known(p, axis=-2)
@@ -190,10 +181,10 @@ def cine_uncertainties(frames: Array) -> Array:
 
 
 def frames_to_draw(frame_indices: Array, frames: Array) -> tuple[int, ...]:
-    """Return the frame indices of the most uncertain of the frames looked at, ascending."""
+    """Return the frame indices of the most uncertain of the scored frames, ascending."""
     known = np.flatnonzero((frame_indices >= 0) & np.isfinite(frames))
     worst = known[np.argsort(-frames[known], kind="stable")[:FRAMES_TO_DRAW]]
-    return tuple(sorted(int(frame_indices[place]) for place in worst))
+    return tuple(sorted(frame_indices[worst].tolist()))
 
 
 def _mean_of_known(values: Array, axis: int) -> Array:
@@ -203,11 +194,11 @@ def _mean_of_known(values: Array, axis: int) -> Array:
 
 
 BRIGHTER = 1.25
-"""Gain of the third look; the detector learned from pictures changed more than that."""
+"""Gain of the third augmentation; the detector learned from pictures changed more than that."""
 
 
-class CineProber:
-    """The published detector and view classifier, asked about one cine at a time."""
+class CineScorer:
+    """The published detector and view classifier, run on one cine at a time."""
 
     def __init__(self, models: Path, *, device: str = "auto") -> None:
         self.models = models
@@ -215,8 +206,8 @@ class CineProber:
         self._detector = PublishedNetwork(models, SEPTAL_DETECTOR, build_detector, self._runtime)
         self._pipeline = EchoPipeline(models, device=device)
 
-    def probe(self, cine: Cine) -> CineEvidence:
-        """Return the evidence of one cine.
+    def score(self, cine: Cine) -> CineScores:
+        """Return what the models find in one cine.
 
         Raises
         ------
@@ -225,42 +216,37 @@ class CineProber:
         UnreadableCineError
             If the cine cannot be decoded.
         """
-        frames = probe_frames(cine.frame_count)
+        frames = frames_to_score(cine.frame_count)
         with self._detector.lock, torch.inference_mode():
             card, detector = self._detector.get()
-            scores, overlaps, embedding = self._look(cine, frames[frames >= 0], card, detector)
-        view = None
-        if VIEW_CLASSIFIER in self._pipeline.cards():
-            view = self._pipeline.predict(cine, tasks=("view",)).view
-        return CineEvidence(
-            frames,
-            scores,
-            overlaps,
-            embedding,
-            None if view is None else view.view,
-            None if view is None else view.probability,
-        )
+            scores, overlaps, embedding = self._augmented(cine, frames[frames >= 0], card, detector)
+        found = CineScores(frames, scores, overlaps, embedding)
+        if VIEW_CLASSIFIER in self._pipeline.cards() and (view := self._pipeline.predict(cine, tasks=("view",)).view):
+            found = replace(found, view=view.view, view_probability=view.probability)
+        return found
 
-    def _look(self, cine: Cine, frames: Array, card: ModelCard, detector: SeptalDetector) -> tuple[Array, Array, Array]:
+    def _augmented(
+        self, cine: Cine, frames: Array, card: ModelCard, detector: SeptalDetector
+    ) -> tuple[Array, Array, Array]:
+        """Return scores, overlaps and embedding of `CineScores`."""
         count, size = len(frames), card.input_size_px
         beside = np.where(frames + 1 < cine.frame_count, frames + 1, np.maximum(frames - 1, 0))
-        wanted, places = np.unique(np.concatenate([frames, beside]), return_inverse=True)
+        wanted, positions = np.unique(np.concatenate([frames, beside]), return_inverse=True)
         pixels, _ = to_model_input(cine, wanted.tolist(), size, device=self._runtime.device)
-        first, second = (pixels[torch.as_tensor(part)] for part in np.split(places.reshape(-1), 2))
+        first, second = (pixels[torch.as_tensor(part)] for part in np.split(positions.reshape(-1), 2))
         third = (first.flip(-1).float() * BRIGHTER).clamp(0, 255).to(torch.uint8)
         best, features = self._detect(detector, torch.cat([first, second, third]))
-        best = best.reshape(len(LOOKS), count, len(DETECTED_SEPTA), 5)
+        best = best.reshape(len(AUGMENTATIONS), count, len(DETECTED_SEPTA), 5)
         best[2, :, :, [0, 2]] = size - best[2, :, :, [2, 0]]
         scores, overlaps = np.full(SCORES_SHAPE, np.nan), np.full(OVERLAPS_SHAPE, np.nan)
         scores[:count] = best[..., 4].transpose(1, 0, 2)
         if cine.frame_count == 1:
             scores[:, 1] = np.nan  # there is no frame beside it
-        for look in range(1, len(LOOKS)):
-            for frame, septum in np.argwhere((best[0, ..., 4] > 0) & (best[look, ..., 4] > 0)):
-                if np.isfinite(scores[frame, look, septum]):
-                    overlaps[frame, look - 1, septum] = box_iou(
-                        best[0, frame, septum, :4], best[look, frame, septum, :4]
-                    )[0, 0]
+        for other in range(1, len(AUGMENTATIONS)):
+            for frame, septum in np.argwhere((best[0, ..., 4] > 0) & (best[other, ..., 4] > 0)):
+                if np.isfinite(scores[frame, other, septum]):
+                    pair = best[0, frame, septum, :4], best[other, frame, septum, :4]
+                    overlaps[frame, other - 1, septum] = box_iou(*pair)[0, 0]
         mean = features[:count].mean(axis=0)
         return scores, overlaps, mean / max(float(np.linalg.norm(mean)), 1e-12)
 

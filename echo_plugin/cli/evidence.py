@@ -67,8 +67,7 @@ def verify(
 
     cines = read_study_cine(first), read_study_cine(second)
     answer = compare_cines(EchoPipeline(models, device=device), *cines)
-    text = json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()
-    sys.stdout.write(text + "\n")
+    sys.stdout.write((json.dumps(answer.to_json(), indent=1) if as_json else answer.describe()) + "\n")
 
 
 def patient(

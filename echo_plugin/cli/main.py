@@ -20,12 +20,11 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from echo_plugin.cli.evaluate import evaluate
+from echo_plugin.cli.evaluate import evaluate, review
 from echo_plugin.cli.evidence import explain, gallery, patient, verify
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, write_json
 from echo_plugin.cli.predict import predict
 from echo_plugin.cli.reproduce import reproduce
-from echo_plugin.cli.review import review
 from echo_plugin.cli.studies import export, import_data_set, labels
 from echo_plugin.cli.train import train
 from echo_plugin.errors import EchoError

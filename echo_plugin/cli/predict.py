@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb ``predict`` of the command line: what the models say of many files, as text, JSON, a table or a tree.
 
-Files sorted by study and view: a new tree of links or copies. What is sorted stays where it is, as it is.
+``--json`` and ``--csv`` overwrite their file. ``--sort`` adds links or copies to a tree and changes nothing that is
+there; what is sorted stays where it is, as it is:
 
-    OUT/<Study Instance UID>/<view>/<image id>.dcm
-    OUT/folder-1/<view>/<image id>                    files without a study, by the folder that they lie in
+    DIR/<Study Instance UID>/<view>/<image id>.dcm
+    DIR/folder-1/<view>/<image id>                    files without a study, by the folder that they lie in
 
 A cine that shows no standard view is under ``NO-STANDARD-VIEW``, whatever it was called. No name of a folder of the
-source is repeated, for folders are named after patients; the tree is there whole or not at all.
-
-The views of many files as one table, a row a file, for a spreadsheet.
+source is repeated, for folders are named after patients; sorted again, files without a study come into new folders.
 """
 
 from __future__ import annotations
 
 import csv
+import filecmp
 import io
 import os
-import secrets
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -30,14 +30,13 @@ import typer
 from echo_plugin.anatomy import View
 from echo_plugin.cine import escape_path, is_uid
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, require_report_place, write_json
-from echo_plugin.durable import fsync_directory, make_directory, require_writable, write_atomically
+from echo_plugin.durable import require_writable, write_atomically
 from echo_plugin.errors import EchoError
-from echo_plugin.io.cine_file import read_cine
 from echo_plugin.progress import progress_bar
 
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the views there as a table.")]
 Sort = Annotated[
-    Path | None, typer.Option("--sort", metavar="DIR", help="Make DIR/<study>/<view> with links to the cines.")
+    Path | None, typer.Option("--sort", metavar="DIR", help="Put links to the cines into DIR/<study>/<view>.")
 ]
 
 
@@ -75,7 +74,7 @@ def predict(
         raise typer.BadParameter(msg)
     _require_views(chosen, table, sort, is_copy=copy)
     json_file = None if json_target in (None, "-") else Path(str(json_target))
-    _require_places(paths, json_file, table, sort)
+    _require_places(json_file, table, sort)
     files = find_cine_files(paths)
     journal = json_file and Path(f"{json_target}.part")
     found = tuple(RAW_BOXES if raw_boxes and task == "boxes" else task for task in chosen)
@@ -106,26 +105,24 @@ def _require_views(tasks: Sequence[str], table: Path | None, sort: Path | None, 
         raise typer.BadParameter(msg)
 
 
-def _require_places(paths: Sequence[Path], json_file: Path | None, table: Path | None, sort: Path | None) -> None:
+def _require_places(json_file: Path | None, table: Path | None, sort: Path | None) -> None:
     """Refuse, before anything is predicted, a place that could not be written to afterwards.
 
     Raises
     ------
     EchoError
-        If two things go to one place, or something cannot be written there.
+        If it could not, or two answers were to go into one file.
     """
-    if sort is not None:
-        require_sortable(sort, paths)
     if json_file and table and json_file.resolve() == table.resolve():
         msg = f"--json and --csv both name {table}; a file for each is accepted."
         raise EchoError(msg)
     for option, file in (("--json", json_file), ("--csv", table)):
-        if file is None:
-            continue
-        require_report_place(file, option)
-        if sort is not None and file.resolve().is_relative_to(sort.resolve()):
-            msg = f"{option} {file} lies in the folder of --sort, which is made anew; another place is accepted."
-            raise EchoError(msg)
+        if file is not None:
+            require_report_place(file, option)
+    if sort is not None:
+        target = sort.absolute()
+        there = (folder for folder in (target, *target.parents) if folder.exists())
+        require_writable(next(there, Path(target.anchor)))
 
 
 def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Path | None, *, is_copy: bool) -> None:
@@ -133,84 +130,45 @@ def _keep_views(results: Sequence[dict[str, Any]], table: Path | None, sort: Pat
         write_view_table(results, table)
     if sort is not None:
         counts = sort_by_view(results, sort, is_copy=is_copy)
-        words = ", ".join(f"{view} {count}" for view, count in sorted(counts.items())) or "none"
+        words = ", ".join(f"{view} {number}" for view, number in sorted(counts.items())) or "none"
         typer.echo(f"Sorted into {sort}: {words}.", err=True)
 
 
 NO_STANDARD_VIEW = "NO-STANDARD-VIEW"
 
 
-def require_sortable(out: Path, sources: Sequence[Path]) -> None:
-    """Raise EchoError unless ``out`` is new or empty, can be replaced, and neither lies in a source nor holds one."""
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        msg = f"Folder {out} to sort into is not empty; a new or empty one is accepted."
-        raise EchoError(msg)
-    target = out.resolve()
-    if target == Path.cwd() or os.path.ismount(target):
-        msg = f"Folder {out} to sort into cannot be replaced by the sorted one; a new folder is accepted."
-        raise EchoError(msg)
-    for source in sources:
-        folder = (source if source.is_dir() else source.parent).resolve()
-        if target.is_relative_to(folder) and source.is_dir():
-            msg = f"Folder {out} to sort into lies in {source}, which is sorted; one outside of it is accepted."
-            raise EchoError(msg)
-        if folder.is_relative_to(target):
-            msg = f"Folder {out} to sort into holds {source}, which is sorted; another one is accepted."
-            raise EchoError(msg)
-    nearest = next((directory for directory in target.parents if directory.is_dir()), None)
-    if nearest is None:  # Windows: each drive has a root of its own
-        msg = f"Folder {out} to sort into lies on no drive that is there; one on another drive is accepted."
-        raise EchoError(msg)
-    require_writable(nearest)
-
-
 def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bool) -> Counter[str]:
-    """Make the tree ``out`` of the entries of ``predict --json``, and return the number of files of each view.
+    """Add the entries of ``predict --json`` to the tree ``out``, and return the number of files of each view.
 
     ``is_copy`` : copy the files; else they are linked, and must stay where they are. Entries with an error are left.
 
     Raises
     ------
     EchoError
-        If a link, a copy or the tree cannot be made; nothing is left of it then.
+        If a link or a copy cannot be made; those before it are.
     """
-    out = out.resolve()
-    make_directory(out.parent)
-    partial = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir()
-        counts = _fill(partial, results, is_copy=is_copy)
-        if out.is_dir():
-            out.rmdir()  # empty, or this fails
-        partial.rename(out)
-        fsync_directory(out.parent)
-    except OSError as exc:
-        msg = f"Folder {out} cannot be sorted into ({exc.strerror or exc}); where links are not allowed, --copy copies."
-        raise EchoError(msg) from exc
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return counts
-
-
-def _fill(tree: Path, results: Sequence[Mapping[str, Any]], *, is_copy: bool) -> Counter[str]:
+    from echo_plugin.io.cine_file import read_cine
 
     counts: Counter[str] = Counter()
     folders: dict[Path, str] = {}
+    unused = (name for n in count(1) if not os.path.lexists(out / (name := f"folder-{n}")))
     for result in results:
         if result.get("view") is None:
             continue
         source, view = Path(result["path"]), _view_folder(result["view"])
         cine = read_cine(source)  # its header alone: no frame is decoded
-        study = cine.study_instance_uid or ""
+        study, parent = cine.study_instance_uid or "", source.parent.absolute()
         if not is_uid(study):
-            study = folders.setdefault(source.parent.absolute(), f"folder-{len(folders) + 1}")
-        directory = tree / study / view
-        directory.mkdir(parents=True, exist_ok=True)
-        place = _free_name(directory, f"{cine.image_id}.dcm" if is_uid(cine.image_id) else _escaped(source))
-        if is_copy:
-            shutil.copyfile(source, place)
-        else:
-            place.symlink_to(source.absolute())
+            if parent not in folders:
+                folders[parent] = next(unused)
+            study = folders[parent]
+        name = f"{cine.image_id}.dcm" if is_uid(cine.image_id) else escape_path(PurePosixPath(source.name))
+        try:
+            _add(source.absolute(), out / study / view / name, is_copy=is_copy)
+        except OSError as exc:
+            reason = exc.strerror or exc
+            msg = f"Folder {out} cannot be sorted into ({reason}); where links are not allowed, --copy copies."
+            raise EchoError(msg) from exc
         counts[view] += 1
     return counts
 
@@ -220,16 +178,20 @@ def _view_folder(view: Mapping[str, Any]) -> str:
     return NO_STANDARD_VIEW if is_strange else str(view["view"])
 
 
-def _escaped(source: Path) -> str:
-    return escape_path(PurePosixPath(source.name))
-
-
-def _free_name(directory: Path, name: str) -> Path:
-    """Return a path of that name, or numbered: the same cine may have been named twice, in two files."""
-    path, number = directory / name, 2
+def _add(source: Path, path: Path, *, is_copy: bool) -> None:
+    """Link or copy ``source`` to ``path``, numbered if another file has that name; the same file is there once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem, suffix = PurePosixPath(path.name).stem, PurePosixPath(path.name).suffix
+    number = 1
     while os.path.lexists(path):
-        path, number = directory / f"{PurePosixPath(name).stem}_{number}{PurePosixPath(name).suffix}", number + 1
-    return path
+        if path.is_file() and filecmp.cmp(source, path, shallow=False):
+            return
+        number += 1
+        path = path.with_name(f"{stem}_{number}{suffix}")
+    if is_copy:
+        shutil.copyfile(source, path)
+    else:
+        path.symlink_to(source)
 
 
 COLUMNS = ("path", "image_id", "frames", "view", "probability", "is_standard", "is_still", "error")
@@ -238,8 +200,8 @@ COLUMNS = ("path", "image_id", "frames", "view", "probability", "is_standard", "
 
 def write_view_table(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the entries of ``predict --json`` as comma-separated text, whole or not at all; failed files have a row."""
-    said = [result["view"] for result in results if result.get("view") is not None]
-    views = dict.fromkeys(name for view in said for name in view["probabilities"])
+    answered = [result["view"] for result in results if result.get("view") is not None]
+    views = dict.fromkeys(name for view in answered for name in view["probabilities"])
     text = io.StringIO(newline="")
     rows = csv.DictWriter(text, [*COLUMNS, *(f"p({name})" for name in views)], restval="", lineterminator="\n")
     rows.writeheader()

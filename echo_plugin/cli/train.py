@@ -11,16 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, Seed, Studies
+from echo_plugin.cli.options import DEFAULT_MODELS, Device, Seed, Studies
 from echo_plugin.network_config import Sampling, TemporalHead
 from echo_plugin.progress import Progress, progress_bar
-from echo_plugin.training.options import (
-    DefectOptions,
-    DetectorOptions,
-    MaeOptions,
-    TrainOptions,
-    ViewOptions,
-)
+from echo_plugin.training.options import DefectOptions, DetectorOptions, MaeOptions, TrainOptions, ViewOptions
 
 TRAINED: dict[str, tuple[str, type[TrainOptions]]] = {
     "detector": ("septal_detector", DetectorOptions),
@@ -59,13 +53,16 @@ MaxMinutes = Annotated[float | None, typer.Option(help="End the epochs after thi
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better measure; 0: never.", min=0)
 ]
+LearnedModels = Annotated[
+    Path, typer.Option("--models", help="Folder to publish in, and of the model to go on with; not the starters'.")
+]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Keep decoded frames there for the next training.")]
 
 
 @train.command("detector")
 def train_detector_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -84,7 +81,7 @@ def train_detector_command(
 @train.command("defects")
 def train_defects_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -112,7 +109,7 @@ def train_defects_command(
 @train.command("views")
 def train_views_command(
     studies: Studies,
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,
@@ -153,7 +150,7 @@ def train_mae_command(
         list[Path],
         typer.Option("--images", "--studies", help="Folders of ultrasound (DICOM, video, PNG, ...); repeat for more."),
     ],
-    models: Models = DEFAULT_MODELS,
+    models: LearnedModels,
     epochs: Epochs = None,
     backbone: Backbone = None,
     image_size: ImageSize = None,

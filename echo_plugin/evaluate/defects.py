@@ -27,13 +27,7 @@ from echo_plugin.answer.prediction import CineEmbedding
 from echo_plugin.cine import ByteArray
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.evaluate import defect_tables
-from echo_plugin.evaluate.defect_tables import (
-    DROPOUT_FROM,
-    AnsweredCine,
-    beside_paper,
-    dropout_table,
-    tables_of_groups,
-)
+from echo_plugin.evaluate.defect_tables import DROPOUT_FROM, AnsweredCine, beside_paper, dropout_table, tables_of_groups
 from echo_plugin.evaluate.held_out import HeldOut, choose_held_out, metric_words, number_in, phantom_facts
 from echo_plugin.evaluate.report import draw_confusion, draw_pictures, embedded_picture, worst_cines, write_report
 from echo_plugin.geometry import FloatArray

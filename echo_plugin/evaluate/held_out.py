@@ -89,7 +89,10 @@ def choose_held_out(
             raise TrainingDataError(msg)
     labelled = open_labelled_folder(studies)
     everyone = {cine.patient_id for cine in labelled.cines}
-    seen = frozenset[str]().union(*(seen_patients(card, everyone) for card in cards))
+    # a file that named nobody was learned from under its image id; whoever it turns out to show has been seen
+    ids = [(cine.patient_id, cine.image_id) for cine in labelled.cines]
+    known = frozenset[str]().union(*(seen_patients(card, {name for pair in ids for name in pair}) for card in cards))
+    seen = {patient for patient, image_id in ids if not known.isdisjoint((patient, image_id))}
     clash = seen & set(patients or ())
     if clash:
         msg = (

@@ -28,13 +28,7 @@ from echo_plugin.errors import UnknownImageError, UnreadableCineError
 from echo_plugin.io.dicom_cine import DicomFrames, read_dicom_cine
 from echo_plugin.io.stored_bytes import damage_named, unreadable
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.io.study_index import (
-    INSTANCE_KEYWORDS,
-    SERIES_KEYWORDS,
-    STUDY_KEYWORDS,
-    DicomInstance,
-    tag_of,
-)
+from echo_plugin.io.study_index import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS, DicomInstance, tag_of
 
 Level = Literal["study", "series", "instance"]
 JsonAttributes = dict[str, Any]

@@ -109,9 +109,9 @@ class WaitingCines:
 
     def take(self, image_id: str, holder: str | None) -> dict[str, Any]:
         """Hand out a cine that somebody asks for by its id: ``is_yours``, and the ``reason`` where it is not."""
-        if self.leases.take(image_id, holder) or (holder and self.leases.show_again(image_id, holder)):
+        if self.leases.take(image_id, holder) or (holder and self.leases.renew(image_id, holder)):
             return {"image": image_id, "is_yours": True}
-        minutes = self.leases.minutes_left(self.leases.shown()[image_id])
+        minutes = self.leases.minutes_left(self.leases.latest()[image_id])
         reason = f"Cine {image_id} is with another annotator; ask again in {minutes} minutes."
         return {"image": image_id, "is_yours": False, "reason": reason}
 
@@ -225,14 +225,14 @@ class NextCine(Strategy):
             if not len(waiting):
                 return {"reason": why_none(pool, self._waiting, datastore)} if self._among_labelled else None
             for _ in range(ATTEMPTS):
-                shown = self._waiting.leases.shown()
+                shown = self._waiting.leases.latest()
                 running = {i for i, lease in shown.items() if self._waiting.leases.is_running(lease)}
                 is_free = np.array([pool.cines.image_ids[place] not in running for place in waiting], dtype=bool)
                 if not is_free.any():
                     return self._one_of_theirs(pool, waiting, shown, holder)
                 situation = self._situation(pool, waiting[is_free], shown, running)
                 choice = self._choose(pool, situation, request, shown)
-                image_id = pool.cines.image_ids[choice.place]
+                image_id = pool.cines.image_ids[choice.index]
                 if self._waiting.leases.take(image_id, holder):
                     return _answer(pool, choice)
         return {"reason": f"{ATTEMPTS} cines went to others at this very moment; ask again."}
@@ -248,17 +248,17 @@ class NextCine(Strategy):
         return lambda pool: np.array([i in unlabelled for i in pool.cines.image_ids], dtype=bool)
 
     def _doubtful(self, pool: Pool) -> Array:
-        places = [pool.cines.place_of[judgement.image_id] for judgement in doubtful_labels(pool, self._waiting)]
+        places = [pool.cines.index_of[judgement.image_id] for judgement in doubtful_labels(pool, self._waiting)]
         return np.isin(np.arange(len(pool.cines.image_ids)), places)
 
     def _situation(self, pool: Pool, free: Array, shown: Mapping[str, Lease], running: set[str]) -> Situation:
-        places = pool.cines.place_of
+        places = pool.cines.index_of
         handed_out = np.array(sorted(places[i] for i in running if i in places), dtype=np.int64)
         situation = Situation(free, handed_out)
         if self._among_labelled:
             return situation
         since = self._waiting.models_published_at()
-        in_batch = {places[i] for i, lease in shown.items() if i in places and lease.shown_at >= since}
+        in_batch = {places[i] for i, lease in shown.items() if i in places and lease.leased_at >= since}
         in_batch.update(np.flatnonzero(pool.labels.is_labelled & (pool.labels.saved_at >= since)).tolist())
         return keep_to_patient_limit(pool, situation, np.array(sorted(in_batch), dtype=np.int64))
 
@@ -266,12 +266,12 @@ class NextCine(Strategy):
         self, pool: Pool, waiting: Array, shown: Mapping[str, Lease], holder: str | None
     ) -> dict[str, Any]:
         theirs = sorted(
-            (shown[i].shown_at, place)
+            (shown[i].leased_at, place)
             for place in waiting.tolist()
             if shown[i := pool.cines.image_ids[place]].holder == holder and holder is not None
         )
         for _, place in theirs:
-            if self._waiting.leases.show_again(pool.cines.image_ids[place], str(holder)):
+            if self._waiting.leases.renew(pool.cines.image_ids[place], str(holder)):
                 return _answer(pool, Choice(place, f"shown to you before; all {len(waiting)} that wait are in work"))
         soonest = min((shown[pool.cines.image_ids[place]] for place in waiting), key=lambda lease: lease.expires_at)
         minutes = self._waiting.leases.minutes_left(soonest)
@@ -280,10 +280,10 @@ class NextCine(Strategy):
 
 
 def _answer(pool: Pool, choice: Choice) -> dict[str, Any]:
-    image_id = pool.cines.image_ids[choice.place]
-    frames = pool.frames_to_draw(choice.place)
+    image_id = pool.cines.image_ids[choice.index]
+    frames = pool.frames_to_draw(choice.index)
     judgement = pool.judgements.get(image_id)
-    if judgement is not None and judgement.revision == pool.labels.revision[choice.place]:
+    if judgement is not None and judgement.revision == pool.labels.revision[choice.index]:
         frames = tuple(sorted(judgement.frames))
     return {"id": image_id, "reason": choice.reason, "frames": list(frames)}
 
@@ -299,7 +299,7 @@ def _choose_at_random(
     now = time.time()
     ages = np.array(
         [
-            max(1.0, now - shown[i].shown_at) if (i := pool.cines.image_ids[place]) in shown else now
+            max(1.0, now - shown[i].leased_at) if (i := pool.cines.image_ids[place]) in shown else now
             for place in situation.open
         ]
     )

@@ -31,7 +31,7 @@ from echo_plugin.io.patients_file import PATIENTS_FILE, write_patients
 from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 from echo_plugin.papers.fetal_heart import FetalStill, draw_fetal_still, sample_fetal_patient
 from echo_plugin.phantom.contact_sheet import SheetRow, draw_contact_sheet
-from echo_plugin.phantom.patient import STUDY_DATE
+from echo_plugin.phantom.heart import STUDY_DATE
 from echo_plugin.phantom.study import begin_or_continue
 from echo_plugin.progress import Progress
 

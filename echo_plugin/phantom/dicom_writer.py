@@ -35,7 +35,7 @@ from pydicom.uid import (
 
 from echo_plugin.cine import ByteArray, to_grey
 from echo_plugin.phantom.bmode import PhantomCine
-from echo_plugin.phantom.patient import STUDY_DATE, PhantomPatient
+from echo_plugin.phantom.heart import STUDY_DATE, PhantomPatient
 from echo_plugin.phantom.screen import Machine, Rectangle, Screen, r_wave_times_ms
 
 

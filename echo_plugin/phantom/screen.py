@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from echo_plugin.cine import ByteArray
 from echo_plugin.phantom.bmode import PhantomCine
-from echo_plugin.phantom.patient import STUDY_DATE, PhantomPatient
+from echo_plugin.phantom.heart import STUDY_DATE, PhantomPatient
 
 FloatArray = NDArray[np.float64]
 

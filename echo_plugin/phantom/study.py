@@ -37,8 +37,7 @@ from echo_plugin.io.annotation_store import annotation_to_json
 from echo_plugin.io.study_index import ANNOTATIONS_DIRECTORY
 from echo_plugin.phantom.bmode import PhantomCine, acquire_cine
 from echo_plugin.phantom.dicom_writer import Encoding, InstanceIdentity, write_dicom_cine
-from echo_plugin.phantom.heart import sample_heart
-from echo_plugin.phantom.patient import STUDY_DATE, sample_patient
+from echo_plugin.phantom.heart import STUDY_DATE, sample_heart, sample_patient
 from echo_plugin.phantom.screen import draw_overlay, sample_machine
 from echo_plugin.progress import Progress
 

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from echo_plugin.acquisition.pool import Cover, Pool, distances_to_nearest, gather_labels, list_cines, no_scores
+from echo_plugin.acquisition.pool import (
+    CoreSetDistances,
+    Pool,
+    distances_to_nearest,
+    gather_labels,
+    list_cines,
+    no_scores,
+)
 from echo_plugin.acquisition.strategies import Situation, most_unlike
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
@@ -18,6 +25,11 @@ def unit(seed: int, count: int, width: int = 8) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
+SQUARE_TO = 4 * 8 * np.finfo(np.float32).eps
+"""To this the squares 2 - 2 cos of float32 distances are right, whatever the order of the 8 products is; near 0 the
+distances themselves are so to its root only."""
+
+
 def shown_in_turn(points: np.ndarray, labelled: int, count: int) -> list[int]:
     """Return the places chosen one after another where the first ``labelled`` points have labels."""
     names = [f"c{n:02d}" for n in range(len(points))]
@@ -28,7 +40,7 @@ def shown_in_turn(points: np.ndarray, labelled: int, count: int) -> list[int]:
     pool, shown = Pool(cines, scores, labels), []
     for _ in range(count):
         waiting = np.setdiff1d(np.arange(labelled, len(points)), shown)
-        shown.append(most_unlike(pool, Situation(waiting, np.array(shown, dtype=np.int64))).place)
+        shown.append(most_unlike(pool, Situation(waiting, np.array(shown, dtype=np.int64))).index)
     return shown
 
 
@@ -61,22 +73,24 @@ def test_with_nothing_covered_the_first_is_the_most_typical_and_all_come_in_turn
     assert sorted(chosen) == list(range(40))
 
 
-def test_a_kept_cover_says_what_a_new_one_would_whatever_was_covered_or_withdrawn():
+def test_kept_distances_are_those_worked_out_anew_whatever_centres_came_or_went():
     points = unit(4, 50)
-    cover = Cover(points)
+    kept = CoreSetDistances(points)
 
-    for covered in ([], [1, 2], [1, 2, 30], [2, 30], [2, 30, 49]):
-        places = np.array(covered, dtype=int)
-        assert cover.distances(places) == pytest.approx(distances_to_nearest(points, points[places]))
+    for centres in ([], [1, 2], [1, 2, 30], [2, 30], [2, 30, 49]):
+        rows = np.array(centres, dtype=int)
+        expected = np.square(distances_to_nearest(points, points[rows]))
+        assert np.square(kept.to_nearest(rows)) == pytest.approx(expected, rel=0, abs=SQUARE_TO)
 
 
-def test_a_kept_cover_follows_embeddings_that_change():
+def test_kept_distances_follow_embeddings_that_change():
     points = unit(5, 20)
-    cover = Cover(points)
-    cover.distances(np.array([0, 1]))
+    kept = CoreSetDistances(points)
+    kept.to_nearest(np.array([0, 1]))
 
     for changed in (7, 1):
         points[changed] = unit(9 + changed, 1)[0]
-        cover.embeddings_changed(np.array([changed]))
+        kept.embeddings_changed(np.array([changed]))
 
-        assert cover.distances(np.array([0, 1])) == pytest.approx(distances_to_nearest(points, points[:2]), abs=1e-6)
+        expected = np.square(distances_to_nearest(points, points[:2]))
+        assert np.square(kept.to_nearest(np.array([0, 1]))) == pytest.approx(expected, rel=0, abs=SQUARE_TO)

@@ -9,7 +9,7 @@ from echo_plugin.acquisition import score_folder
 from echo_plugin.acquisition.label_quality import LabelJudge, label_quality
 from echo_plugin.acquisition.score_folder import JudgedLabels, judge_labels
 from echo_plugin.acquisition.score_store import Judgement, ScoreStore
-from echo_plugin.acquisition.uncertainty import Calibration, pooled
+from echo_plugin.acquisition.uncertainty import Calibration
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.io.datasets.source_cine import WEAK_SCORE
@@ -22,13 +22,13 @@ torch.set_num_threads(1)
 def test_a_detector_published_while_labels_are_judged_judges_none_of_them(
     small, publish_another, tmp_path, monkeypatch
 ):
-    store, (models, publish_wider), look = ScoreStore(tmp_path / "s.sqlite"), publish_another, LabelJudge.look
+    store, (models, publish_wider), look = ScoreStore(tmp_path / "s.sqlite"), publish_another, LabelJudge.detect
 
     def publish_and_look(self, folder, cine):
         publish_wider()
         return look(self, folder, cine)
 
-    monkeypatch.setattr(LabelJudge, "look", publish_and_look)
+    monkeypatch.setattr(LabelJudge, "detect", publish_and_look)
 
     assert judge_labels(StudyFolder(small), models, store, device="cpu").judged == 0
     assert store.judgements() == {}
@@ -42,10 +42,10 @@ def test_a_wall_that_an_import_did_not_look_for_is_not_judged_absent(small, publ
     labelled = open_labelled_folder(small)
     (cine,) = [one for one in labelled.cines if one.image_id == image_id]
 
-    looked = LabelJudge(published_detector, device="cpu").look(labelled, cine)
+    looked = LabelJudge(published_detector, device="cpu").detect(labelled, cine)
 
     assert [label.unsought for label in looked.labels] == [(0,)]
-    assert looked.judged[:, 0].tolist() == [1.0]
+    assert looked.matches[:, 0].tolist() == [1.0]
 
 
 def test_a_label_that_cannot_be_used_is_left_out_and_the_others_are_judged(
@@ -69,17 +69,17 @@ def test_labels_are_looked_at_first_then_judged_by_one_calibration(
     strange_studies, published_detector, tmp_path, monkeypatch
 ):
     folder, seen, asked = StudyFolder(strange_studies), [], []
-    look, fit = LabelJudge.look, score_folder.calibrate
-    monkeypatch.setattr(LabelJudge, "look", lambda self, *a: seen.append(look(self, *a)) or seen[-1])
-    monkeypatch.setattr(score_folder, "calibrate", lambda *a: asked.append(a) or fit(*a))
+    look, fit = LabelJudge.detect, score_folder.calibrate
+    monkeypatch.setattr(LabelJudge, "detect", lambda self, *a: seen.append(look(self, *a)) or seen[-1])
+    monkeypatch.setattr(score_folder, "calibrate", lambda *a: asked.append(sum(map(len, a[1]))) or fit(*a))
     store = ScoreStore(tmp_path / "scores.sqlite")
 
     labels = judge_labels(folder, published_detector, store, device="cpu")
 
-    together = fit(seen[0].operating_score, pooled([one.judged for one in seen]))
+    together = fit(seen[0].operating_score, [one.matches for one in seen])
     kept = store.judgements()
     assert labels.judged == len(kept) == 36
-    assert len({len(rows) for _, rows in asked}) == 1
+    assert set(asked) == {sum(len(one.matches) for one in seen)}
     for one in seen:
         expected = label_quality(one.labels, one.predictions, together).overall.min()
         assert kept[one.cine.image_id].quality == pytest.approx(expected)
@@ -103,8 +103,9 @@ FEWEST = 20
 def fits_to_few(monkeypatch):
     """Scores are calibrated from FEWEST boxes on, whatever they say."""
 
-    def fit(middle, rows):
-        return Calibration(middle) if len(rows) < FEWEST else Calibration(0.3, 2.0, fitted_to=len(rows))
+    def fit(middle, matches):
+        count = sum(map(len, matches))
+        return Calibration(middle) if count < FEWEST else Calibration(0.3, 2.0, fitted_to=count)
 
     monkeypatch.setattr(score_folder, "calibrate", fit)
 

@@ -35,9 +35,9 @@ def test_a_leased_cine_is_handed_out_again_only_when_the_lease_has_ended(leases,
 
     clock.now += 60
 
-    assert not leases.is_running(leases.shown()["a"])
+    assert not leases.is_running(leases.latest()["a"])
     assert leases.take("a", "r2")
-    assert leases.shown()["a"].holder == "r2"
+    assert leases.latest()["a"].holder == "r2"
 
 
 def test_a_restart_keeps_leases(tmp_path, leases, clock):
@@ -46,27 +46,27 @@ def test_a_restart_keeps_leases(tmp_path, leases, clock):
     again = Leases(tmp_path / "leases.sqlite", duration_s=60, clock=clock)
 
     assert not again.take("a", "r2")
-    assert again.is_running(again.shown()["a"])
+    assert again.is_running(again.latest()["a"])
 
 
 def test_a_cine_is_shown_again_to_its_holder_only(leases, clock):
     leases.take("a", "r1")
     clock.now += 40
 
-    assert not leases.show_again("a", "r2")
-    assert leases.show_again("a", "r1")
-    assert leases.shown()["a"].expires_at == clock.now + 60
+    assert not leases.renew("a", "r2")
+    assert leases.renew("a", "r1")
+    assert leases.latest()["a"].expires_at == clock.now + 60
 
 
 def test_a_lease_that_was_ended_leaves_the_cine_to_others_and_is_remembered(leases, clock):
     leases.take("a", "r1")
-    assert leases.minutes_left(leases.shown()["a"]) == 1
+    assert leases.minutes_left(leases.latest()["a"]) == 1
 
     leases.end("a")
     leases.end("never shown")
 
-    assert not leases.is_running(leases.shown()["a"])
-    assert leases.shown()["a"].shown_at == clock.now
+    assert not leases.is_running(leases.latest()["a"])
+    assert leases.latest()["a"].leased_at == clock.now
     assert leases.take("a", "r2")
 
 

@@ -12,7 +12,7 @@ from echo_plugin.acquisition import pool as pool_module
 from echo_plugin.acquisition.pool import LivePool
 from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import REVIEW, Judgement, ScoreStore, models_key
-from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, CineProber, probe_frames
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineScorer, CineScores, frames_to_score
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 
@@ -28,7 +28,7 @@ def test_scores_are_calibrated_by_their_own_detector_on_todays_labels(
     """Judgements that say: a score of 0.5 is nearly always right."""
     folder, store = StudyFolder(strange_studies), ScoreStore(tmp_path / "scores.sqlite")
     first = folder.annotated_ids()[0]
-    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    looks = CineScores(frames_to_score(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
     store.put("own+views", first, "1:2", looks)
     scores = np.linspace(0.05, 0.95, 60)
     judged = np.column_stack([np.zeros(60), scores, np.where(scores > 0.2, 0.9, 0.1)])
@@ -37,7 +37,7 @@ def test_scores_are_calibrated_by_their_own_detector_on_todays_labels(
     live = LivePool(folder, LabelSummaries(folder), store, tmp_path)
     live.calibrate_if_due()
     with live.reading() as pool:
-        uncertainty = pool.scores.uncertainty[pool.cines.place_of[first]]
+        uncertainty = pool.scores.uncertainty[pool.cines.index_of[first]]
 
     assert uncertainty == pytest.approx(0.5, abs=1e-3) if not is_used else uncertainty < 0.4
 
@@ -46,14 +46,14 @@ def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, 
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
     live = LivePool(folder, LabelSummaries(folder), store, published_detector)
     first, second, third = folder.image_ids()[:3]
-    found = CineProber(published_detector, device="cpu").probe(folder.read_cine(first))
+    found = CineScorer(published_detector, device="cpu").score(folder.read_cine(first))
     other = replace(found, embedding=found.embedding[:7])
 
-    for image_id, evidence in ((first, found), (second, other), (third, found)):
-        store.put("m", image_id, "1:2", evidence)
+    for image_id, scores in ((first, found), (second, other), (third, found)):
+        store.put("m", image_id, "1:2", scores)
 
     with live.reading() as pool:
-        assert np.flatnonzero(pool.scores.is_scored).tolist() == [pool.cines.place_of[i] for i in (first, third)]
+        assert np.flatnonzero(pool.scores.is_scored).tolist() == [pool.cines.index_of[i] for i in (first, third)]
 
 
 def test_the_pool_follows_scores_labels_and_files_and_reads_no_cine(small, published_detector, tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_scores_of_older_models_are_used_until_the_new_have_seen_as_many(small, 
 
     used = []
     for row in rows:
-        store.put("newer", row.image_id, row.stamp, row.evidence)
+        store.put("newer", row.image_id, row.stamp, row.scores)
         with live.reading():
             used.append(live.models)
 
@@ -102,15 +102,15 @@ def test_a_pool_first_read_after_failures_alone_takes_what_is_scored_later(small
     store.put("m", bad, "1:2", "It cannot be read.")
     with live.reading() as pool:
         before = pool.scores.is_scored.sum()
-    evidence = CineProber(published_detector, device="cpu").probe(folder.read_cine(good))
-    store.put("m", good, "1:2", evidence)
+    scores = CineScorer(published_detector, device="cpu").score(folder.read_cine(good))
+    store.put("m", good, "1:2", scores)
 
     with live.reading() as pool:
         scored, embeddings = pool.scores.is_scored, pool.scores.embeddings
 
     assert before == 0
-    assert np.flatnonzero(scored).tolist() == [pool.cines.place_of[good]]
-    np.testing.assert_allclose(embeddings[pool.cines.place_of[good]], evidence.embedding, atol=1e-3)
+    assert np.flatnonzero(scored).tolist() == [pool.cines.index_of[good]]
+    np.testing.assert_allclose(embeddings[pool.cines.index_of[good]], scores.embedding, atol=1e-3)
 
 
 def test_a_reader_waits_for_new_judgements_alone_and_never_for_a_calibration(strange_studies, tmp_path, monkeypatch):

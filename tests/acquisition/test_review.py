@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import cohen_kappa_score
 
 from echo_plugin.acquisition import label_quality
 from echo_plugin.acquisition import review as review_module
@@ -31,6 +30,7 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
+from echo_plugin.model_card import STARTERS
 from echo_plugin.training import detector
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import DetectorOptions, EpochStatus
@@ -168,7 +168,7 @@ def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
     write_review(tmp_path, result)
 
     assert held == []
-    assert len(drawn) == review_module.SHOWN < len(result.doubts)
+    assert len(drawn) == review_module.PICTURES < len(result.doubts)
     for doubt, picture in zip(result.doubts, drawn, strict=False):  # stills: a frame each
         np.testing.assert_array_equal(picture.pixels, seen[doubt.judgement.image_id][0][0].numpy())
 
@@ -240,10 +240,43 @@ def test_annotators_are_not_compared_in_a_septum_that_one_of_them_did_not_look_f
     assert result.frames == 3
 
 
-def test_kappa_is_that_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    first = rng.choice(["ASD", "VSD", "Normal"], 60)
-    second = np.where(rng.uniform(size=60) < 0.6, first, rng.choice(["ASD", "VSD", "Normal"], 60))
+def test_kappa_is_agreement_beyond_chance_where_there_is_something_to_agree_on():
+    pairs = [("ASD", "ASD")] * 4 + [("VSD", "VSD")] * 3 + [("ASD", "VSD")] * 2 + [("VSD", "ASD")]
 
-    assert cohens_kappa(list(zip(first, second, strict=True))) == pytest.approx(cohen_kappa_score(first, second))
+    by_chance = 0.6 * 0.5 + 0.4 * 0.5
+    assert cohens_kappa(pairs) == pytest.approx((0.7 - by_chance) / (1 - by_chance))
     assert cohens_kappa([]) is None
+    assert cohens_kappa([("ASD", "ASD")] * 3) is None
+
+
+@pytest.fixture
+def beginning(monkeypatch, tmp_path):
+    """Return what a fold's training is told to begin with, instead of training."""
+    told = []
+    monkeypatch.setattr(detector, "train_detector", lambda studies, models, options, **rest: told.append(options))
+
+    def ask(studies, models, patient):
+        train_folds(studies, models, DetectorOptions())([patient], tmp_path, lambda *said: None)
+        return told[-1].start, told[-1].starter
+
+    return ask
+
+
+def test_the_published_detector_begins_where_it_knows_nobody(strange_studies, published_detector, beginning):
+    assert beginning(strange_studies, published_detector, "stranger03") == ("starter", published_detector)
+
+
+def test_the_starter_weights_begin_where_the_published_detector_knows_a_patient(
+    easy_studies, published_detector, beginning
+):
+    assert beginning(easy_studies, published_detector, "child03") == ("starter", STARTERS)
+
+
+def test_nothing_begins_where_both_know_a_patient_or_do_not_say(
+    easy_studies, published_detector, beginning, monkeypatch, tmp_path
+):
+    unsaid = tmp_path / "unsaid"
+    shutil.copytree(published_detector, unsaid)
+    monkeypatch.setattr(review_module, "STARTERS", unsaid)
+
+    assert beginning(easy_studies, published_detector, "child03") == ("scratch", None)

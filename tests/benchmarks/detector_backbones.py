@@ -23,8 +23,7 @@ import torch
 from echo_plugin.answer.preprocess import normalise
 from echo_plugin.answer.runtime import Runtime, prepare_network
 from echo_plugin.errors import TrainingDataError
-from echo_plugin.evaluate.defect_tables import words
-from echo_plugin.evaluate.held_out import choose_held_out
+from echo_plugin.evaluate.held_out import choose_held_out, metric_words
 from echo_plugin.model_card import Metric, ModelCard, load_card
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR, build_detector, load_published, load_state
 from echo_plugin.training.datasets import PreparedFrames, detection_frames, prepare_detection, prepare_frames
@@ -161,8 +160,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         few = Metric(**r["of_few"])
         lines.append(
             f"| {r['row']} ({r['parameters'] / 1e6:.1f} M) | {r['training_frames']} frames | {r['minutes']}"
-            f" ({r['epochs']}) | {words(few)} ({few.patients}) | {words(Metric(**r['AP50']))} | {r['frames']}"
-            f" ({r['patients']}) | {r['ms']} |"
+            f" ({r['epochs']}) | {metric_words(few)} ({few.patients}) | {metric_words(Metric(**r['AP50']))}"
+            f" | {r['frames']} ({r['patients']}) | {r['ms']} |"
         )
     lines.append(f"| the paper's own figure | 100 images of patients | (50) | {PAPER_MAP} (mAP) | | | |")
     return "\n".join(lines) + "\n"

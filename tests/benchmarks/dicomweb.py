@@ -27,6 +27,7 @@ from pydicom.uid import generate_uid
 from echo_plugin.anatomy import View
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.pacs import Pacs
+from echo_plugin.host.routes import archive as archive_routes
 from echo_plugin.host.routes import dicomweb
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
@@ -91,8 +92,8 @@ def measure(instances: int) -> dict[str, float]:
         dicomweb.echo_app = lambda: SimpleNamespace(dicomweb=archive)
         here = serve(dicomweb.router)
         behind = SimpleNamespace(pacs=Pacs(here))
-        archive.echo_app = lambda: behind
-        through = serve(archive.router)
+        archive_routes.echo_app = lambda: behind
+        through = serve(archive_routes.router)
         cine = next(i for i in archive.studies.instances().values() if i.text("NumberOfFrames") == "20")
         frames = f"studies/{cine.study_uid}/series/{cine.series_uid}/instances/{cine.sop_uid}/frames"
         with httpx.Client(timeout=120, trust_env=False) as client:

@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from echo_plugin.acquisition.label_quality import JudgedCine, LabelJudge, judged_boxes, label_quality
-from echo_plugin.acquisition.uncertainty import calibrate, pooled
+from echo_plugin.acquisition.label_quality import JudgedCine, LabelJudge, label_quality, match_boxes
+from echo_plugin.acquisition.uncertainty import calibrate
 from echo_plugin.evaluate.held_out import choose_held_out
 from echo_plugin.measure.boxes import FrameBoxes
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
@@ -89,7 +89,7 @@ def look_at(studies: Path, models: Path) -> list[JudgedCine]:
     if held_out.left_out:
         print(f"{held_out.left_out} patients are left out: the detector learned from them")
     judge = LabelJudge(models, device="cpu")
-    return [judge.look(held_out.labelled, cine) for cine in held_out.cines]
+    return [judge.detect(held_out.labelled, cine) for cine in held_out.cines]
 
 
 def main() -> int:
@@ -111,7 +111,7 @@ def main() -> int:
     rows = []
     for repeat in range(asked.repeats):
         spoiled, names = spoil(labels, asked.share, np.random.default_rng([asked.seed, repeat]), size)
-        calibration = calibrate(seen[0].operating_score, pooled([judged_boxes(spoiled, predictions)]))
+        calibration = calibrate(seen[0].operating_score, [match_boxes(spoiled, predictions)])
         quality = label_quality(spoiled, predictions, calibration)
         overall, is_wrong = quality.overall, names != ""
         k = int(is_wrong.sum())

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from echo_plugin.acquisition.score_store import Judgement
-from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence
+from echo_plugin.acquisition.uncertainty import FRAMES_SCORED, OVERLAPS_SHAPE, SCORES_SHAPE, CineScores
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.host.datastore import EchoDatastore
@@ -53,15 +53,15 @@ def fill_scores(waiting: WaitingCines, image_ids: list[str]) -> None:
     views = list(View)
     for image_id in image_ids:
         embedding = rng.normal(size=512).astype(np.float32)
-        evidence = CineEvidence(
-            np.arange(PROBES),
+        scores = CineScores(
+            np.arange(FRAMES_SCORED),
             rng.uniform(size=SCORES_SHAPE),
             rng.uniform(size=OVERLAPS_SHAPE),
             embedding / np.linalg.norm(embedding),
             views[int(rng.integers(16))],
             float(rng.uniform()),
         )
-        waiting.store.put("made-up", image_id, "0:0", evidence)
+        waiting.store.put("made-up", image_id, "0:0", scores)
 
 
 def judge(waiting: WaitingCines, image_id: str, revision: int = 1) -> None:

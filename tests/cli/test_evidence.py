@@ -2,8 +2,8 @@
 """The verbs of the evidence for a defect: help, exit codes, one sentence for a failure."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +17,34 @@ from echo_plugin.answer import predict
 from echo_plugin.answer.gallery import KeptGallery
 from echo_plugin.answer.prediction import CineEmbedding
 from echo_plugin.cine import Cine
-from echo_plugin.cli.main import app
+from echo_plugin.cli.main import app, main
 from echo_plugin.evidence import explain
 from echo_plugin.evidence.comparison import SAME_PATIENT
-from echo_plugin.model_card import ModelCard, TrainingCohort
+from echo_plugin.model_card import STARTERS, ModelCard, TrainingCohort
 from echo_plugin.network_config import EmbedderConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return what runs the command in this process and returns exit code, stdout and stderr."""
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "echo_plugin", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        monkeypatch.setattr(sys, "argv", ["monailabel-echo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
 
 
 @pytest.mark.parametrize("verb", ["gallery", "verify", "patient", "explain"])
-def test_every_verb_helps_with_an_example(verb: str) -> None:
-    answer = run(verb, "--help")
+def test_every_verb_helps_with_an_example(run, verb: str) -> None:
+    code, out, _ = run(verb, "--help")
 
-    assert answer.returncode == 0
-    assert f"Example: monailabel-echo {verb}" in " ".join(answer.stdout.split())
+    assert code == 0
+    assert f"Example: monailabel-echo {verb}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -48,21 +55,22 @@ def test_every_verb_helps_with_an_example(verb: str) -> None:
         (("gallery", "--studies", "absent"), "Study folder 'absent' is no directory"),
     ],
 )
-def test_a_failure_ends_with_1_and_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
-    answer = run(*arguments)
+def test_a_failure_ends_with_1_and_one_sentence(run, arguments: tuple[str, ...], sentence: str) -> None:
+    code, _, err = run(*arguments)
 
-    assert answer.returncode == 1
-    assert sentence in answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1
+    assert code == 1
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
 
 
-def test_past_cases_are_not_put_among_the_public_weights(tmp_path: Path) -> None:
+def test_past_cases_are_not_put_among_the_public_weights(run, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
 
-    answer = run("gallery", "--studies", tmp_path / "studies", "--models", ROOT / "apps" / "echo" / "model")
+    code, _, _ = run("gallery", "--studies", tmp_path / "studies", "--models", STARTERS)
 
-    assert answer.returncode == 1
-    assert answer.stderr.startswith("A gallery is patient data")
+    assert code == 0
+    assert (tmp_path / "studies" / ".echo_models").is_dir()
+    assert not list(STARTERS.glob("gallery*"))
 
 
 class KnownEmbedding:

@@ -9,6 +9,7 @@ import torch
 from echo_plugin.answer.preprocess import map_region
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
+from echo_plugin.evaluate import held_out
 from echo_plugin.evaluate.defects import evaluate_defects
 from echo_plugin.evaluate.detector import _mm_per_model_px, evaluate_detector
 from echo_plugin.evaluate.views import evaluate_views
@@ -69,6 +70,20 @@ def test_measuring_a_patient_that_was_learned_from_is_refused(easy_studies, publ
         evaluate_detector(easy_studies, published_detector, tmp_path, patients=[learned_from])
 
     assert learned_from not in str(refusal.value)
+
+
+def test_a_child_is_left_out_whose_file_was_learned_from_before_it_named_anybody(
+    easy_studies, published_detector, monkeypatch
+):
+    cine = open_labelled_folder(easy_studies).cines[0]
+    monkeypatch.setattr(held_out, "seen_patients", lambda card, names: frozenset(names) & {cine.image_id})
+
+    measured = held_out.choose_held_out(
+        easy_studies, published_detector, ["septal_detector"], patients=None, wants=lambda _: True
+    )
+
+    assert cine.patient_id not in {other.patient_id for other in measured.cines}
+    assert len({other.patient_id for other in measured.cines}) == 11
 
 
 def test_who_was_learned_from_is_left_out_and_counted(easy_studies, published_detector, tmp_path):

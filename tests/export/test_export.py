@@ -19,8 +19,15 @@ from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.cine import Cine, FramesInMemory, RegionDataType, UltrasoundRegion
 from echo_plugin.errors import EchoError, UnreadableCineError
-from echo_plugin.export.deidentify import Pseudonyms, deidentified_instance, tissue_mask
-from echo_plugin.export.study_folder import KEY_FILE, ExportFormat, export_study_folder, parse_formats
+from echo_plugin.export.study_folder import (
+    KEY_FILE,
+    ExportFormat,
+    Pseudonyms,
+    deidentified_instance,
+    export_study_folder,
+    parse_formats,
+    tissue_mask,
+)
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.io.dicom_sr import boxes_of_person, read_report
 from echo_plugin.io.study_folder import StudyFolder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from echo_plugin.acquisition.label_quality import says_the_same
+from echo_plugin.acquisition.label_quality import is_same_label
 from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
 from echo_plugin.errors import (
@@ -176,7 +176,7 @@ def test_frames_that_showed_no_septum_stay_so_when_slicer_sends_a_label_back_unt
 
     after = store.studies.annotation(image_id)
     assert after.revision == before.revision + 1
-    assert says_the_same(before, after)
+    assert is_same_label(before, after)
 
     store.save_label(image_id, upload(tmp_path, markups_of(store, image_id, replace(BOX, frame_index=0))), FINAL, {})
 

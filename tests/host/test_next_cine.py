@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from echo_plugin.acquisition.score_store import Judgement
-from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, PROBES, SCORES_SHAPE, CineEvidence, CineProber
+from echo_plugin.acquisition.uncertainty import FRAMES_SCORED, OVERLAPS_SHAPE, SCORES_SHAPE, CineScorer, CineScores
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.host.datastore import EchoDatastore
@@ -47,10 +47,10 @@ def waiting(store, tmp_path) -> WaitingCines:
     for number, image_id in enumerate(store.list_images()):
         looks = np.full(SCORES_SHAPE, 0.95 - 0.05 * number)
         vector = np.array([np.cos(number), np.sin(number)], dtype=np.float32)
-        evidence = CineEvidence(
-            np.arange(PROBES) * 4, looks, np.ones(OVERLAPS_SHAPE), vector, list(View)[number % 3], 0.8
+        scores = CineScores(
+            np.arange(FRAMES_SCORED) * 4, looks, np.ones(OVERLAPS_SHAPE), vector, list(View)[number % 3], 0.8
         )
-        waiting.store.put("m", image_id, "0:0", evidence)
+        waiting.store.put("m", image_id, "0:0", scores)
     return waiting
 
 
@@ -175,7 +175,7 @@ def test_cines_marked_unusable_or_unreadable_are_passed_over(store, waiting, mon
 def test_a_choice_decodes_no_cine_and_runs_no_model(store, waiting, name, monkeypatch):
     store.studies.save_annotation(Annotation("c0.png", view=View.A4C), author="r0")
     waiting.store.judge(Judgement("c0.png", 1, "m", 0.2, (0,), "a box seems to lie badly", np.zeros((0, 3))))
-    for owner, method in ((cine_file, "read_cine"), (CineProber, "probe"), (store.studies, "read_cine")):
+    for owner, method in ((cine_file, "read_cine"), (CineScorer, "score"), (store.studies, "read_cine")):
         monkeypatch.setattr(owner, method, lambda *a, **k: pytest.fail("a cine was read"))
 
     answer = strategies(waiting)[name]({"client_id": "r1"}, store)
@@ -280,6 +280,8 @@ def test_without_a_doubtful_label_the_answer_says_what_was_not_judged_and_why(st
 class Process:
     """A scoring process that a test ends."""
 
+    pid = 0
+
     def __init__(self) -> None:
         self.returncode = None
         self.terminated = False
@@ -305,6 +307,7 @@ def keeper(store, tmp_path, published_detector, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr("echo_plugin.host.keepers.subprocess.Popen", start)
+    monkeypatch.setattr("echo_plugin.host.keepers.os.setpriority", lambda kind, pid, niceness: None)
     return keeper, started
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from echo_plugin.acquisition.score_store import DETECTOR, Judgement, models_key
-from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineEvidence, probe_frames
+from echo_plugin.acquisition.uncertainty import OVERLAPS_SHAPE, SCORES_SHAPE, CineScores, frames_to_score
 from echo_plugin.anatomy import View
 from echo_plugin.annotations import Annotation
 from echo_plugin.answer.gallery import STARTERS
@@ -30,7 +30,7 @@ def test_progress_says_by_which_detector_cines_are_chosen(tmp_path):
     card = replace(load_card(STARTERS, DETECTOR), version="7")
     (models / f"{DETECTOR}.json").write_text(card_to_json(card))
     unscored = keeper.progress()["choices_by"]
-    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    looks = CineScores(frames_to_score(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
     waiting.store.put(models_key(models), "a.png", "1:2", looks)
     scored = keeper.progress()["choices_by"]
 
@@ -47,7 +47,7 @@ def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkey
     store, models = EchoDatastore(root, tmp_path / "cache"), tmp_path / "none"
     store.studies.save_annotation(Annotation("a.png", view=View.A4C), author="r0")
     waiting = WaitingCines(store, models)
-    looks = CineEvidence(probe_frames(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
+    looks = CineScores(frames_to_score(1), np.full(SCORES_SHAPE, 0.5), np.ones(OVERLAPS_SHAPE), np.ones(1))
     waiting.store.put("own", "a.png", "1:2", looks)
     scores = np.linspace(0.05, 0.95, 60)
     judged = np.column_stack([np.zeros(60), scores, np.where(scores > 0.2, 0.9, 0.1)])  # 0.5 is nearly always right
@@ -56,7 +56,9 @@ def test_a_look_calibrates_the_scores_so_that_no_request_has_to(tmp_path, monkey
         before = float(pool.scores.uncertainty[0])
 
     ScoreKeeper(store, waiting, models, "cpu").look()
-    monkeypatch.setattr(pool, "calibrate", lambda *a: pytest.fail("a request waited for a calibration"))
+    monkeypatch.setattr(
+        "echo_plugin.acquisition.pool.calibrate", lambda *a: pytest.fail("a request waited for a calibration")
+    )
 
     with waiting.pool.reading() as pool:
         assert pool.scores.uncertainty[0] < 0.4 < before

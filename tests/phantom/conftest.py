@@ -10,7 +10,7 @@ from echo_plugin.anatomy import Defect, Septum, View
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.cine import UltrasoundRegion
 from echo_plugin.phantom.bmode import PhantomCine
-from echo_plugin.phantom.patient import PhantomPatient
+from echo_plugin.phantom.heart import PhantomPatient
 
 
 def make_fan_cine(seed: int = 0, *, frames: int = 4, height: int = 240, width: int = 320) -> PhantomCine:

@@ -194,7 +194,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away(quick_imaging, tmp_
     write(tmp_path / "whole")
     write(tmp_path / "killed", patients=2)
     (tmp_path / "killed" / "phantom.csv").unlink()
-    (tmp_path / "killed" / "PHANTOM-5-0001" / ".0123456789abcdef.tmp").write_bytes(b"half")
+    (tmp_path / "killed" / "PHANTOM-5-0001" / ".0123456789abcdef.tmp.IM_0001.dcm").write_bytes(b"half")
 
     write(tmp_path / "killed")
 

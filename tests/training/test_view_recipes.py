@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import RandomResizedCrop
 from typer.testing import CliRunner
 
-from echo_plugin.cli.main import app, train
+from echo_plugin.cli.main import app
 from echo_plugin.model_card import ModelCard, TrainingCohort
 from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.options import ViewOptions
@@ -138,12 +138,16 @@ def words_of(result):
 
 def test_the_command_line_asks_for_them(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(train, "_trainer", lambda what: lambda s, m, options, **_: asked.append(options) or CARD)
+    monkeypatch.setattr(
+        "echo_plugin.cli.train._trainer", lambda what: lambda s, m, options, **_: asked.append(options) or CARD
+    )
     words = ["train", "views", "--studies", str(tmp_path), "--models", str(tmp_path), "--from", "scratch"]
 
     done = CliRunner().invoke(app, [*words, "--clip-frames", "8", "--chunks", "2", "--mirror"])
     refused = CliRunner().invoke(app, [*words, "--chunks", "2", "--pooling", "gru"])
-    of_detector = CliRunner().invoke(app, ["train", "detector", "--studies", str(tmp_path), "--mirror"])
+    of_detector = CliRunner().invoke(
+        app, ["train", "detector", "--studies", str(tmp_path), "--models", str(tmp_path), "--mirror"]
+    )
 
     assert done.exit_code == 0, done.output
     assert [(o.frames_per_clip, o.chunks, o.mirror) for o in asked] == [(8, 2, True)]

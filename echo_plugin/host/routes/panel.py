@@ -20,12 +20,7 @@ from pydantic import BaseModel
 
 from echo_plugin.anatomy import DETECTED_SEPTA, PAEDIATRIC, Defect
 from echo_plugin.annotations import Annotation
-from echo_plugin.errors import (
-    AnnotationConflictError,
-    AnnotationError,
-    ModelNotFoundError,
-    UnknownImageError,
-)
+from echo_plugin.errors import AnnotationConflictError, AnnotationError, ModelNotFoundError, UnknownImageError
 from echo_plugin.evidence.explain import Explanation
 from echo_plugin.host.infer_tasks import predict_cine
 from echo_plugin.host.next_cine import DEFAULT_STRATEGY, choose_cine, doubtful_labels
