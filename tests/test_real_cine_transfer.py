@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ from echo_plugin.anatomy import View
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.measure.boxes import FrameBoxes
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
 from echo_plugin.models.checkpoint import publish
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from tests.script import load_script
 
 torch.set_num_threads(1)
@@ -73,8 +73,8 @@ def test_view_share_counts_a_clip_from_each_frame(tmp_path, frame_count, clips):
     torch.nn.init.zeros_(network.head[1].weight)
     with torch.no_grad():
         network.head[1].bias.copy_(torch.tensor([2.0, 0.0]))
-    data = TrainingData("noise", patients=1, cines=1, digest="0")
-    card = ModelCard("view_classifier", "1", "view", "test", classes, 64, dataclasses.asdict(config), data)
+    data = TrainingCohort("noise", patients=1, cines=1, digest="0")
+    card = ModelCard("view_classifier", "1", "view", "test", classes, config, data)
     publish(tmp_path, network.state_dict(), card)
     pixels = np.random.default_rng(0).integers(0, 255, (frame_count, 80, 80, 1), dtype=np.uint8)
     cine = Cine("cine", FramesInMemory(pixels), regions=(UltrasoundRegion(0, 0, 80, 80),))

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from echo_plugin.answer.predict import VIEW_CLIPS, EchoPipeline
-from echo_plugin.answer.views import choose_clips, times_of
+from echo_plugin.answer.views import choose_clips
 from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.geometry import box_iou
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.model_card import load_card
-from echo_plugin.models.checkpoint import config_from_card
-from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.model_card import ViewDecision, load_card
+from echo_plugin.network_config import ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "apps" / "echo" / "model"
@@ -38,8 +37,8 @@ def test_a_starter_card_says_phantoms_only_and_how_to_train_it_again(name: str) 
 
     assert card.trained_on.startswith("phantoms only")
     assert "not for clinical use" in card.intended_use
-    assert card.command.startswith("monailabel-echo ")
-    assert card.wall_time_s > 0
+    assert card.training.command.startswith("monailabel-echo ")
+    assert card.training.wall_time_s > 0
     assert card.metrics
     assert all(metric.patients > 10 for metric in card.metrics.values())
 
@@ -51,7 +50,7 @@ def test_the_shipped_views_look_at_one_beat_at_the_interval_that_they_learned_fr
     frames = FramesInMemory(np.zeros((300, 4, 4, 1), np.uint8))
     cine = Cine("fast", frames, frame_times_ms=times_ms, heart_rate_bpm=120)
 
-    clips = choose_clips(config_from_card(card, ViewConfig), times_of(card), cine, VIEW_CLIPS)
+    clips = choose_clips(card.network_as(ViewConfig), card.decision_as(ViewDecision).times, cine, VIEW_CLIPS)
 
     assert set(np.diff(clips, axis=1).ravel().tolist()) <= {2, 3}
     assert np.ptp(clips) < 50 + 8

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import SeptalBox
 from echo_plugin.geometry import FloatArray, box_iou
-from echo_plugin.model_card import ModelCard
+from echo_plugin.model_card import DetectorDecision, ModelCard
 
 FADING = 0.85
 """The weight of a neighbour falls by this with every frame of distance."""
@@ -36,8 +36,7 @@ _NONE = np.zeros(0, dtype=np.intp)
 
 def operating_score(card: ModelCard) -> float | None:
     """Return the score of best F1 that a detector's card names; None: not said."""
-    score = card.config.get("operating_score")
-    return score if isinstance(score, float) else None
+    return card.decision_as(DetectorDecision).operating_score
 
 
 @dataclass(frozen=True)

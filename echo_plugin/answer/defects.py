@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the septal boxes of a cine to its embedding, and from that to the defect with its evidence.
+"""From the septal boxes of a cine to crops, from their embeddings to the defect; and one patient from several cines.
 
-When not to answer: an embedding far from every class centre, no septum, or a view that does not show the walls.
+Crops: "walls": every septum has a square of its own, so that a hole of few millimetres is many pixels wide, and it says
+only what that wall can have: an interatrial crop shows an ASD or a normal wall, never a VSD. "union": one square round
+both septa, as the ASD/VSD paper crops. How embeddings are joined is in ``defect_rule``.
 
-A cine that the view classifier calls no standard view shows no wall that one could name.
-
-A threshold is an angle in degrees, chosen on validation patients and kept in the model's card; cards without one never
-abstain by angle.
-
-Which cut-outs of a cine the defect network sees, and which defects each of them can show.
-
-"walls": every septum has a square of its own, so that a hole of few millimetres is many pixels wide, and a crop is
-labelled by what that wall can have: an interatrial crop shows an ASD or a normal wall, never a VSD.
-"union": one square round both septa, as the ASD/VSD paper crops.
-
-One patient from several cines: what the walls of all of them say, and whether the views agree.
-
-Cines that show no septum, or in which the answer was withheld, do not count against one that shows the hole; the
-figure of agreement says how alone that one stands.
+No answer is given where the embedding is far from every class centre, no septum was found, or the view does not show
+the walls; a cine that the view classifier calls no standard view shows no wall that one could name. Such cines do not
+count against one of the same patient that shows the hole; the figure of agreement says how alone that one stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,29 +24,24 @@ from torch import Tensor
 from echo_plugin.anatomy import DEFECT_SEPTA, DETECTED_SEPTA, SEPTAL_VIEWS, Defect, Septum, View
 from echo_plugin.annotations import DefectPrediction, SeptalBox, ViewPrediction
 from echo_plugin.answer.boxes import choose_frames
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.prediction import CineEmbedding
 from echo_plugin.answer.preprocess import CONTEXT_MARGIN, best_boxes, crop_square, septal_square, whole_square
 from echo_plugin.cine import Cine, UltrasoundRegion
 from echo_plugin.errors import ModelMismatchError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.io.sector import tissue_region
-from echo_plugin.model_card import ModelCard
-from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.model_card import DefectDecision, ModelCard
+from echo_plugin.network_config import UNION, EmbedderConfig
 
-ANGLE_KEY = "abstain_angle_deg"
 LEAST_COVERAGE = 0.9
 """Part of the validation cines that must still be answered: a rule that is silent too often helps nobody."""
 SURE_VIEW = 0.5
 """Probability of the view classifier from which on its view counts."""
 
 
-def can_abstain(config: Mapping[str, object]) -> bool:
-    """Whether a card is of a version that may give no answer."""
-    return isinstance(config.get(ANGLE_KEY), int | float)
-
-
 def reason_to_abstain(
-    config: Mapping[str, object],
+    limit_deg: float | None,
     nearest_angle_deg: float,
     septa: Sequence[Septum],
     view: ViewPrediction | None,
@@ -67,8 +52,8 @@ def reason_to_abstain(
 
     Parameters
     ----------
-    config
-        Of the embedder's card.
+    limit_deg
+        ``abstain_angle_deg`` of the card's decision.
     nearest_angle_deg
         Between the embedding and the nearest class centre.
     septa
@@ -76,8 +61,7 @@ def reason_to_abstain(
     view
         What the view classifier says; None: it was not asked.
     """
-    limit = config.get(ANGLE_KEY)
-    if not isinstance(limit, int | float):
+    if limit_deg is None:
         return None
     if is_whole_frame:
         return "no septum found"
@@ -86,7 +70,7 @@ def reason_to_abstain(
     walls = [None if septum is Septum.UNSPECIFIED else septum for septum in septa]
     if view is not None and not any(is_suitable(wall, view) for wall in walls):
         return f"view {view.view.value} does not show this septum"
-    if nearest_angle_deg > limit:
+    if nearest_angle_deg > limit_deg:
         return f"unlike every class ({nearest_angle_deg:.0f} deg from the nearest)"
     return None
 
@@ -118,10 +102,6 @@ def choose_angle(angles_deg: FloatArray, is_right: NDArray[np.bool_], least_cove
     allowed = np.flatnonzero(coverage >= least_coverage - 1e-9)
     best = allowed[np.flatnonzero(accuracy[allowed] >= accuracy[allowed].max() - 1e-9)[-1]]
     return 180.0 if best == len(thresholds) - 1 else float((thresholds[best] + thresholds[best + 1]) / 2)
-
-
-WALLS, UNION = "walls", "union"
-CROPPINGS = (WALLS, UNION)
 
 
 @dataclass(frozen=True)
@@ -224,55 +204,68 @@ def crops_of(
     card: ModelCard, cine: Cine, boxes: Sequence[SeptalBox], frames: Sequence[int], region: UltrasoundRegion
 ) -> list[SeptalCrop]:
     """Return what the embedder of ``card`` looks at; whole frames when no septum was boxed."""
-    margin = card.config.get("context_margin", CONTEXT_MARGIN)
-    cropping = str(card.config.get("cropping", "union"))  # what cards of earlier versions mean
     crops = choose_crops(
         best_boxes(boxes),
         frames,
         DEFECT_FRAMES,
-        cropping=cropping,
-        margin=float(margin) if isinstance(margin, int | float) else CONTEXT_MARGIN,
+        cropping=card.network_as(EmbedderConfig).cropping,
+        margin=card.decision_as(DefectDecision).context_margin,
     )
     return crops or whole_frames(cine, region, frames, DEFECT_FRAMES)
 
 
-def join_crops(
-    embedder: DefectEmbedder, card: ModelCard, crops: Sequence[SeptalCrop], each: Tensor, view: ViewPrediction | None
-) -> tuple[Tensor, Tensor]:
-    """Return (1, D) the embedding of a cine from (N, D) those of its crops, and (K,) what its walls say of a patient.
+class JoinedCrops(NamedTuple):
+    """``embedding`` (1, D) and ``logits`` (1, K) of a cine; ``evidence`` (K,) : what its walls say of the patient."""
 
-    Crops are weighed by detection scores. A wall that the view, if it is sure, does not ordinarily image says nothing.
+    embedding: Tensor
+    logits: Tensor
+    evidence: Tensor
+
+
+def join_crops(
+    rule: DefectRule, classes: Sequence[str], crops: Sequence[SeptalCrop], each: Tensor, view: ViewPrediction | None
+) -> JoinedCrops:
+    """Return what the (N, D) embeddings ``each`` of the crops of a cine say together.
+
+    Crops are weighed by detection scores. A wall that the view, if it is sure, does not ordinarily image says nothing
+    of the patient.
     """
     scores = torch.tensor([crop.score for crop in crops], device=each.device)
-    shown = shown_classes(crops, [Defect(name) for name in card.classes]).to(each.device)
+    shown = shown_classes(crops, [Defect(name) for name in classes]).to(each.device)
     septa = [crop.septum for crop in crops]
-    walls, can_show = embedder.pool_walls(each, scores, shown, septa)
+    walls, can_show = rule.pool_walls(each, scores, shown, septa)
     is_imaged = torch.tensor([is_suitable(septum, view) for septum in dict.fromkeys(septa)], device=each.device)
-    said = embedder.evidence(walls, can_show & is_imaged[:, None])
-    return embedder.pool_cine(walls, can_show), said.sum(dim=0)
+    said = rule.evidence(walls, can_show & is_imaged[:, None])
+    return JoinedCrops(*rule.pool_cine(walls, can_show), said.sum(dim=0))
 
 
 def answer(
-    embedder: DefectEmbedder,
-    card: ModelCard,
+    rule: DefectRule,
+    names: Sequence[str],
     crops: Sequence[SeptalCrop],
-    embedding: Tensor,
+    joined: JoinedCrops,
     view: ViewPrediction | None,
 ) -> DefectPrediction:
-    """Return what the (1, D) embedding of a cine says; ``view`` : None where it was not asked for."""
-    classes = [Defect(name) for name in card.classes]
-    angles = np.degrees(embedder.angles(embedding)[0].double().cpu().numpy()).tolist()
-    named = dict(zip(classes, embedder.probabilities(embedding)[0].tolist(), strict=True))
+    """Return what the crops of a cine say: of the defects, one that its walls can show.
+
+    ``view`` : None where it was not asked for.
+    """
+    classes = [Defect(name) for name in names]
+    angles = np.degrees(rule.embedder.angles(joined.embedding)[0].double().cpu().numpy()).tolist()
+    named = dict(zip(classes, rule.probabilities(joined.logits)[0].tolist(), strict=True))
     is_whole_frame = crops[0].is_whole_frame
     septa = [crop.septum or Septum.UNSPECIFIED for crop in crops]
+    possible = [defect for defect in classes if any(can_show(crop.septum, defect) for crop in crops)]
     return DefectPrediction(
-        max(named, key=lambda defect: named[defect]),
+        max(possible, key=lambda defect: named[defect]),
         named,
         dict(zip(classes, angles, strict=True)),
         tuple(dict.fromkeys(crop.frame_index for crop in crops)),
         crops=() if is_whole_frame else tuple(crop.box for crop in crops),
         is_whole_frame=is_whole_frame,
-        abstained=reason_to_abstain(card.config, min(angles), septa, view, is_whole_frame=is_whole_frame),
+        abstained=reason_to_abstain(
+            rule.decision.abstain_angle_deg, min(angles), septa, view, is_whole_frame=is_whole_frame
+        ),
     )
 
 
@@ -323,7 +316,7 @@ NO_ANSWER = "No answer: none of the {asked} cines shows a septum well enough."
 def combine_cines(cines: Sequence[CineEmbedding]) -> PatientDefect | None:
     """Return the defect of one patient from the answers to its cines; None: no cine was answered.
 
-    What the walls of all cines say is added up (``DefectEmbedder.evidence``).
+    What the walls of all cines say is added up (``DefectRule.evidence``).
 
     Raises
     ------

@@ -18,10 +18,10 @@ from torch import Tensor
 from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox, ViewPrediction
 from echo_plugin.answer.boxes import TrackOptions, link_boxes
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.defects import (
     PatientDefect,
     answer,
-    can_abstain,
     combine_cines,
     crops_of,
     cut_crops,
@@ -31,12 +31,12 @@ from echo_plugin.answer.gallery import KeptGallery, NearestCase
 from echo_plugin.answer.prediction import RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress, require_askable
 from echo_plugin.answer.preprocess import normalise, to_model_input
 from echo_plugin.answer.runtime import PublishedNetwork, Runtime
-from echo_plugin.answer.views import answer_view, choose_clips, times_of
+from echo_plugin.answer.views import answer_view, choose_clips
 from echo_plugin.cine import Cine, UltrasoundRegion
 from echo_plugin.errors import ModelNotFoundError
 from echo_plugin.geometry import clip_boxes
 from echo_plugin.io.sector import tissue_region
-from echo_plugin.model_card import ModelCard, load_card
+from echo_plugin.model_card import DefectDecision, ModelCard, ViewDecision, load_card
 from echo_plugin.models.checkpoint import (
     DEFECT_EMBEDDER,
     SEPTAL_DETECTOR,
@@ -196,7 +196,9 @@ class EchoPipeline:
         if "view" in tasks or "defect" not in tasks:
             return "view" in tasks
         cards = self.cards()
-        return VIEW_CLASSIFIER in cards and DEFECT_EMBEDDER in cards and can_abstain(cards[DEFECT_EMBEDDER].config)
+        if not {VIEW_CLASSIFIER, DEFECT_EMBEDDER} <= cards.keys():
+            return False
+        return cards[DEFECT_EMBEDDER].decision_as(DefectDecision).abstain_angle_deg is not None
 
     def _link(
         self, candidates: Sequence[SeptalBox], frames: Sequence[int], progress: Progress
@@ -230,7 +232,7 @@ class EchoPipeline:
             with progress.timed("load"):
                 card, classifier = self._views.get()
             progress.models["views"] = card
-            clips = choose_clips(classifier.config, times_of(card), cine, VIEW_CLIPS)
+            clips = choose_clips(classifier.config, card.decision_as(ViewDecision).times, cine, VIEW_CLIPS)
             frames, place = np.unique(clips, return_inverse=True)
             with progress.timed("read"):
                 pixels, _ = to_model_input(
@@ -258,12 +260,13 @@ class EchoPipeline:
                 crops = crops_of(card, cine, boxes, frames, region)
                 pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
             with progress.timed("defect"):
-                embedding, said = join_crops(embedder, card, crops, embedder(self._floats(pixels)), view)
-                prediction = answer(embedder, card, crops, embedding, view)
-                unit = torch.nn.functional.normalize(embedding.float(), dim=1)
-                vector = embedder.signature(embedding)[0].float().cpu().numpy()
+                rule = DefectRule.of(embedder, card)
+                joined = join_crops(rule, card.classes, crops, embedder(self._floats(pixels)), view)
+                prediction = answer(rule, card.classes, crops, joined, view)
+                unit = torch.nn.functional.normalize(joined.embedding.float(), dim=1)[0].cpu().numpy()
+                vector = rule.signature(rule.probabilities(joined.logits))[0].float().cpu().numpy()
         detector = progress.models["detector"]
-        return CineEmbedding(vector, unit[0].cpu().numpy(), said.cpu().numpy(), prediction, card, detector)
+        return CineEmbedding(vector, unit, joined.evidence.cpu().numpy(), prediction, card, detector)
 
     def _nearest(self, cine: Cine, found: CineEmbedding) -> tuple[NearestCase, ...]:
         """Return the nearest past cases; of a whole frame none: past cases are crops."""

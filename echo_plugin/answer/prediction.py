@@ -69,7 +69,7 @@ class CineEmbedding:
 
     ``vector`` (D,) float32 of unit length: its cosine with another tells how likely both have one defect.
     ``embedding`` (D,) float32 of unit length: the network's own, by which cases that look alike are found.
-    ``evidence`` (K,) : what the cine says of its patient, see ``DefectEmbedder.evidence``.
+    ``evidence`` (K,) : what the cine says of its patient, see ``DefectRule.evidence``.
     """
 
     vector: NDArray[np.float32] = field(repr=False)

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view of one cine, by the mean over its clips; a single frame is answered by the classifier of single frames.
+"""The view of one cine, by the mean over its clips, which clips those are, and whether it shows a standard view at all.
 
-Whether a cine shows a standard view at all: three measures of strangeness, and a limit set on validation patients.
+A single frame is answered by the classifier of single frames.
 
-Larger for stranger cines: the entropy of the mean probabilities over the clips, as a part of the greatest possible; the
-energy, the mean of -logsumexp over the logits of the standard views (Liu 2020, "Energy-based out-of-distribution
-detection"); and, of a model that learned OTHER, the mean probability of it. OTHER is many things, of which a training
-sees a few: a plane between two views is often called one of them, yet with less energy behind it than the view itself.
-The measure that best tells the validation patients' cines of OTHER from the right answers is used, or their wrong
-answers where none is OTHER; the limit keeps 95 % of the right ones. Both are in the model's card; a card without them
-says nothing.
-
-Which frames of a cine the view classifier learns from, is measured on and looks at: clips of a beat, by time.
+Three measures of strangeness, larger for stranger cines: the entropy of the mean probabilities over the clips, as a
+part of the greatest possible; the energy, the mean of -logsumexp over the logits of the standard views (Liu 2020,
+"Energy-based out-of-distribution detection"); and, of a model that learned OTHER, the mean probability of it. OTHER is
+many things, of which a training sees a few: a plane between two views is often called one of them, yet with less energy
+behind it than the view itself. The measure that best tells the validation patients' cines of OTHER from the right
+answers is used, or their wrong answers where none is OTHER; the limit keeps 95 % of the right ones.
 
 A classifier that learned from neighbouring frames 40 ms apart has learned how far a valve moves in 40 ms. Where the
 card says at which interval it learned, and the cine says when its frames were taken, clips keep that interval, whatever
@@ -22,7 +19,6 @@ the heart rate is not known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,29 +28,16 @@ from echo_plugin.anatomy import View
 from echo_plugin.annotations import ViewPrediction
 from echo_plugin.cine import Cine
 from echo_plugin.geometry import FloatArray
-from echo_plugin.model_card import ModelCard
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.model_card import LearnedTimes, ModelCard, OpenSetRule, ViewDecision
+from echo_plugin.models.view_classifier import ViewClassifier, sample_clips
+from echo_plugin.network_config import ViewConfig
 
-SCORES = ("entropy", "energy", "other")
 KEPT_SHARE = 0.95
 
 
-@dataclass(frozen=True)
-class OpenSetRule:
-    """``score`` : entropy, energy or other. A cine above ``threshold`` shows no standard view."""
-
-    score: str
-    threshold: float
-
-    def __post_init__(self) -> None:
-        if self.score not in SCORES or not np.isfinite(self.threshold):
-            words = ", ".join(SCORES)
-            msg = f"Open-set rule is {self.score!r} above {self.threshold}; {words} and a finite number are accepted."
-            raise ValueError(msg)
-
-    def is_standard(self, logits: FloatArray, classes: Sequence[str]) -> bool:
-        """Whether the (M, K) logits of a cine's clips are those of a standard view."""
-        return cine_scores(logits, classes)[self.score] <= self.threshold
+def is_standard_view(rule: OpenSetRule, logits: FloatArray, classes: Sequence[str]) -> bool:
+    """Whether the (M, K) logits of a cine's clips are those of a standard view."""
+    return cine_scores(logits, classes)[rule.score] <= rule.threshold
 
 
 def cine_scores(logits: FloatArray, classes: Sequence[str]) -> dict[str, float]:
@@ -92,22 +75,9 @@ def choose_rule(
     if not ordinary.any():
         return None
     kept = ordinary | (is_other if is_other.any() else ~is_right)
-    by_name = {name: np.array([cine[name] for cine in scores]) for name in SCORES if name in scores[0]}
+    by_name = {name: np.array([cine[name] for cine in scores]) for name in OpenSetRule.SCORES if name in scores[0]}
     better = max(by_name, key=lambda name: np.nan_to_num(separation(by_name[name][kept], ~ordinary[kept]), nan=0.0))
     return OpenSetRule(better, float(np.quantile(by_name[better][ordinary], KEPT_SHARE)))
-
-
-def rule_to_config(rule: OpenSetRule | None) -> dict[str, str | float]:
-    """Return what a card's config says of the rule; {}: there is none."""
-    return {} if rule is None else {"open_set_score": rule.score, "open_set_threshold": rule.threshold}
-
-
-def rule_of(card: ModelCard) -> OpenSetRule | None:
-    """Return the rule of a card; None: it has none."""
-    score, threshold = card.config.get("open_set_score"), card.config.get("open_set_threshold")
-    if not isinstance(score, str) or not isinstance(threshold, int | float):
-        return None
-    return OpenSetRule(score, float(threshold))
 
 
 def answer_view(
@@ -116,52 +86,21 @@ def answer_view(
     """Return the view that the clips show.
 
     ``clips`` : (M, T, 1, S, S) floats, as the classifier takes them. ``frame_indices`` : the 0-based frames that they
-    are made of. ``is_still`` : the cine has one frame; a card from before there was a classifier of single frames
-    answers it by clips that repeat it.
+    are made of. ``is_still`` : the cine has one frame.
     """
-    if is_still and card.config.get("answers_stills") is True:
-        logits = classifier.frame_logits(clips[:1, 0])
-    else:
-        logits = classifier(clips)
+    logits = classifier.frame_logits(clips[:1, 0]) if is_still else classifier(clips)
     probabilities = logits.softmax(dim=1).mean(dim=0).tolist()
     named = {View(name): p for name, p in zip(card.classes, probabilities, strict=True)}
     view = max(named, key=lambda name: named[name])
-    rule = rule_of(card)
+    rule = card.decision_as(ViewDecision).open_set
     is_standard = None
     if rule is not None and not is_still:  # its limit is of clips
         numbers = logits.double().cpu().numpy().astype(np.float64)
-        is_standard = view is not View.OTHER and rule.is_standard(numbers, card.classes)
+        is_standard = view is not View.OTHER and is_standard_view(rule, numbers, card.classes)
     return ViewPrediction(view, named, tuple(frame_indices), is_still=is_still, is_standard=is_standard)
 
 
-STEP_KEY, SPAN_KEY = "frame_step_ms", "cine_span_ms"
-"""In a card's config: the median interval of the frames it learned from, and the median length of their cines."""
 MS_PER_MINUTE = 60_000.0
-
-
-@dataclass(frozen=True)
-class LearnedTimes:
-    """Medians of the cines learned from: ``step_ms`` from frame to frame, ``span_ms`` from the first to the last."""
-
-    step_ms: float
-    span_ms: float
-
-    def __post_init__(self) -> None:
-        if not (self.step_ms > 0 and self.span_ms > 0):
-            msg = f"Learned times are {self.step_ms} and {self.span_ms} ms; positive numbers are accepted."
-            raise ValueError(msg)
-
-    def to_config(self) -> dict[str, float]:
-        """Return what a card's config says of them."""
-        return {STEP_KEY: self.step_ms, SPAN_KEY: self.span_ms}
-
-
-def times_of(card: ModelCard) -> LearnedTimes | None:
-    """Return the times that a card says its model learned at; None: it says none."""
-    step, span = card.config.get(STEP_KEY), card.config.get(SPAN_KEY)
-    if not isinstance(step, int | float) or not isinstance(span, int | float) or min(step, span) <= 0:
-        return None
-    return LearnedTimes(step, span)
 
 
 def choose_clips(config: ViewConfig, times: LearnedTimes | None, cine: Cine, clips: int) -> NDArray[np.int64]:

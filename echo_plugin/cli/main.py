@@ -28,6 +28,7 @@ from echo_plugin.cli.reproduce import reproduce
 from echo_plugin.cli.studies import export, import_data_set, labels
 from echo_plugin.cli.train import train
 from echo_plugin.errors import EchoError
+from echo_plugin.model_card import TrainingCohort
 from echo_plugin.progress import progress_bar
 
 VERBS = ("serve", "predict", "train", "evaluate", "phantom", "import", "info")
@@ -234,7 +235,7 @@ def format_installation(facts: dict[str, Any]) -> str:
         if "error" in card:
             lines.append(f"  {card['name']}: {card['error']}")
             continue
-        trained_on = card["training_data"]["provenance"]
+        trained_on = TrainingCohort(**card["cohort"]).words
         lines.append(f"  {card['name']} {card['version']} ({card['architecture']}): trained on {trained_on}")
         for name, metric in card["metrics"].items():
             interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if metric.get("low") is not None else ""

@@ -25,7 +25,7 @@ def write_model_cards(models: Path) -> list[Path]:
 
 def render_card(card: ModelCard) -> str:
     """Return a card as one page of Markdown; figures of single classes stand in tables of their own."""
-    data = card.training_data
+    data = card.cohort
     parts = ", ".join(f"{patients} {name}" for name, patients in data.split.items())
     facts = [
         ("task", card.task),
@@ -35,9 +35,9 @@ def render_card(card: ModelCard) -> str:
         ("trained on", card.trained_on),
         ("data", f"{data.patients} patients, {data.cines} cines; digest `{data.digest[:12]}`"),
         ("patients of the split", parts or "not said"),
-        ("training", f"`{card.command}`" if card.command else "not said"),
-        ("wall time", "not said" if card.wall_time_s is None else f"{card.wall_time_s / 60:.0f} min"),
-        ("seed", "not said" if card.seed is None else str(card.seed)),
+        ("training", f"`{card.training.command}`" if card.training.command else "not said"),
+        ("wall time", "not said" if card.training.wall_time_s is None else f"{card.training.wall_time_s / 60:.0f} min"),
+        ("seed", "not said" if card.training.seed is None else str(card.training.seed)),
         ("licence", card.licence),
         ("SHA-256 of the weights", f"`{card.sha256[:12]}`" if card.sha256 else "not published"),
     ]

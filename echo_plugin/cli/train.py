@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Seed, Studies
-from echo_plugin.model_card import Sampling, TemporalHead
+from echo_plugin.network_config import Sampling, TemporalHead
 from echo_plugin.progress import Progress, progress_bar
 from echo_plugin.training.options import DefectOptions, DetectorOptions, MaeOptions, TrainOptions, ViewOptions
 

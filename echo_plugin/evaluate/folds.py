@@ -24,12 +24,13 @@ from torch import Tensor
 
 from echo_plugin.anatomy import View
 from echo_plugin.answer.runtime import choose_device
-from echo_plugin.answer.views import LearnedTimes
+from echo_plugin.answer.views import is_standard_view
 from echo_plugin.durable import write_atomically
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
-from echo_plugin.model_card import ModelCard
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.model_card import LearnedTimes, ModelCard
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, digest_of
 from echo_plugin.training.loop import move_to_device
@@ -274,5 +275,5 @@ def _learn_fold(
     if rule is None:
         return answers
     is_view = np.array([vocabulary[i] is not View.OTHER for i in answers.logits.argmax(axis=1)])
-    is_standard = is_view & [rule.is_standard(row[None], classes) for row in answers.logits]
+    is_standard = is_view & [is_standard_view(rule, row[None], classes) for row in answers.logits]
     return dataclasses.replace(answers, is_standard=is_standard)

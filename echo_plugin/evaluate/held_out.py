@@ -36,8 +36,7 @@ class HeldOut:
     @property
     def commonest_class(self) -> int | None:
         """The constant answer: the class id that most training patients had; None: not known."""
-        majority = self.card.config.get("majority_id")
-        return majority if isinstance(majority, int) else None
+        return self.card.cohort.majority_id
 
     def cohort(self, patients: Sequence[str], seed: int) -> Cohort:
         """Return the cohort of items whose patients are given."""

@@ -22,8 +22,8 @@ from echo_plugin.evaluate.report import draw_confusion, draw_curves, draw_pictur
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import Cohort, calibration_metric, classification_metrics, confusion_matrix
 from echo_plugin.model_card import Metric, ModelCard, load_card
-from echo_plugin.models.checkpoint import VIEW_CLASSIFIER, config_from_card
-from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
 from echo_plugin.training.options import OnEpoch, ViewOptions
@@ -177,7 +177,7 @@ def cross_validate_views(
         If there are too few labelled patients, or nothing is published whose architecture to take.
     """
     card = load_card(models, VIEW_CLASSIFIER)
-    config, vocabulary = config_from_card(card, ViewConfig), tuple(View(name) for name in card.classes)
+    config, vocabulary = card.network_as(ViewConfig), tuple(View(name) for name in card.classes)
     options = _as_taught(options, card)
     labelled = open_labelled_folder(studies)
     cines = cines_of_views(labelled, vocabulary)
@@ -202,8 +202,7 @@ def cross_validate_views(
 
 def _as_taught(options: ViewOptions, card: ModelCard) -> ViewOptions:
     """Return the options with the recipe by which the model of ``card`` was trained."""
-    recipe, is_mirrored = str(card.config.get("recipe", options.recipe)), card.config.get("mirror", options.mirror)
-    return dataclasses.replace(options, recipe=recipe, mirror=bool(is_mirrored))
+    return dataclasses.replace(options, recipe=card.training.recipe, mirror=card.training.mirror)
 
 
 def _cohort_of_folds(

@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 
 from echo_plugin.anatomy import Septum
 from echo_plugin.annotations import DefectPrediction
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.defects import can_show
 from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.answer.preprocess import crop_square, normalise, whole_square
@@ -117,7 +118,7 @@ def explain_defect(pipeline: EchoPipeline, cine: Cine, frame_index: int | None =
     with torch.no_grad():
         best = int(embedder.cosines(embedder(normalise(crops)))[:, target].argmax())
     chosen, square = places[best]
-    heat = _class_heat(embedder, normalise(crops[best : best + 1]), target)
+    heat = _class_heat(DefectRule.of(embedder, card), normalise(crops[best : best + 1]), target)
     in_frame = _in_frame(heat, square, cine.height, cine.width)
     grey = to_grey(pixels[chosen][None])[0]
     return Explanation(chosen, defect, square, _tissue_only(in_frame, region), _tissue_only(grey, region))
@@ -142,13 +143,16 @@ def _squares(
     return {frame_index: found[min(found, key=lambda known: abs(known - frame_index))]}
 
 
-def _class_heat(embedder: DefectEmbedder, crop: Tensor, target: int) -> Tensor:
+def _class_heat(rule: DefectRule, crop: Tensor, target: int) -> Tensor:
     """Return (S, S), 1 at its hottest: what speaks for a class, and against the others, in a (1, 1, S, S) crop."""
     from captum.attr import LayerGradCam
 
+    embedder = rule.embedder
     layer = _last_feature_map(embedder, crop)
     # probabilities, not cosines: a crop may turn away from every centre and from one the least
-    cam = LayerGradCam(lambda inputs: embedder.probabilities(embedder(inputs)).clamp_min(1e-9).log(), layer)
+    cam = LayerGradCam(
+        lambda inputs: rule.probabilities(embedder.logits(embedder(inputs))).clamp_min(1e-9).log(), layer
+    )
     coarse = cam.attribute(crop.detach().requires_grad_(True), target=target, relu_attributions=True).detach()
     heat = interpolate(coarse, crop.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     heat = heat - heat.min()

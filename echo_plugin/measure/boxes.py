@@ -147,12 +147,10 @@ def constant_boxes(truths: Sequence[FrameBoxes]) -> FloatArray:
 
 def constant_boxes_px(card: ModelCard) -> FloatArray | None:
     """Return the constant boxes that a detector's card keeps, px of its input; None: it keeps none."""
-    sides = card.config.get("constant_boxes")
-    if not isinstance(sides, list):
+    if not card.cohort.constant_boxes:
         return None
-    medians = np.array(sides, dtype=np.float64).reshape(-1, 4) * card.input_size_px
-    medians[medians < 0] = np.nan  # written as -1: a card is JSON
-    return medians
+    sides = [[np.nan] * 4 if box is None else box for box in card.cohort.constant_boxes]
+    return np.array(sides, dtype=np.float64) * card.input_size_px
 
 
 def constant_answer(medians: FloatArray) -> FrameBoxes:

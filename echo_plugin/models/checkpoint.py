@@ -21,7 +21,6 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -34,12 +33,12 @@ from echo_plugin.durable import fsync_directory, locked, remove_abandoned, write
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.model_card import ModelCard, card_to_json, load_card
 from echo_plugin.models.body_weights import require_fitting
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 
 logger = logging.getLogger(__name__)
-Config = TypeVar("Config")
 
 SEPTAL_DETECTOR = "septal_detector"
 DEFECT_EMBEDDER = "defect_embedder"
@@ -158,36 +157,6 @@ def require_classes(card: ModelCard, classes: tuple[str, ...]) -> None:
         raise ModelMismatchError(msg)
 
 
-def config_from_card(card: ModelCard, config_type: type[Config]) -> Config:
-    """Return the network's config dataclass from ``card.config``; keys of the training are passed over.
-
-    A field whose metadata say ``may_be_absent`` came with a later version: its default is what earlier cards mean.
-
-    Raises
-    ------
-    ModelMismatchError
-        If a number is missing or refused, or the card's input size is another one.
-    """
-    everything = dataclasses.fields(config_type)  # type: ignore[arg-type]
-    later = {field.name for field in everything if field.metadata.get("may_be_absent")}
-    fields = {field.name for field in everything}
-    missing = sorted(fields - later - set(card.config))
-    if missing:
-        msg = f"Model {card.name}: its card's config lacks {missing[0]!r}."
-        raise ModelMismatchError(msg)
-    if card.config.get("input_size_px") != card.input_size_px:
-        msg = (
-            f"Model {card.name}: input_size_px is {card.input_size_px} in its card"
-            f" but {card.config.get('input_size_px')} in the config of its network."
-        )
-        raise ModelMismatchError(msg)
-    try:
-        return config_type(**{key: card.config[key] for key in fields & set(card.config)})
-    except (TypeError, ValueError) as exc:
-        msg = f"Model {card.name}: its card's config is refused: {exc}"
-        raise ModelMismatchError(msg) from exc
-
-
 def _staged_path(directory: Path, card: ModelCard) -> Path:
     return directory / f".{card.name}.{card.sha256[:16]}.safetensors"
 
@@ -212,7 +181,7 @@ def build_detector(card: ModelCard) -> SeptalDetector:
     """Return the septal detector of a card."""
     require_classes(card, tuple(septum.value for septum in DETECTED_SEPTA))
     with torch.random.fork_rng(devices=()):  # initial weights are thrown away: leave the caller's seed alone
-        return SeptalDetector(config_from_card(card, DetectorConfig))
+        return SeptalDetector(card.network_as(DetectorConfig))
 
 
 def build_embedder(card: ModelCard) -> DefectEmbedder:
@@ -222,11 +191,11 @@ def build_embedder(card: ModelCard) -> DefectEmbedder:
         if name not in known:
             msg = f"Model {card.name} tells apart defect {name!r}; {known} are accepted."
             raise ModelMismatchError(msg)
-    config = config_from_card(card, EmbedderConfig)
-    if config.classes != len(card.classes) or card.classes[config.normal_id] != Defect.NORMAL.value:
+    config = card.network_as(EmbedderConfig)
+    if config.classes != len(card.classes) or Defect.NORMAL.value not in card.classes:
         msg = (
-            f"Model {card.name}: its card names {list(card.classes)}, its network has {config.classes} classes of which"
-            f" number {config.normal_id} is Normal; they must be the same."
+            f"Model {card.name}: its card names {list(card.classes)}, its network has {config.classes} classes;"
+            " as many, one of them Normal, are accepted."
         )
         raise ModelMismatchError(msg)
     with torch.random.fork_rng(devices=()):
@@ -240,7 +209,7 @@ def build_view_classifier(card: ModelCard) -> ViewClassifier:
         if name not in known:
             msg = f"Model {card.name} tells apart view {name!r}; {sorted(known)} are accepted."
             raise ModelMismatchError(msg)
-    config = config_from_card(card, ViewConfig)
+    config = card.network_as(ViewConfig)
     if config.classes != len(card.classes):
         msg = f"Model {card.name}: its card names {len(card.classes)} views but its network has {config.classes}."
         raise ModelMismatchError(msg)

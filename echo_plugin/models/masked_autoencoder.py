@@ -11,7 +11,6 @@ He 2022, "Masked autoencoders are scalable vision learners" (arXiv 2111.06377); 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,49 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from echo_plugin.models.backbones import standardise
-from echo_plugin.models.vit import build_vit, require_vit, sine_positions
+from echo_plugin.models.vit import build_vit, sine_positions
+from echo_plugin.network_config import MaeConfig, count_kept, require_vit
 
 MLP_RATIO = 4
 NORM_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class MaeConfig:
-    """The numbers that rebuild a masked autoencoder; a model card repeats them."""
-
-    backbone: str = "vit_base_patch16"
-    input_size_px: int = 224
-    channels: int = 1
-    mask_ratio: float = 0.75
-    """Part of the patches that is hidden; the paper's text says 0.25, its authors' code 0.75."""
-    is_patch_normalised: bool = False
-    """Whether every patch to be drawn is first brought to mean 0 and deviation 1."""
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    is_standardised: bool = True
-    """Whether every frame is first brought to the same contrast, as the view classifier does it."""
-
-    def __post_init__(self) -> None:
-        patches = (self.input_size_px // require_vit(self.backbone, self.input_size_px).patch_px) ** 2
-        if not 0 < self.mask_ratio < 1:
-            msg = f"Masked autoencoder has mask_ratio {self.mask_ratio}; a number between 0 and 1 is accepted."
-            raise ValueError(msg)
-        if not 0 < count_kept(patches, self.mask_ratio) < patches:
-            msg = (
-                f"Masked autoencoder has mask_ratio {self.mask_ratio} of {patches} patches; one that leaves at least"
-                " one patch seen and one hidden is accepted."
-            )
-            raise ValueError(msg)
-        if self.channels not in (1, 3):
-            msg = f"Masked autoencoder has {self.channels} channels; 1 (grey) or 3 (RGB) are accepted."
-            raise ValueError(msg)
-        if self.decoder_depth < 1 or self.decoder_width % (4 * self.decoder_heads):
-            msg = (
-                f"Masked autoencoder has a decoder of {self.decoder_depth} blocks, width {self.decoder_width} and"
-                f" {self.decoder_heads} heads; from 1 block, a multiple of 4 times the heads as width, are accepted."
-            )
-            raise ValueError(msg)
 
 
 class Drawn(NamedTuple):
@@ -157,11 +118,6 @@ class MaskedAutoencoder(nn.Module):
     def _hidden_errors(self, frames: Tensor, drawn: Drawn) -> Tensor:
         """Return the (N, L) mean squared errors of the patches, 0 for those that are seen."""
         return (drawn.patches - self.targets(frames)).square().mean(dim=2) * drawn.mask
-
-
-def count_kept(patches: int, mask_ratio: float) -> int:
-    """Return how many of so many patches are seen: int(L * (1 - mask_ratio)), as the authors count them."""
-    return int(patches * (1 - mask_ratio))
 
 
 def choose_patches(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:

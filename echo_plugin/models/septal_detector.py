@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -31,50 +31,7 @@ from echo_plugin.models.lean_torchvision import (
     resnet18,
     resnet50,
 )
-
-STRIDES_PX = (8, 16, 32)
-
-ANCHOR_SIDES = ((24 / 256, 34 / 256), (48 / 256, 68 / 256), (96 / 256, 136 / 256))
-"""Square roots of the anchor areas per level, as parts of the input side. With ANCHOR_RATIOS the best anchor reaches
-IoU 0.5 with every interatrial box of 15-60 x 25-70 px and interventricular box of 25-90 x 70-150 px at 256 px."""
-
-ANCHOR_RATIOS = (0.4, 1.0, 2.0, 3.5)
-"""Heights over widths: walls stand upright in apical views and lie flat in parasternal ones."""
-
-ANCHORS_PER_LEVEL = len(ANCHOR_SIDES[0]) * len(ANCHOR_RATIOS)
-
-
-@dataclass(frozen=True)
-class DetectorConfig:
-    """The numbers that rebuild a septal detector; a model card repeats them."""
-
-    backbone: str = "resnet18"
-    input_size_px: int = 192
-    pyramid_channels: int = 96
-    head_convolutions: int = 2
-    """Convolutions before each output; RetinaNet has 4, which cost most of its time."""
-    score_threshold: float = 0.05
-    """Boxes below are not returned; a low bar, so that precision-recall curves are complete."""
-    nms_iou: float = 0.5
-    boxes_per_frame: int = 20
-    anchor_shapes: tuple[float, ...] = field(default=(), metadata={"may_be_absent": True})
-    """Width, height of each anchor as parts of the input side, finest level first; empty: the fixed family above."""
-    is_standardised: bool = field(default=False, metadata={"may_be_absent": True})
-    """Whether every frame is first brought to the same contrast."""
-
-    def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            msg = f"Detector backbone {self.backbone!r} is unknown; {sorted(BACKBONES)} are accepted."
-            raise ValueError(msg)
-        if self.input_size_px % STRIDES_PX[-1] or self.input_size_px < 64:
-            msg = f"Detector input_size_px is {self.input_size_px}; a multiple of {STRIDES_PX[-1]} from 64 is accepted."
-            raise ValueError(msg)
-        object.__setattr__(self, "anchor_shapes", tuple(self.anchor_shapes))  # a card's JSON has a list
-        numbers = 2 * ANCHORS_PER_LEVEL * len(STRIDES_PX)
-        if len(self.anchor_shapes) not in (0, numbers) or not all(0 < part < 4 for part in self.anchor_shapes):
-            found = len(self.anchor_shapes)
-            msg = f"Detector anchor_shapes are {found} numbers; none, or {numbers} between 0 and 4, are accepted."
-            raise ValueError(msg)
+from echo_plugin.network_config import ANCHOR_RATIOS, ANCHOR_SIDES, ANCHORS_PER_LEVEL, STRIDES_PX, DetectorConfig
 
 
 def _mobilenet_v3_large() -> tuple[nn.Module, dict[str, int]]:

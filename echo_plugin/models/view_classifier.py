@@ -8,17 +8,15 @@ first ``frame_logits`` on single frames, then everything on clips.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from echo_plugin.model_card import SAMPLINGS, TEMPORAL_HEADS
 from echo_plugin.models.backbones import standardise
 from echo_plugin.models.lean_torchvision import resnet18, resnet50
-from echo_plugin.models.vit import VITS, build_vit, require_vit
+from echo_plugin.models.vit import build_vit
+from echo_plugin.network_config import VITS, ViewConfig
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 ATTENTION_HEADS = 4
@@ -85,58 +83,6 @@ def weave(features: Tensor, chunks: int) -> Tensor:
         msg = f"Features of {D} values cannot be woven in {chunks} chunks; a divisor of {D} is accepted."
         raise ValueError(msg)
     return features.reshape(B, T, chunks, D // chunks).transpose(1, 2).reshape(B, chunks, T * D // chunks)
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """The numbers that rebuild a view classifier; a model card repeats them."""
-
-    classes: int
-    backbone: str = "resnet18"
-    """A ResNet, or one of ``vit.VITS``."""
-    input_size_px: int = 160
-    temporal: str = "weave"
-    """weave: woven chunks into a GRU; gru: frame after frame into a GRU; attention: the chunks of all frames attend to
-    one another; mean: mean probabilities of the frames, which for clips of one frame is the image classifier."""
-    sampling: str = "consecutive"
-    """consecutive: neighbouring frames make a clip; spaced: frames from all over the cine."""
-    frames_per_clip: int = 4
-    """T of the paper."""
-    chunks: int = 4
-    """K of the paper: an embedding is cut in so many parts (weave and attention)."""
-    gru_size: int = 256
-    gru_layers: int = 2
-    stem_dropout: float = 0.5
-    """The paper's dropout after the first pooling (0.5); it slows short trainings."""
-    gru_dropout: float = 0.5
-    head_dropout: float = 0.6
-    is_standardised: bool = field(default=False, metadata={"may_be_absent": True})
-    """Whether every frame is first brought to the same contrast."""
-    border: float = field(default=0.0, metadata={"may_be_absent": True})
-    """Part of the side that is cut off all round before the network looks."""
-
-    def __post_init__(self) -> None:
-        bodies = sorted({*RESNETS, *VITS})
-        if self.backbone not in bodies or self.temporal not in TEMPORAL_HEADS:
-            msg = (
-                f"View classifier has backbone {self.backbone!r} and temporal head {self.temporal!r};"
-                f" {bodies} and {list(TEMPORAL_HEADS)} are accepted."
-            )
-            raise ValueError(msg)
-        if self.backbone in VITS:
-            require_vit(self.backbone, self.input_size_px)
-        if not 0 <= self.border < 0.4:
-            msg = f"View classifier cuts off a border of {self.border}; 0 to 0.4 of the side is accepted."
-            raise ValueError(msg)
-        if self.sampling not in SAMPLINGS:
-            msg = f"View classifier has sampling {self.sampling!r}; {list(SAMPLINGS)} are accepted."
-            raise ValueError(msg)
-        if self.classes < 2 or self.frames_per_clip < 1 or self.chunks < 1:
-            msg = (
-                f"View classifier has {self.classes} classes, {self.frames_per_clip} frames, {self.chunks} chunks;"
-                " from 2, 1 and 1 are accepted."
-            )
-            raise ValueError(msg)
 
 
 class ChunkAttention(nn.Module):

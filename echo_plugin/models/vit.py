@@ -18,50 +18,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from echo_plugin.models.body_weights import require_fitting
-
-
-@dataclass(frozen=True)
-class VitShape:
-    """The numbers of one size: ``width`` of a token, ``depth`` in blocks, attention ``heads``, side of a patch."""
-
-    width: int
-    depth: int
-    heads: int
-    patch_px: int
-
-
-VITS = {
-    "vit_base_patch16": VitShape(768, 12, 12, 16),
-    "vit_small_patch16": VitShape(384, 12, 6, 16),
-    "vit_tiny_patch16": VitShape(192, 12, 3, 16),
-    "vit_tiny_patch8": VitShape(192, 12, 3, 8),
-    "vit_micro_patch8": VitShape(128, 6, 4, 8),
-}
-"""The first is the papers' and the published checkpoints'; the last is ours, for small pictures on a laptop."""
-
-
-def require_vit(name: str, input_size_px: int) -> VitShape:
-    """Return the shape of a transformer, or refuse its name, or pictures that its patches do not fill.
-
-    Raises
-    ------
-    ValueError
-        Naming what was found and what is accepted.
-    """
-    if name not in VITS:
-        msg = f"Vision transformer {name!r} is unknown; {', '.join(VITS)} are accepted."
-        raise ValueError(msg)
-    if input_size_px % VITS[name].patch_px:
-        msg = f"{name} sees {input_size_px} px; a multiple of its patch, {VITS[name].patch_px} px, is accepted."
-        raise ValueError(msg)
-    return VITS[name]
+from echo_plugin.network_config import require_vit
 
 
 def build_vit(name: str, input_size_px: int, *, channels: int = 1) -> nn.Module:

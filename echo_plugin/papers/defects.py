@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss, normalize
 
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.runtime import choose_device
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.evaluate.folds import facts_of_cines, keep_outcome, read_outcome
@@ -48,6 +49,7 @@ from echo_plugin.training.defect_crops import (
     without_several_defects,
 )
 from echo_plugin.training.defects import (
+    beginning_rule,
     choose_on_validation,
     learn_defects,
     load_beginning,
@@ -101,6 +103,7 @@ def hog_svm_scores(crops: DefectCrops, learned_from: Tensor, asked: Tensor, seed
     return torch.from_numpy(scores).float()
 
 
+CHOSEN = ("frame_focus", "focus", "patient_temperature", "abstain_angle_deg")
 PLAIN, CLASSES = "plain embeddings", "class probabilities"
 """What cines are compared by: as the paper does, and as viewers are shown similar cases."""
 
@@ -109,20 +112,21 @@ PLAIN, CLASSES = "plain embeddings", "class probabilities"
 class NetworkAnswers:
     """What a network says of the test cines and patients."""
 
-    model: DefectEmbedder
+    rule: DefectRule
     embedded: EmbeddedCrops
 
     @torch.no_grad()
     def of_cines(self) -> dict[str, FloatArray]:
         """Return (C, D) unit vectors by what they are: the embeddings, as in the paper, and the class probabilities."""
-        embeddings = self.embedded.of_cines(self.model)
-        vectors = {PLAIN: normalize(embeddings, dim=1), CLASSES: self.model.signature(embeddings)}
+        embeddings, logits = self.embedded.of_cines(self.rule)
+        signatures = self.rule.signature(self.rule.probabilities(logits))
+        vectors = {PLAIN: normalize(embeddings, dim=1), CLASSES: signatures}
         return {kind: unit.double().numpy() for kind, unit in vectors.items()}
 
     @torch.no_grad()
     def of_patients(self, patients: Sequence[str]) -> FloatArray:
         """Return (P, K) probabilities."""
-        return self.embedded.of_patients(self.model, patients).numpy()
+        return self.embedded.of_patients(self.rule, patients).numpy()
 
 
 class HogAnswers:
@@ -330,13 +334,14 @@ def _run(
     kept = folder / f"{row.file}-seed{options.seed}.state.pt", digest_of(facts)
     began = time.monotonic()
     recipe = chosen_recipe(options)
-    learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, None, kept)
+    rule = beginning_rule(model, crops, parts["train"], recipe)
+    learned = learn_defects(rule, crops, parts, optimisation(recipe, start, options), options, None, kept)
     earlier_s = max(0.0, learned.wall_time_s - (time.monotonic() - began))
-    learned = with_new_head(model, crops, parts, learned, recipe, options)
+    learned = with_new_head(rule, crops, parts, learned, recipe, options)
     validation, test = (embed_crops(model, crops, parts[part]) for part in ("validation", "test"))
     model.float().cpu()
-    chosen = choose_on_validation(model, validation, crops)
-    outcome = measure(NetworkAnswers(model, test), crops, parts, words, options.seed)
+    rule, figures = choose_on_validation(rule, validation, crops)
+    outcome = measure(NetworkAnswers(rule, test), crops, parts, words, options.seed)
     kept[0].unlink(missing_ok=True)
     source = start.card.name if start.card else start.body or "random weights"
     network = recipe.network
@@ -344,9 +349,8 @@ def _run(
         "network": f"{network.backbone}, {network.input_size_px} px, {network.cropping}, begun with {source}",
         "epochs": learned.epochs,
         "earlier_s": earlier_s,
-        "validation_log_loss": validation_log_loss(NetworkAnswers(model, validation), crops),
-        "chosen": chosen
-        | {name: getattr(model.config, name) for name in ("frame_focus", "focus", "patient_temperature")},
+        "validation_log_loss": validation_log_loss(NetworkAnswers(rule, validation), crops),
+        "chosen": figures | {name: getattr(rule.decision, name) for name in CHOSEN},
     }
 
 

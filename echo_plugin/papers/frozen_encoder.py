@@ -28,7 +28,8 @@ from echo_plugin.cine import Cine
 from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.folds import FoldAnswers, Published, measured_apart
 from echo_plugin.models.checkpoint import build_view_classifier, load_state
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, prepare_frames, prepare_whole
 from echo_plugin.training.loop import Recipe, lower_precision, move_to_device, run_epochs
 from echo_plugin.training.options import ViewOptions

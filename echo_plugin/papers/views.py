@@ -25,7 +25,6 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from echo_plugin.anatomy import NED_12, View
-from echo_plugin.answer.views import LearnedTimes, times_of
 from echo_plugin.durable import write_atomically
 from echo_plugin.errors import ModelMismatchError, TrainingDataError
 from echo_plugin.evaluate.folds import (
@@ -45,8 +44,9 @@ from echo_plugin.evaluate.folds import (
 from echo_plugin.evaluate.views import view_metrics
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.models.checkpoint import config_from_card, load_published
-from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.model_card import LearnedTimes, ViewDecision
+from echo_plugin.models.checkpoint import load_published
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.papers.frozen_encoder import EmbeddedFrames, embed_frames, joining_answers, learn_joining
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, digest_of, open_labelled_folder
@@ -217,7 +217,7 @@ class Material:
 
         Without one, the medians of all the cines: what a machine's frame rate is says nothing about a view.
         """
-        taught = None if self.begun is None else times_of(self.begun[0])
+        taught = None if self.begun is None else self.begun[0].decision_as(ViewDecision).times
         return taught or learned_times(self.labelled, self.cines)
 
     @cached_property
@@ -234,7 +234,7 @@ class Material:
         config = view_config(chosen, len(self.vocabulary))
         if self.begun is None:
             return config
-        taught = config_from_card(self.begun[0], ViewConfig)
+        taught = self.begun[0].network_as(ViewConfig)
         return dataclasses.replace(config, is_standardised=taught.is_standardised, border=taught.border)
 
     def table(self, config: ViewConfig, split: Split) -> ClipTable:
@@ -386,7 +386,7 @@ def _as_begun(options: ViewOptions, begun: Published | None) -> ViewOptions:
             image_size=options.image_size or usual.input_size_px,
         )
     card = begun[0]
-    taught = config_from_card(card, ViewConfig)
+    taught = card.network_as(ViewConfig)
     for word, asked, found in (
         ("--backbone", options.backbone, taught.backbone),
         ("--image-size", options.image_size, taught.input_size_px),

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from echo_plugin.answer.defect_rule import DefectRule, share_out
 from echo_plugin.answer.defects import choose_angle
 from echo_plugin.answer.preprocess import normalise
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.training.datasets import LabelledCine
 from echo_plugin.training.defect_crops import FIRST_FOCUS, DefectCrops, middle_of
 from echo_plugin.training.loop import lower_precision
@@ -37,25 +38,26 @@ class EmbeddedCrops:
     rows: tuple[tuple[int, ...], ...]
     cines: tuple[LabelledCine, ...]
 
-    def walls_of(self, model: DefectEmbedder, number: int) -> tuple[Tensor, Tensor]:
+    def walls_of(self, rule: DefectRule, number: int) -> tuple[Tensor, Tensor]:
         """Return (M, D) the walls of one cine and (M, K) what each can show, as predictions join its crops."""
         rows = list(self.rows[number])
         walls = [self.walls[row] for row in rows]
-        device = model.centres.device
+        device = rule.embedder.centres.device
         own, shown = self.embeddings[rows].to(device), self.shown[rows].to(device)
-        return model.pool_walls(own, torch.ones(len(rows), device=device), shown, walls)
+        return rule.pool_walls(own, torch.ones(len(rows), device=device), shown, walls)
 
-    def of_cines(self, model: DefectEmbedder) -> Tensor:
-        """Return (C, D), as predictions join the walls of each."""
-        every = [model.pool_cine(*self.walls_of(model, number)) for number in range(len(self.cines))]
-        return torch.cat(every).cpu()
+    def of_cines(self, rule: DefectRule) -> tuple[Tensor, Tensor]:
+        """Return (C, D) embeddings and (C, K) logits, as predictions join the walls of each cine."""
+        every = [rule.pool_cine(*self.walls_of(rule, number)) for number in range(len(self.cines))]
+        embeddings, logits = zip(*every, strict=True)
+        return torch.cat(embeddings).cpu(), torch.cat(logits).cpu()
 
-    def of_patients(self, model: DefectEmbedder, patients: Sequence[str]) -> Tensor:
-        """Return (P, K) the class probabilities of patients: their cines joined, as ``patient_defect`` joins them."""
-        walls = [self.walls_of(model, number) for number in range(len(self.cines))]
+    def of_patients(self, rule: DefectRule, patients: Sequence[str]) -> Tensor:
+        """Return (P, K) the class probabilities of patients: their cines joined as ``combine_cines`` joins them."""
+        walls = [self.walls_of(rule, number) for number in range(len(self.cines))]
         owners = [patients.index(cine.patient_id) for cine in self.cines]
-        said = [model.evidence(*pair).sum(dim=0) for pair in walls]
-        sums = torch.zeros(len(patients), model.config.classes, dtype=torch.float64)
+        said = [rule.evidence(*pair).sum(dim=0) for pair in walls]
+        sums = torch.zeros(len(patients), rule.embedder.config.classes, dtype=torch.float64)
         sums.index_add_(0, torch.tensor(owners), torch.stack(said).cpu())
         return sums.softmax(dim=1)
 
@@ -81,65 +83,57 @@ def embed_crops(
 
 @torch.no_grad()
 def calibrate(
-    model: DefectEmbedder, embedded: EmbeddedCrops, truth: Tensor, patients: Sequence[str], patient_truth: Tensor
-) -> tuple[EmbedderConfig, dict[str, float]]:
-    """Give the model, on the CPU, its attention and temperatures; return the config and what the card says of them.
+    rule: DefectRule, embedded: EmbeddedCrops, truth: Tensor, patients: Sequence[str], patient_truth: Tensor
+) -> tuple[DefectRule, dict[str, float]]:
+    """Return the rule, its model on the CPU, with attention and temperatures, and figures of them for the card.
 
     ``truth`` (C,) : class ids; -1: cannot be seen in that cine. ``patient_truth`` (P,) of ``patients``.
     """
-    own, seen = model.config, torch.where(truth >= 0)[0]
-    is_enough = len(patients) >= FEWEST_PATIENTS
+    seen, is_enough = torch.where(truth >= 0)[0], len(patients) >= FEWEST_PATIENTS
     tried = [
-        dataclasses.replace(own, frame_focus=frames, focus=walls)
+        decided(rule, frame_focus=frames, focus=walls)
         for frames in FOCUS
         for walls in FOCUS
         if is_enough or (frames, walls) == (0.0, FIRST_FOCUS)
     ]
     temperatures, losses = [], []
-    for config in tried:
-        model.config = config
-        logits = model.logits(embedded.of_cines(model)[seen])
+    for one in tried:
+        logits = embedded.of_cines(one)[1][seen]
         temperatures.append(fit_temperature(logits, truth[seen]))
         losses.append(float(cross_entropy(logits.double() / temperatures[-1], truth[seen])))
     best = int(np.argmin(losses))
-    model.config = dataclasses.replace(tried[best], temperature=temperatures[best])
-    model.config = calibrate_patients(model, embedded, patients, patient_truth)
-    figures = {"validation_log_loss_attention": min(losses)}
-    if is_enough:
-        figures["validation_log_loss_mean"] = losses[0]
-    return model.config, figures
+    chosen = decided(tried[best], temperature=temperatures[best])
+    figures = {"log_loss_attention": min(losses)} | ({"log_loss_mean": losses[0]} if is_enough else {})
+    return calibrate_patients(chosen, embedded, patients, patient_truth), figures
+
+
+def decided(rule: DefectRule, **changes: Any) -> DefectRule:
+    """Return a rule with other numbers of its decision."""
+    return dataclasses.replace(rule, decision=dataclasses.replace(rule.decision, **changes))
 
 
 @torch.no_grad()
-def calibrate_patients(
-    model: DefectEmbedder, embedded: EmbeddedCrops, patients: Sequence[str], truth: Tensor
-) -> EmbedderConfig:
-    """Return the config with the temperature and biases of least log loss over ``patients`` with (P,) class ids.
+def calibrate_patients(rule: DefectRule, embedded: EmbeddedCrops, patients: Sequence[str], truth: Tensor) -> DefectRule:
+    """Return the rule with the temperature and biases of least log loss over ``patients`` with (P,) class ids.
 
     Every class weighs as much, whatever chance put among the validation patients. The numbers are drawn towards 1 and
     0 as a normal distribution of ``PRIOR`` would, since validation patients are few.
     """
-    config = model.config
-    neutral = dataclasses.replace(config, patient_temperature=1.0, evidence_bias=(), shown_share=())
-    model.config = neutral  # then evidence is the plain ratio of logits
-    walls = [model.evidence(*embedded.walls_of(model, number)).cpu() for number in range(len(embedded.cines))]
-    model.config = config
+    classes, share = rule.embedder.config.classes, rule.decision.shown_share
+    walls = [embedded.walls_of(rule, number) for number in range(len(embedded.cines))]
     owners = torch.tensor(
-        [patients.index(cine.patient_id) for cine, own in zip(embedded.cines, walls, strict=True) for _ in own]
+        [patients.index(cine.patient_id) for cine, (own, _) in zip(embedded.cines, walls, strict=True) for _ in own]
     )
-    ratio = torch.cat(walls)
-    is_about = ratio != 0
-    share = ratio.new_tensor(config.shown_share or 1.0)
-    hidden = (1 - share).clamp_min(1e-12).log()
-    weights = torch.bincount(truth, minlength=config.classes).double().clamp_min(1).reciprocal()
-    free = torch.zeros(1 + config.classes, dtype=torch.float64, requires_grad=True)  # log temperature, biases
+    ratio = torch.cat([rule.likelihood_ratios(pooled).cpu() for pooled, _ in walls])
+    is_about = torch.cat([rule.is_about(shown).cpu() for _, shown in walls])
+    weights = torch.bincount(truth, minlength=classes).double().clamp_min(1).reciprocal()
+    free = torch.zeros(1 + classes, dtype=torch.float64, requires_grad=True)  # log temperature, biases
     optimiser: Any = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        scaled = ratio / free[0].exp() + free[1:]
-        said = torch.logaddexp(hidden.expand_as(scaled), share.log() + scaled).masked_fill(~is_about, 0.0)
-        sums = torch.zeros(len(patients), config.classes, dtype=torch.float64).index_add(0, owners, said)
+        said = share_out(ratio / free[0].exp() + free[1:], share).masked_fill(~is_about, 0.0)
+        sums = torch.zeros(len(patients), classes, dtype=torch.float64).index_add(0, owners, said)
         value: Tensor = cross_entropy(sums, truth, weight=weights) + (free / PRIOR).square().sum() / (2 * len(patients))
         torch.autograd.backward(value)
         return value
@@ -148,15 +142,15 @@ def calibrate_patients(
         optimiser.step(loss)
     found = free.detach()
     biases = tuple(round(value, 4) for value in found[1:].tolist())
-    return dataclasses.replace(config, patient_temperature=float(found[0].exp()), evidence_bias=biases)
+    return decided(rule, patient_temperature=float(found[0].exp()), evidence_bias=biases)
 
 
 @torch.no_grad()
-def choose_abstention(model: DefectEmbedder, embedded: EmbeddedCrops, truth: Tensor) -> tuple[float, float, float]:
+def choose_abstention(rule: DefectRule, embedded: EmbeddedCrops, truth: Tensor) -> tuple[float, float, float]:
     """Return the angle beyond which a cine gets no answer, deg, and the coverage and accuracy it has on these cines."""
-    embeddings = embedded.of_cines(model)
-    angles = model.angles(embeddings).amin(dim=1).rad2deg().double().numpy()
-    is_right = (model.logits(embeddings).argmax(dim=1) == truth).numpy()
+    embeddings, logits = embedded.of_cines(rule)
+    angles = rule.embedder.angles(embeddings).amin(dim=1).rad2deg().double().numpy()
+    is_right = (logits.argmax(dim=1) == truth).numpy()
     known = (truth >= 0).numpy()
     limit = choose_angle(angles[known], is_right[known])
     answered = angles[known] <= limit

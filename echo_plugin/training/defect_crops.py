@@ -22,12 +22,12 @@ from torch import Tensor
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum
 from echo_plugin.annotations import SeptalBox
-from echo_plugin.answer.defects import UNION, WALLS, can_show, choose_crops, cut_crops, imaged_septa
+from echo_plugin.answer.defects import can_show, choose_crops, cut_crops, imaged_septa
 from echo_plugin.answer.preprocess import CONTEXT_MARGIN, best_boxes
 from echo_plugin.cine import Cine
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
-from echo_plugin.models.defect_embedder import EmbedderConfig
+from echo_plugin.network_config import UNION, WALLS, EmbedderConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import (
     LabelledCine,
@@ -226,16 +226,19 @@ class DefectRecipe:
     frames_per_cine: int = 8
     head_steps: int = 0
     """Batches in which the head is learned anew on what the backbone has learned (``defect_head``); 0: it is not."""
+    focus: float = 0.0
+    """Of the decision, before validation patients choose it."""
 
 
 OURS = DefectRecipe(
-    EmbedderConfig(input_size_px=128, margin_rad=0.1, is_standardised=True, cropping=WALLS, focus=FIRST_FOCUS),
+    EmbedderConfig(input_size_px=128, margin_rad=0.1, is_standardised=True, cropping=WALLS),
     epochs=30,
     learning_rate=5e-4,
     optimiser="adamw",
     weight_decay=0.05,
     average_decay=0.995,
     head_steps=500,
+    focus=FIRST_FOCUS,
 )
 """Crops of one wall each, small: on 100 phantom children 5 epochs tell ASD better than crops of both septa twice as
 large do (the figures are in the message of the commit that brought them). m and s: of a sweep on

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,18 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from echo_plugin.anatomy import Defect
-from echo_plugin.answer.defects import ANGLE_KEY
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.answer.preprocess import CONTEXT_MARGIN, normalise
 from echo_plugin.answer.runtime import choose_device
 from echo_plugin.measure.classes import Cohort, classification_metrics
-from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.model_card import DefectDecision, Metric, ModelCard
 from echo_plugin.models.backbones import face_file
 from echo_plugin.models.checkpoint import DEFECT_EMBEDDER
 from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import CROP_MOTION, centre_affines, change_appearance, compose, random_affines, warp
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention, embed_crops
+from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, choose_abstention, decided, embed_crops
 from echo_plugin.training.defect_crops import (
     DefectCrops,
     DefectRecipe,
@@ -61,13 +62,16 @@ from echo_plugin.training.splits import patient_defects
 from echo_plugin.training.start import Start, begun_training, known_classes, load_start
 
 
-def choose_on_validation(model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops) -> dict[str, float]:
-    """Let validation patients choose attention, temperatures and when to abstain; return what the card adds of it."""
-    truth = crops.truths(embedded.cines, model.config.cropping)
+def choose_on_validation(
+    rule: DefectRule, embedded: EmbeddedCrops, crops: DefectCrops
+) -> tuple[DefectRule, dict[str, float]]:
+    """Return the rule with attention, temperatures and when to abstain, and figures of that on validation patients."""
+    truth = crops.truths(embedded.cines, rule.embedder.config.cropping)
     patients, patient_truth = patients_of(embedded.cines, crops)
-    _, figures = calibrate(model, embedded, truth, patients, patient_truth)
-    limit, coverage, accuracy = choose_abstention(model, embedded, truth)
-    return figures | {ANGLE_KEY: limit, "validation_coverage": coverage, "validation_accuracy_answered": accuracy}
+    rule, figures = calibrate(rule, embedded, truth, patients, patient_truth)
+    limit, coverage, accuracy = choose_abstention(rule, embedded, truth)
+    figures |= {"coverage": coverage, "accuracy_answered": accuracy}
+    return decided(rule, abstain_angle_deg=limit), figures
 
 
 def patients_of(cines: Sequence[LabelledCine], crops: DefectCrops) -> tuple[list[str], Tensor]:
@@ -85,21 +89,21 @@ def majority_class(crops: DefectCrops, cines: Sequence[LabelledCine]) -> int:
 
 @torch.no_grad()
 def measure_on_test(
-    model: DefectEmbedder, embedded: EmbeddedCrops, crops: DefectCrops, majority: int, split: str, seed: int
+    rule: DefectRule, embedded: EmbeddedCrops, crops: DefectCrops, majority: int, split: str, seed: int
 ) -> dict[str, Metric]:
     """Return the figures by cine, of those in which the wall in question is to be seen, and by patient."""
     classes = [defect.value for defect in crops.classes]
-    truth = crops.truths(embedded.cines, model.config.cropping)
+    truth = crops.truths(embedded.cines, rule.embedder.config.cropping)
     known = torch.where(truth >= 0)[0]
     patients, patient_truth = patients_of(embedded.cines, crops)
-    by_patient = embedded.of_patients(model, patients).numpy()
+    by_patient = embedded.of_patients(rule, patients).numpy()
     alone = classification_metrics(
         Cohort(tuple(patients), split, seed), patient_truth.numpy(), by_patient, classes=classes, majority_id=majority
     )
     metrics = {f"{name} (patients)": metric for name, metric in alone.items()}
     if len(known):
         owners = tuple(embedded.cines[number].patient_id for number in known.tolist())
-        probabilities = model.probabilities(embedded.of_cines(model)[known]).double().numpy()
+        probabilities = rule.probabilities(embedded.of_cines(rule)[1][known]).double().numpy()
         metrics |= classification_metrics(
             Cohort(owners, split, seed), truth[known].numpy(), probabilities, classes=classes, majority_id=majority
         )
@@ -214,20 +218,21 @@ def _train(
     cropping = recipe.network.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, cropping)]
     classes = defect_classes(cines, known)
-    config = dataclasses.replace(recipe.network, classes=len(classes), normal_id=classes.index(Defect.NORMAL))
+    config = dataclasses.replace(recipe.network, classes=len(classes))
     model = DefectEmbedder(config)
     start = load_beginning(model, models, options, [defect.value for defect in classes])
     origin = origin_of(cines, labelled, start, models, options.seed)
     crops, parts = _prepared(origin, recipe, known, options, progress)
     move_to_device(model, choose_device(options.device))
     kept = state_path(models, DEFECT_EMBEDDER), data_key(cines, origin.split, options, (config, classes))
-    learned = learn_defects(model, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
-    learned = with_new_head(model, crops, parts, learned, recipe, options, known)
+    rule = beginning_rule(model, crops, parts["train"], recipe)
+    learned = learn_defects(rule, crops, parts, optimisation(recipe, start, options), options, on_epoch, kept)
+    learned = with_new_head(rule, crops, parts, learned, recipe, options, known)
     embedded = {part: embed_crops(model, crops, parts[part]) for part in ("validation", "test")}
     model.float().cpu()
-    chosen = choose_on_validation(model, embedded["validation"], crops)
+    rule, figures = choose_on_validation(rule, embedded["validation"], crops)
     majority = majority_class(crops, parts["train"])
-    metrics = measure_on_test(model, embedded["test"], crops, majority, words_for_test(labelled), options.seed)
+    metrics = measure_on_test(rule, embedded["test"], crops, majority, words_for_test(labelled), options.seed)
     card = build_card(
         origin,
         learned,
@@ -237,14 +242,10 @@ def _train(
         task="classification",
         architecture=f"{config.backbone}, {config.embedding_size}-d embedding, {config.head}",
         classes=tuple(defect.value for defect in classes),
-        config=dataclasses.asdict(model.config)
-        | chosen
-        | {
-            "context_margin": CONTEXT_MARGIN,
-            "majority_id": majority,
-            "validation_measure": learned.best_metric,
-            "epochs": learned.epochs,
-        },
+        network=model.config,
+        decision=rule.decision,
+        majority_id=majority,
+        validation={"measure": learned.best_metric, **figures},
         metrics=metrics,
     )
     return publish_learned(models, learned, card)
@@ -278,8 +279,17 @@ def load_beginning(model: DefectEmbedder, models: Path, options: DefectOptions, 
     return load_start(model, DEFECT_EMBEDDER, models, options, classes)
 
 
+def beginning_rule(
+    model: DefectEmbedder, crops: DefectCrops, taught: Sequence[LabelledCine], recipe: DefectRecipe
+) -> DefectRule:
+    """Return the rule before validation patients have chosen: what training labels, of ``taught``, say of it."""
+    shares = shown_shares(crops, taught)
+    decision = DefectDecision(focus=recipe.focus, shown_share=shares, context_margin=CONTEXT_MARGIN)
+    return DefectRule(model, decision, crops.classes.index(Defect.NORMAL))
+
+
 def learn_defects(
-    model: DefectEmbedder,
+    rule: DefectRule,
     crops: DefectCrops,
     parts: dict[str, list[LabelledCine]],
     recipe: Recipe,
@@ -287,18 +297,23 @@ def learn_defects(
     on_epoch: OnEpoch | None,
     kept: tuple[Path, str] | None,
 ) -> Learned:
-    """Train ``model`` on the crops of the training cines; ``kept`` : where its state is kept, and what it is of."""
+    """Train the network of ``rule`` on the crops of the training cines.
+
+    ``kept`` : where its state is kept, and what it is of.
+    """
     items = crops.frames.of(parts["train"])
     items = items[crops.is_example[items]]
-    truth = crops.truths(parts["validation"], model.config.cropping)
+    truth = crops.truths(parts["validation"], rule.embedder.config.cropping)
     weight = 0.0 if options.recipe == "paper" else 0.1
     batch_size = options.batch_size or chosen_recipe(options).batch_size
     return run_epochs(
-        model,
+        rule.embedder,
         recipe,
         batches=lambda g: balanced_batches(items, crops.cells[items], batch_size, g, power=1.0),
         loss=lambda m, chosen, g: _loss(m, crops.frames.pixels[chosen], crops.labels[chosen], g),
-        validate=lambda m: _validate(m, crops, parts["validation"], truth, log_loss_weight=weight),
+        validate=lambda m: _validate(
+            replace(rule, embedder=m), crops, parts["validation"], truth, log_loss_weight=weight
+        ),
         seed=options.seed,
         on_epoch=on_epoch,
         should_stop=options.should_stop,
@@ -309,7 +324,7 @@ def learn_defects(
 
 
 def with_new_head(
-    model: DefectEmbedder,
+    rule: DefectRule,
     crops: DefectCrops,
     parts: dict[str, list[LabelledCine]],
     learned: Learned,
@@ -317,11 +332,11 @@ def with_new_head(
     options: DefectOptions,
     known: Sequence[str] = (),
 ) -> Learned:
-    """Learn the head anew where the recipe wants it, and return what is then learned; sets what training labels say.
+    """Learn the head anew where the recipe wants it, and return what is then learned.
 
     A head that knows a class (``known``) of which no training cine is an example is kept: no other would know it.
     """
-    model.config = dataclasses.replace(model.config, shown_share=shown_shares(crops, parts["train"]))
+    model = rule.embedder
     items = crops.frames.of(parts["train"])
     taught = {crops.classes[label].value for label in crops.labels[items[crops.is_example[items]]].tolist()}
     if not recipe.head_steps or set(known) - taught:
@@ -333,7 +348,7 @@ def with_new_head(
         items[crops.is_example[items]],
         steps=recipe.head_steps,
         seed=options.seed,
-        validate=lambda m: _validate(m, crops, parts["validation"], truth, log_loss_weight=0.1),
+        validate=lambda m: _validate(replace(rule, embedder=m), crops, parts["validation"], truth, 0.1),
     )
     state = as_published(model.state_dict())
     model.load_state_dict(state)
@@ -357,15 +372,15 @@ def _loss(model: DefectEmbedder, wide: Tensor, labels: Tensor, generator: torch.
 
 @torch.no_grad()
 def _validate(
-    model: DefectEmbedder, crops: DefectCrops, cines: Sequence[LabelledCine], truth: Tensor, *, log_loss_weight: float
+    rule: DefectRule, crops: DefectCrops, cines: Sequence[LabelledCine], truth: Tensor, log_loss_weight: float
 ) -> float:
     """Return balanced accuracy less a tenth of the log loss, which moves where few cines leave the accuracy still.
 
     The paper has the accuracy alone (``log_loss_weight`` 0).
     """
-    embedded = embed_crops(model, crops, cines)
+    embedded = embed_crops(rule.embedder, crops, cines)
     known = truth >= 0
-    probabilities = model.probabilities(embedded.of_cines(model).to(model.centres.device)).cpu()[known]
+    probabilities = rule.probabilities(embedded.of_cines(rule)[1])[known]
     labels = truth[known]
     right = (probabilities.argmax(dim=1) == labels).float()
     log_loss = -probabilities[torch.arange(len(labels)), labels].clamp_min(1e-6).log().mean()

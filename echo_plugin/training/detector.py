@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from echo_plugin.answer.runtime import choose_device
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.boxes import FrameBoxes, average_precision, constant_boxes, detection_metrics, matched_boxes
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.model_card import DetectorDecision, Metric, ModelCard
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.network_config import DetectorConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import change_appearance, move_boxes, random_affines, spoil, visible_boxes, warp
 from echo_plugin.training.datasets import (
@@ -172,16 +172,13 @@ def _train(
         task="detection",
         architecture=f"RetinaNet, {model.config.backbone} FPN",
         classes=tuple(septum.value for septum in DETECTED_SEPTA),
-        config=dataclasses.asdict(model.config)
-        | {
-            "anchor_shapes": list(model.config.anchor_shapes),
-            "recipe": options.recipe,
-            "constant_boxes": [float(x) for x in np.nan_to_num(medians / model.config.input_size_px, nan=-1).ravel()],
-            "operating_score": operating_score(model, frames, items["validation"]),
-            "validation_AP": learned.best_metric,
-            "epochs": learned.epochs,
-            "training_frames": len(items["train"]),
-        },
+        network=model.config,
+        decision=DetectorDecision(operating_score(model, frames, items["validation"])),
+        constant_boxes=tuple(
+            tuple(box.tolist()) if np.isfinite(box).all() else None for box in medians / model.config.input_size_px
+        ),
+        validation={"AP": learned.best_metric},
+        frames=len(items["train"]),
         metrics=metrics,
     )
     return publish_learned(models, learned, card)

@@ -22,7 +22,7 @@ from torch import Tensor
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
-from echo_plugin.models.septal_detector import ANCHOR_RATIOS, ANCHOR_SIDES, ANCHORS_PER_LEVEL, STRIDES_PX
+from echo_plugin.network_config import ANCHOR_RATIOS, ANCHOR_SIDES, ANCHORS_PER_LEVEL, STRIDES_PX, DetectorConfig
 from echo_plugin.training.augment import DETECTOR_MOTION, Motion, move_boxes, random_affines, visible_boxes
 from echo_plugin.training.datasets import PreparedFrames, boxes_of
 from echo_plugin.training.loop import Recipe, balanced_batches, shuffled_batches
@@ -227,9 +227,9 @@ def anchors_for(
     Few boxes leave a detector of the fixed family as it is: they could not teach it other anchors.
     """
     own = start.card if start.card is not None and start.card.name == SEPTAL_DETECTOR else None
-    known = own.config.get("anchor_shapes") if own is not None else None
-    if isinstance(known, list) and known:
-        return tuple(known)
+    known = own.network_as(DetectorConfig).anchor_shapes if own is not None else ()
+    if known:
+        return known
     boxes = moved_boxes(frames, items, recipe, seed)
     if own is not None and len(boxes) < MOVED_COPIES * REFITTED_FROM:
         return ()

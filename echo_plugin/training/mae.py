@@ -6,12 +6,10 @@ What it sees and draws is shown as pictures for a person to judge.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +22,10 @@ from echo_plugin.cine import ByteArray
 from echo_plugin.durable import write_atomically
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.model_card import Metric, ModelCard, Training
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER
-from echo_plugin.models.masked_autoencoder import Drawn, MaeConfig, MaskedAutoencoder, from_patches, to_patches
+from echo_plugin.models.masked_autoencoder import Drawn, MaskedAutoencoder, from_patches, to_patches
+from echo_plugin.network_config import MaeConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import Motion, random_affines, warp
 from echo_plugin.training.datasets import digest_of
@@ -44,12 +43,11 @@ from echo_plugin.training.mae_frames import (
 from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch
 from echo_plugin.training.processes import first_process_first, is_first
 from echo_plugin.training.provenance import (
-    fingerprints,
+    cohort_of,
     known_parts,
     nameless_limits,
     next_version,
     publish_learned,
-    training_data,
 )
 from echo_plugin.training.splits import Split, split_by_patient
 from echo_plugin.training.start import Start, begun_training, load_start
@@ -241,13 +239,23 @@ def _train(
         task="pretraining",
         architecture=f"masked autoencoder, {config.backbone}",
         classes=("pixels",),
-        input_size_px=config.input_size_px,
-        config=_card_config(model, learned, cines, split) | fingerprints(split, start, cines_key(cines)),
-        training_data=training_data(provenance, len(cines), cines_key(cines), split, start),
+        network=model.config,
+        cohort=cohort_of(
+            provenance,
+            len(cines),
+            cines_key(cines),
+            split,
+            start,
+            files_without_patient=sum(cine.is_nameless for cine in cines),
+        ),
         metrics=metrics,
-        command=options.command,
-        wall_time_s=round(learned.wall_time_s, 1),
-        seed=options.seed,
+        training=Training(
+            command=options.command,
+            wall_time_s=round(learned.wall_time_s, 1),
+            seed=options.seed,
+            epochs=learned.epochs,
+            validation={} if math.isnan(learned.best_metric) else {"error": -learned.best_metric},
+        ),
         licence=start.licence,
         limits=LIMITS + nameless_limits(start, has_nameless=any(cine.is_nameless for cine in cines)),
     )
@@ -271,19 +279,6 @@ def _prepared(
         msg = f"None of the {len(cines)} cines is there to learn from; the others' patients are kept for measuring."
         raise TrainingDataError(msg)
     return frames, parts
-
-
-def _card_config(
-    model: MaskedAutoencoder, learned: Learned, cines: Sequence[UnlabelledCine], split: Split
-) -> dict[str, Any]:
-    """Return what the card says of the network, and of what and how long it learned."""
-    has_validation = not math.isnan(learned.best_metric)
-    return (
-        dataclasses.asdict(model.config)
-        | {"epochs": learned.epochs, "split_digest": split.digest}
-        | {"files_without_patient": sum(cine.is_nameless for cine in cines)}
-        | ({"validation_error": -learned.best_metric} if has_validation else {})
-    )
 
 
 def learn_mae(

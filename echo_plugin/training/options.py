@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES
-from echo_plugin.model_card import SAMPLINGS, TEMPORAL_HEADS
+from echo_plugin.network_config import SAMPLINGS, TEMPORAL_HEADS
 
 STARTS = ("starter", "views", "scratch", "imagenet", "mae")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt")

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,11 +20,12 @@ import torch
 from echo_plugin.answer.runtime import TRAIN_COMMANDS
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.patients_file import PATIENTS_FILE, read_parts
-from echo_plugin.model_card import STARTERS, Metric, ModelCard, TrainingData, load_card
+from echo_plugin.model_card import STARTERS, Decision, Metric, ModelCard, Training, TrainingCohort, load_card
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, publish
+from echo_plugin.network_config import NetworkConfig
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, cines_digest, digest_of, phantom_command
 from echo_plugin.training.loop import Learned, forget_states
-from echo_plugin.training.options import TrainOptions
+from echo_plugin.training.options import TrainOptions, ViewOptions
 from echo_plugin.training.processes import broadcast, is_first
 from echo_plugin.training.splits import PARTS, Split, patient_fingerprints, recognised_patients, split_by_patient
 from echo_plugin.training.start import Start
@@ -122,15 +123,13 @@ def known_parts(patients: Sequence[str], fixed: Mapping[str, str], start: Start,
 
 def names_its_patients(card: ModelCard) -> bool:
     """Whether a card lists whom its model learned from; one that does not can be held against nobody."""
-    return isinstance(card.config.get("patient_salt"), str) and all(f"patients_{part}" in card.config for part in PARTS)
+    return bool(card.cohort.salt)
 
 
 def known_patients(card: ModelCard, patients: Sequence[str]) -> dict[str, str]:
     """Return, by patient, the part in which a card has it."""
-    lists = {part: card.config.get(f"patients_{part}", []) for part in PARTS}
-    numbers = {part: [int(n) for n in entry] for part, entry in lists.items() if isinstance(entry, list)}
-    salt = card.config.get("patient_salt")
-    return recognised_patients(patients, numbers, salt=salt) if isinstance(salt, str) else {}
+    numbers = {part: getattr(card.cohort, part) for part in PARTS}
+    return recognised_patients(patients, numbers, salt=card.cohort.salt) if names_its_patients(card) else {}
 
 
 def seen_patients(card: ModelCard, patients: Iterable[str]) -> frozenset[str]:
@@ -142,19 +141,34 @@ def seen_patients(card: ModelCard, patients: Iterable[str]) -> frozenset[str]:
     return frozenset(patient for patient, part in known.items() if part != "test")
 
 
-def fingerprints(split: Split, start: Start, digest: str) -> dict[str, str | list[int]]:
-    """Return the salt and the fingerprints of each part, with those of the start: what it saw stays seen."""
-    before = start.card.config if start.card else {}
-    salt = before.get("patient_salt")
-    if not isinstance(salt, str):
-        salt = hashlib.sha256(f"{digest}{split.digest}".encode()).hexdigest()[:16]
-    lists: dict[str, str | list[int]] = {"patient_salt": salt}
-    for part in PARTS:
-        earlier = before.get(f"patients_{part}", [])
-        numbers = set(patient_fingerprints(getattr(split, part), salt=salt))
-        numbers |= {int(n) for n in earlier} if isinstance(earlier, list) else set()
-        lists[f"patients_{part}"] = sorted(numbers)
-    return lists
+def cohort_of(
+    provenance: str, cines: int, digest: str, split: Split, start: Start, *, files_without_patient: int = 0
+) -> TrainingCohort:
+    """Return what a card says of whom a model learned from; the patients of its start stay in their parts.
+
+    ``provenance`` : of so many ``cines``, whose digest is ``digest``.
+    """
+    before = start.card.cohort if start.card else TrainingCohort("", 0, 0, "")
+    salt = before.salt or hashlib.sha256(f"{digest}{split.digest}".encode()).hexdigest()[:16]
+    train, validation, test = (
+        tuple(sorted({*patient_fingerprints(getattr(split, part), salt=salt), *getattr(before, part)}))
+        for part in PARTS
+    )
+    return TrainingCohort(
+        provenance,
+        sum(split.sizes.values()),
+        cines,
+        digest,
+        split.sizes,
+        begun_with=start.words,
+        earlier=tuple(dict.fromkeys(w for w in (before.provenance, *before.earlier) if w not in ("", provenance))),
+        salt=salt,
+        train=train,
+        validation=validation,
+        test=test,
+        split_digest=split.digest,
+        files_without_patient=files_without_patient,
+    )
 
 
 def nameless_limits(start: Start, *, has_nameless: bool = False) -> str:
@@ -193,41 +207,43 @@ def build_card(
     task: str,
     architecture: str,
     classes: tuple[str, ...],
-    config: Mapping[str, float | int | str | bool | list[float] | list[int]],
+    network: NetworkConfig,
+    decision: Decision,
     metrics: Mapping[str, Metric],
+    validation: Mapping[str, float],
+    frames: int | None = None,
+    majority_id: int | None = None,
+    constant_boxes: tuple[tuple[float, ...] | None, ...] = (),
 ) -> ModelCard:
-    """Return the card of a model of labelled cines to be published to ``models``; ``config`` has ``input_size_px``."""
+    """Return the card of a model of labelled cines to be published to ``models``; NaN of ``validation`` is left out."""
     labelled, split, start = origin.labelled, origin.split, origin.start
-    data = training_data(labelled.provenance, len(origin.cines), cines_digest(origin.cines), split, start)
-    size, seen = config["input_size_px"], fingerprints(split, start, data.digest)
+    cohort = cohort_of(labelled.provenance, len(origin.cines), cines_digest(origin.cines), split, start)
     return ModelCard(
         name=name,
         version=next_version(start, name, models),
         task=task,
         architecture=architecture,
         classes=classes,
-        input_size_px=int(size) if isinstance(size, int | float) else 0,
-        config={
-            **{k: v for k, v in config.items() if v == v},
-            **seen,
-            "split_digest": split.digest,
-        },
-        training_data=data,
+        network=network,
+        decision=decision,
+        cohort=replace(cohort, majority_id=majority_id, constant_boxes=constant_boxes),
+        training=Training(
+            command=_commands(name, labelled, options, learned),
+            wall_time_s=round(learned.wall_time_s, 1),
+            seed=options.seed,
+            recipe=options.recipe,
+            mirror=isinstance(options, ViewOptions) and options.mirror,
+            epochs=learned.epochs,
+            frames=frames,
+            validation={key: value for key, value in validation.items() if math.isfinite(value)},
+        ),
         metrics={key: metric for key, metric in metrics.items() if math.isfinite(metric.value)},
-        command=_commands(name, labelled, options, learned),
-        wall_time_s=round(learned.wall_time_s, 1),
-        seed=options.seed,
         licence=start.licence,
         limits=(PHANTOM_LIMITS if labelled.is_phantom else FEW_LIMITS)
         + GREY_LIMITS
         + ("" if metrics else UNMEASURED_LIMITS)
         + nameless_limits(start),
     )
-
-
-def training_data(provenance: str, cines: int, digest: str, split: Split, start: Start) -> TrainingData:
-    """Return what a card says of so many ``cines``: their provenance, with that of the start, and who is on them."""
-    return TrainingData(provenance + start.words, sum(split.sizes.values()), cines, digest, split.sizes)
 
 
 def _commands(name: str, labelled: LabelledFolder, options: TrainOptions, learned: Learned) -> str:

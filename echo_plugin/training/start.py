@@ -40,6 +40,7 @@ from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.septal_detector import SeptalDetector
 from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import LICENCE, load_vit, say_licence
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.loop import lock_path
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.processes import broadcast, is_first
@@ -127,7 +128,7 @@ def with_network_of_start(options: Options, name: str, models: Path) -> Options:
     if (card.name, name) == (MASKED_AUTOENCODER, VIEW_CLASSIFIER):
         return dataclasses.replace(
             options,
-            backbone=options.backbone or str(card.config["backbone"]),
+            backbone=options.backbone or card.network.backbone,
             image_size=options.image_size or card.input_size_px,
         )
     if card.name != name or recipe_names_network(options, name):
@@ -164,9 +165,8 @@ def _as_taught(options: Options, card: ModelCard, folder: Path) -> Options:
 
 def _network_of(card: ModelCard) -> dict[str, Any]:
     """Return the network of a card in the words of the options."""
-    config = card.config
-    taught = {key: config[key] for key in ASKED_BY if key in config}
-    if taught.get("temporal") == "mean" and config.get("frames_per_clip") == 1:
+    taught = {key: getattr(card.network, key) for key in ASKED_BY if hasattr(card.network, key)}
+    if taught.get("temporal") == "mean" and taught["frames_per_clip"] == 1:
         taught["temporal"] = "image"
     vocabulary = vocabulary_name(card.classes)
     return taught | ({"vocabulary": vocabulary} if vocabulary else {})
@@ -265,10 +265,10 @@ class Start:
 
     @property
     def words(self) -> str:
-        """What is added to the provenance of a training's own data."""
+        """What they are called; "": there are none."""
         if self.card is not None:
-            return f", going on from {self.card.name} {self.card.version} ({self.card.trained_on})"
-        return f", going on from the body of {self.body}" if self.body else ""
+            return f"{self.card.name} {self.card.version}"
+        return f"the body of {self.body}" if self.body else ""
 
     def rate_for(self, name: str) -> float:
         """Return the part of the usual learning rate at which model ``name`` goes on: a fifth where it has learned.
@@ -389,14 +389,14 @@ def _see_as(model: nn.Module, card: ModelCard) -> None:
     """
     for key in ("head", "cropping", "temporal", "sampling", "frames_per_clip", "chunks"):
         wanted = getattr(model.config, key, None)
-        taught = card.config.get(key, wanted)
+        taught = getattr(card.network, key, wanted)
         if wanted is not None and taught != wanted:
             msg = f"Model {card.name}: its {key} is {taught!r}, not {wanted!r}; train from other weights."
             raise ModelMismatchError(msg)
-    contrast = bool(card.config.get("is_standardised", False))
+    contrast = card.network.is_standardised
     seen: dict[str, Any] = {"is_standardised": contrast}
-    if card.name == VIEW_CLASSIFIER:
-        seen["border"] = card.config.get("border", 0.0)
+    if isinstance(card.network, ViewConfig):
+        seen["border"] = card.network.border
     model.config = dataclasses.replace(model.config, **seen)  # type: ignore[type-var]
     if isinstance(model, SeptalDetector):
         model.backbone.is_standardised = contrast

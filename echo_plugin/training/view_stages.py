@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from echo_plugin.answer.preprocess import normalise
-from echo_plugin.answer.views import LearnedTimes, choose_clips
+from echo_plugin.answer.views import choose_clips
 from echo_plugin.cine import Cine
 from echo_plugin.geometry import FloatArray
+from echo_plugin.model_card import LearnedTimes
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.augment import VIEW_MOTION, change_appearance, compose, random_affines, uniform, warp
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, PreparedFrames, prepare_frames, prepare_whole

@@ -7,7 +7,6 @@ says of frames: how much its features hold before any fine-tuning.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -22,16 +21,17 @@ from torch import Tensor
 from echo_plugin.anatomy import VIEW_VOCABULARIES, View, vocabulary_name
 from echo_plugin.answer.preprocess import normalise
 from echo_plugin.answer.runtime import choose_device
-from echo_plugin.answer.views import OpenSetRule, choose_rule, cine_scores, rule_to_config
+from echo_plugin.answer.views import choose_rule, cine_scores
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import Cohort, classification_metrics
-from echo_plugin.model_card import Metric, ModelCard
+from echo_plugin.model_card import Metric, ModelCard, OpenSetRule, ViewDecision
 from echo_plugin.models.checkpoint import VIEW_CLASSIFIER
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.progress import Progress
 from echo_plugin.training.datasets import LabelledCine, LabelledFolder, open_labelled_folder
-from echo_plugin.training.loop import Learned, lower_precision, move_to_device, state_path
+from echo_plugin.training.loop import lower_precision, move_to_device, state_path
 from echo_plugin.training.options import OnEpoch, ViewOptions
 from echo_plugin.training.processes import first_process_first
 from echo_plugin.training.provenance import Origin, build_card, data_key, origin_of, publish_learned, words_for_test
@@ -185,7 +185,6 @@ def _train(
         probed = linear_probe_metrics(model, table, patients, words=words, seed=options.seed)
     learned = learn_views(model, table, options, is_going_on=is_going_on, kept=kept, on_epoch=on_epoch)
     metrics = _measure(model, table, classes, patients, words=words, seed=options.seed) | probed
-    rule = open_set_rule(model, table, classes, cines)
     card = build_card(
         origin,
         learned,
@@ -195,26 +194,13 @@ def _train(
         task="view",
         architecture=f"{config.backbone}, {config.temporal} of {config.frames_per_clip} {config.sampling} frames",
         classes=classes,
-        config=_config(model, table, learned, options)
-        | (choice.times.to_config() if choice.times else {})
-        | rule_to_config(rule),
+        network=model.config,
+        decision=ViewDecision(open_set_rule(model, table, classes, cines), choice.times),
+        majority_id=_majority(table, model.config.classes),
+        validation={"measure": learned.best_metric},
         metrics=metrics,
     )
     return publish_learned(models, learned, card)
-
-
-def _config(
-    model: ViewClassifier, table: ClipTable, learned: Learned, options: ViewOptions
-) -> dict[str, float | int | str | bool]:
-    """Return what a card's config says of the network and how it learned."""
-    return dataclasses.asdict(model.config) | {
-        "majority_id": _majority(table, model.config.classes),
-        "validation_measure": learned.best_metric,
-        "epochs": learned.epochs,
-        "answers_stills": True,
-        "recipe": options.recipe,
-        "mirror": options.mirror,
-    }
 
 
 def _origin(labelled: LabelledFolder, vocabulary: Sequence[View], start: Start, models: Path, seed: int) -> Origin:

@@ -40,7 +40,7 @@ def publish_another(tmp_path: Path, published_detector: Path) -> tuple[Path, Cal
 
     def publish_wider() -> None:
         card = load_card(models, SEPTAL_DETECTOR)
-        wider = replace(card, version="9", config={**card.config, "backbone": "mobilenet_v3_large"})
+        wider = replace(card, version="9", network=replace(card.network, backbone="mobilenet_v3_large"))
         publish(models, build_detector(wider).state_dict(), wider)
 
     return models, publish_wider

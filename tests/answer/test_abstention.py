@@ -10,7 +10,7 @@ from echo_plugin.anatomy import Septum, View
 from echo_plugin.annotations import ViewPrediction
 from echo_plugin.answer.defects import choose_angle, coverage_curve, reason_to_abstain
 
-CONFIG = {"abstain_angle_deg": 50.0}
+LIMIT_DEG = 50.0
 WALL = [Septum.INTERATRIAL]
 
 
@@ -19,16 +19,16 @@ def seen_as(view: View, probability: float) -> ViewPrediction:
 
 
 def test_a_card_without_a_threshold_always_answers() -> None:
-    assert reason_to_abstain({}, 170.0, WALL, seen_as(View.PLAX_LV, 0.9), is_whole_frame=True) is None
+    assert reason_to_abstain(None, 170.0, WALL, seen_as(View.PLAX_LV, 0.9), is_whole_frame=True) is None
 
 
 def test_whole_frames_get_no_answer() -> None:
-    assert reason_to_abstain(CONFIG, 10.0, [], None, is_whole_frame=True) == "no septum found"
+    assert reason_to_abstain(LIMIT_DEG, 10.0, [], None, is_whole_frame=True) == "no septum found"
 
 
 def test_what_is_unlike_every_class_gets_no_answer() -> None:
-    assert reason_to_abstain(CONFIG, 50.0, WALL, None, is_whole_frame=False) is None
-    reason = reason_to_abstain(CONFIG, 61.4, WALL, None, is_whole_frame=False)
+    assert reason_to_abstain(LIMIT_DEG, 50.0, WALL, None, is_whole_frame=False) is None
+    reason = reason_to_abstain(LIMIT_DEG, 61.4, WALL, None, is_whole_frame=False)
     assert reason == "unlike every class (61 deg from the nearest)"
 
 
@@ -44,7 +44,7 @@ def test_what_is_unlike_every_class_gets_no_answer() -> None:
     ],
 )
 def test_a_view_that_does_not_show_the_wall_gets_no_answer(view, probability, septa, reason) -> None:
-    assert reason_to_abstain(CONFIG, 10.0, septa, seen_as(view, probability), is_whole_frame=False) == reason
+    assert reason_to_abstain(LIMIT_DEG, 10.0, septa, seen_as(view, probability), is_whole_frame=False) == reason
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_a_view_that_does_not_show_the_wall_gets_no_answer(view, probability, se
 def test_a_cine_without_a_standard_view_gets_no_answer(is_standard: bool | None, reason: str | None) -> None:
     view = dataclasses.replace(seen_as(View.A4C, 0.6), is_standard=is_standard)
 
-    assert reason_to_abstain(CONFIG, 10.0, WALL, view, is_whole_frame=False) == reason
-    assert reason_to_abstain({}, 10.0, WALL, view, is_whole_frame=False) is None
+    assert reason_to_abstain(LIMIT_DEG, 10.0, WALL, view, is_whole_frame=False) == reason
+    assert reason_to_abstain(None, 10.0, WALL, view, is_whole_frame=False) is None
 
 
 def test_the_threshold_keeps_out_the_far_ones_that_are_wrong() -> None:

@@ -4,8 +4,8 @@ import pytest
 from scipy.special import logsumexp, softmax
 from scipy.stats import entropy
 
-from echo_plugin.answer.views import OpenSetRule, choose_rule, cine_scores, rule_of, rule_to_config, separation
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.answer.views import choose_rule, cine_scores, is_standard_view, separation
+from echo_plugin.model_card import OpenSetRule
 
 SIX = ["A4C", "A5C", "A2C", "PLAX-LV", "PSAX-AV", "PSAX-MV"]
 
@@ -66,15 +66,11 @@ def test_separation_counts_pairs() -> None:
     assert np.isnan(separation(np.array([1.0]), np.array([True])))
 
 
-def test_a_rule_is_read_back_from_a_card_and_older_cards_have_none() -> None:
+def test_what_is_above_the_threshold_is_no_standard_view() -> None:
     rule = OpenSetRule("entropy", 0.25)
-    data = TrainingData("", 0, 0, "")
-    card = ModelCard("view_classifier", "1", "view", "", ("A4C", "A2C"), 64, rule_to_config(rule), data)
 
-    assert rule_of(card) == rule
-    assert rule_of(ModelCard("view_classifier", "1", "view", "", ("A4C",), 64, {}, data)) is None
-    assert rule.is_standard(np.array([[9.0, 0.0]]), SIX[:2])
-    assert not rule.is_standard(np.zeros((1, 2)), SIX[:2])
+    assert is_standard_view(rule, np.array([[9.0, 0.0]]), SIX[:2])
+    assert not is_standard_view(rule, np.zeros((1, 2)), SIX[:2])
 
 
 def test_an_unknown_score_is_refused() -> None:

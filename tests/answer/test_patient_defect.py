@@ -11,7 +11,8 @@ from echo_plugin.annotations import DefectPrediction, SeptalBox
 from echo_plugin.answer.defects import combine_cines
 from echo_plugin.answer.prediction import CineEmbedding
 from echo_plugin.errors import ModelMismatchError
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
+from echo_plugin.network_config import EmbedderConfig
 
 CLASSES = (Defect.NORMAL, Defect.ASD, Defect.VSD)
 NOTHING, HOLE = (0.0, -0.3, -0.1), (0.0, 4.0, -0.1)
@@ -27,7 +28,7 @@ def said(
     crop = SeptalBox(0, 0, 0, 5, 5, septum, 0.9)
     prediction = DefectPrediction(defect, rest, dict.fromkeys(CLASSES, 60.0), (0,), (crop,), abstained=abstained)
     vector = np.eye(3, dtype=np.float32)[CLASSES.index(defect)]
-    card = ModelCard("m", "1", "", "", tuple(d.value for d in CLASSES), 64, {}, TrainingData("", 0, 0, ""))
+    card = ModelCard("m", "1", "", "", tuple(d.value for d in CLASSES), EmbedderConfig(), TrainingCohort("", 0, 0, ""))
     return CineEmbedding(vector, vector, np.array(evidence), prediction, card, card)
 
 

@@ -21,11 +21,12 @@ from echo_plugin.cli.main import app
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.host.infer_tasks import show_similar_cases
 from echo_plugin.io.cine_file import read_cine
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import DefectDecision, ModelCard, TrainingCohort
 from echo_plugin.models.checkpoint import publish
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 
 torch.set_num_threads(1)
 VIEWS = (View.A4C, View.PSAX_AV, View.OTHER)
@@ -34,8 +35,8 @@ VIEWS = (View.A4C, View.PSAX_AV, View.OTHER)
 def publish_network(directory: Path, name: str, network: torch.nn.Module, classes: tuple[str, ...]) -> ModelCard:
     config = network.config
     card = ModelCard(
-        name, "1", name, config.backbone, classes, config.input_size_px, dataclasses.asdict(config),
-        TrainingData("random weights", 1, 1, "0" * 64),
+        name, "1", name, config.backbone, classes, config,
+        TrainingCohort("random weights", 1, 1, "0" * 64),
     )  # fmt: skip
     return publish(directory, network.state_dict(), card)
 
@@ -175,10 +176,10 @@ def four_classes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         if path.is_file():
             shutil.copy(path, directory)
     torch.manual_seed(1)
-    embedder = DefectEmbedder(EmbedderConfig(input_size_px=64, classes=4, cropping="walls", focus=0.5))
+    embedder = DefectEmbedder(EmbedderConfig(input_size_px=64, classes=4, cropping="walls"))
     card = publish_network(directory, "defect_embedder", embedder, ("Normal", "ASD", "VSD", "AVSD"))
-    config = dict(card.config) | {"abstain_angle_deg": 10.0}
-    publish(directory, embedder.state_dict(), dataclasses.replace(card, config=config))
+    decision = DefectDecision(focus=0.5, abstain_angle_deg=10.0)
+    publish(directory, embedder.state_dict(), dataclasses.replace(card, decision=decision))
     return directory
 
 

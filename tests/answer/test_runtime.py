@@ -6,9 +6,10 @@ from torch import nn
 
 from echo_plugin.answer import runtime
 from echo_plugin.answer.runtime import Runtime, choose_device, choose_dtype, fold_batch_norms, prepare_network
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_plugin.answer.views import LearnedTimes, choose_clips, nearest_frames, times_of
+from echo_plugin.answer.views import choose_clips, nearest_frames
 from echo_plugin.cine import Cine, FramesInMemory
-from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.view_classifier import ViewConfig, sample_clips
+from echo_plugin.model_card import LearnedTimes
+from echo_plugin.models.view_classifier import sample_clips
+from echo_plugin.network_config import ViewConfig
 
 CONFIG = ViewConfig(classes=2)
 
@@ -16,10 +17,6 @@ def make_cine(frames: int, step_ms: float | None, heart_rate_bpm: float | None =
     times = None if step_ms is None else np.arange(frames) * step_ms
     pixels = np.zeros((frames, 4, 4, 1), np.uint8)
     return Cine("cine", FramesInMemory(pixels), frame_times_ms=times, heart_rate_bpm=heart_rate_bpm)
-
-
-def make_card(**config: float) -> ModelCard:
-    return ModelCard("view_classifier", "1", "view", "", ("A4C", "A2C"), 64, config, TrainingData("", 0, 0, ""))
 
 
 LEARNED_AT_40_MS = LearnedTimes(40.0, 1000.0)
@@ -59,11 +56,6 @@ def test_without_a_heart_rate_clips_are_spread_over_the_cine() -> None:
 )
 def test_without_times_clips_are_taken_by_frame_number(times: LearnedTimes | None, cine: Cine) -> None:
     np.testing.assert_array_equal(choose_clips(CONFIG, times, cine, 3), sample_clips(CONFIG, cine.frame_count, 3))
-
-
-def test_times_are_read_back_from_a_card_and_older_cards_have_none() -> None:
-    assert times_of(make_card(**LEARNED_AT_40_MS.to_config())) == LEARNED_AT_40_MS
-    assert times_of(make_card()) is times_of(make_card(frame_step_ms=0.0, cine_span_ms=9.0)) is None
 
 
 def test_times_that_are_not_positive_are_refused() -> None:

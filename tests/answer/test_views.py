@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from echo_plugin.anatomy import View
-from echo_plugin.answer.views import OpenSetRule, answer_view, rule_to_config
-from echo_plugin.model_card import ModelCard, TrainingData
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.answer.views import answer_view
+from echo_plugin.model_card import ModelCard, OpenSetRule, TrainingCohort, ViewDecision
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 
 torch.set_num_threads(1)
 CARD = ModelCard(
@@ -17,9 +18,8 @@ CARD = ModelCard(
     "view",
     "",
     ("A4C", "A2C", "OTHER"),
-    32,
-    {"answers_stills": True},
-    TrainingData("", 0, 0, ""),
+    ViewConfig(classes=3, input_size_px=32),
+    TrainingCohort("", 0, 0, ""),
 )
 
 
@@ -41,19 +41,6 @@ def test_a_still_is_answered_by_the_classifier_of_single_frames_and_says_so(clas
 
 
 @torch.inference_mode()
-def test_a_card_of_before_answers_a_still_by_repeating_it(classifier) -> None:
-    clips = torch.randn(1, 1, 1, 32, 32).expand(3, 4, 1, 32, 32)
-    before = dataclasses.replace(CARD, config={})
-
-    answer = answer_view(classifier, before, clips, [0], is_still=True)
-
-    assert answer.is_still and answer.is_standard is None
-    assert list(answer.probabilities.values()) == pytest.approx(
-        classifier(clips[:1]).softmax(dim=1)[0].tolist(), abs=1e-5
-    )
-
-
-@torch.inference_mode()
 def test_clips_are_averaged(classifier) -> None:
     clips = torch.randn(3, 4, 1, 32, 32)
 
@@ -67,23 +54,23 @@ def test_clips_are_averaged(classifier) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize(("threshold", "is_standard"), [(2.0, True), (-1.0, False)])
 def test_an_answer_above_the_limit_is_no_standard_view(classifier, threshold: float, is_standard: bool) -> None:
-    rule = rule_to_config(OpenSetRule("entropy", threshold))
+    rule = ViewDecision(OpenSetRule("entropy", threshold))
     clips = torch.randn(2, 4, 1, 32, 32)
-    two = dataclasses.replace(CARD, classes=("A4C", "A2C", "A5C"), config=rule)
+    two = dataclasses.replace(CARD, classes=("A4C", "A2C", "A5C"), decision=rule)
 
     assert answer_view(classifier, two, clips, range(8), is_still=False).is_standard is is_standard
 
 
 @torch.inference_mode()
 def test_other_is_no_standard_view_however_sure(classifier) -> None:
-    rule = rule_to_config(OpenSetRule("entropy", 2.0))
+    rule = ViewDecision(OpenSetRule("entropy", 2.0))
     clips = torch.randn(2, 4, 1, 32, 32)
     best = int(classifier(clips).softmax(dim=1).mean(dim=0).argmax())
     names = ["A4C", "A2C"]
     names.insert(best, "OTHER")
 
     answer = answer_view(
-        classifier, dataclasses.replace(CARD, classes=tuple(names), config=rule), clips, range(8), is_still=False
+        classifier, dataclasses.replace(CARD, classes=tuple(names), decision=rule), clips, range(8), is_still=False
     )
 
     assert answer.view is View.OTHER
@@ -92,11 +79,9 @@ def test_other_is_no_standard_view_however_sure(classifier) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("answers_stills", [True, False])
-def test_the_limit_of_clips_says_nothing_of_a_still(classifier, answers_stills: bool) -> None:
-    config = {**rule_to_config(OpenSetRule("entropy", -1.0)), "answers_stills": answers_stills}
+def test_the_limit_of_clips_says_nothing_of_a_still(classifier) -> None:
     clips = torch.randn(1, 1, 1, 32, 32).expand(2, 4, 1, 32, 32)
-    limited = dataclasses.replace(CARD, config=config)
+    limited = dataclasses.replace(CARD, decision=ViewDecision(OpenSetRule("entropy", -1.0)))
 
     assert answer_view(classifier, limited, clips, range(8), is_still=False).is_standard is False
     assert answer_view(classifier, limited, clips, [0], is_still=True).is_standard is None

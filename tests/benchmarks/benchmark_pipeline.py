@@ -9,7 +9,6 @@ Plain is ``pydicom``'s pixel_array with its colour conversion, and the same netw
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import statistics
@@ -58,11 +57,12 @@ def write_cine(path: Path, frames: int) -> None:
 def publish_random_models(directory: Path) -> None:
     """Publish starters that learned nothing."""
     from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, PAEDIATRIC
-    from echo_plugin.model_card import ModelCard, TrainingData
+    from echo_plugin.model_card import ModelCard, TrainingCohort
     from echo_plugin.models.checkpoint import publish
-    from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-    from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-    from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+    from echo_plugin.models.defect_embedder import DefectEmbedder
+    from echo_plugin.models.septal_detector import SeptalDetector
+    from echo_plugin.models.view_classifier import ViewClassifier
+    from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 
     networks = {
         "septal_detector": (SeptalDetector(DetectorConfig()), DETECTED_SEPTA),
@@ -72,10 +72,8 @@ def publish_random_models(directory: Path) -> None:
     for name, (network, classes) in networks.items():
         config = network.config
         names = tuple(member.value for member in classes)
-        data = TrainingData("nothing: random weights", 1, 1, "")
-        card = ModelCard(
-            name, "0", name, config.backbone, names, config.input_size_px, dataclasses.asdict(config), data
-        )
+        data = TrainingCohort("nothing: random weights", 1, 1, "")
+        card = ModelCard(name, "0", name, config.backbone, names, config, data)
         publish(directory, network.state_dict(), card)
 
 

@@ -141,9 +141,9 @@ def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
         "patients": metric.patients,
         "frames": len(items),
         "of_few": asdict(of_few),
-        "training_frames": card.config["training_frames"],
-        "epochs": card.config["epochs"],
-        "minutes": round((card.wall_time_s or 0) / 60, 1),
+        "training_frames": card.training.frames,
+        "epochs": card.training.epochs,
+        "minutes": round((card.training.wall_time_s or 0) / 60, 1),
         "ms": round(milliseconds_per_frame(card, models, frames), 1),
         "parameters": sum(p.numel() for p in model.parameters()),
     }

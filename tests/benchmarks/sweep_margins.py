@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.measure.verification import acceptance_curve, area_under, cross_patient_pairs
 from echo_plugin.models.checkpoint import build_embedder, load_published
 from echo_plugin.models.defect_embedder import DefectEmbedder
@@ -28,16 +29,15 @@ from echo_plugin.training.provenance import known_patients
 STEPS = 500
 
 
-def figures(model: DefectEmbedder, embedded: EmbeddedCrops, truth: torch.Tensor) -> list[float]:
+def figures(rule: DefectRule, embedded: EmbeddedCrops, truth: torch.Tensor) -> list[float]:
     """Return balanced accuracy and log loss of cines, and verification AUC by embeddings and by signatures."""
     seen = torch.where(truth >= 0)[0]
     labels = truth[seen]
     with torch.inference_mode():
-        cines = embedded.of_cines(model)[seen]
-        logits = model.logits(cines)
+        cines, logits = (part[seen] for part in embedded.of_cines(rule))
         temperature = fit_temperature(logits, labels)
-        model.config = dataclasses.replace(model.config, temperature=temperature)
-        vectors = [torch.nn.functional.normalize(cines, dim=1), model.signature(cines)]
+        signatures = rule.signature((logits / temperature).softmax(dim=1))
+        vectors = [torch.nn.functional.normalize(cines, dim=1), signatures]
     said = logits.argmax(dim=1)
     recalls = [float((said[labels == k] == k).float().mean()) for k in labels.unique()]
     owners = [embedded.cines[number].patient_id for number in seen.tolist()]
@@ -58,6 +58,7 @@ def main() -> None:
     card, state = load_published(options.models, "defect_embedder")
     model = build_embedder(card)
     model.load_state_dict(state)
+    rule = DefectRule.of(model, card)
     labelled = open_labelled_folder(options.studies)
     walls = model.config.cropping
     cines = [cine for cine in labelled.cines if cine.annotation.defect and boxes_to_crop(cine, walls)]
@@ -92,7 +93,12 @@ def main() -> None:
         learn_head(own, features, crops.labels[learned_from], crops.cells[learned_from], STEPS)
         with torch.inference_mode():
             vectors = own.embed_features(seen)
-        cells = [f"{value:.3f}" for value in figures(own, dataclasses.replace(embedded, embeddings=vectors), truth)]
+        cells = [
+            f"{value:.3f}"
+            for value in figures(
+                dataclasses.replace(rule, embedder=own), dataclasses.replace(embedded, embeddings=vectors), truth
+            )
+        ]
         print(f"| {head} | {scale:g} | {margin:g} | {' | '.join(cells)} |", flush=True)
 
 

@@ -20,7 +20,8 @@ from echo_plugin.cine import Cine
 from echo_plugin.cli.main import app, main
 from echo_plugin.evidence import explain
 from echo_plugin.evidence.comparison import SAME_PATIENT
-from echo_plugin.model_card import STARTERS, ModelCard, TrainingData
+from echo_plugin.model_card import STARTERS, ModelCard, TrainingCohort
+from echo_plugin.network_config import EmbedderConfig
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ class KnownEmbedding:
     def embed(self, cine: Cine) -> CineEmbedding:
         share = {Defect.NORMAL: 0.1, Defect.ASD: 0.8, Defect.VSD: 0.1}
         card = ModelCard(
-            "m", "1", "t", "none", tuple(d.value for d in share), 64, {}, TrainingData("n", 1, 1, "0" * 64)
+            "m", "1", "t", "none", tuple(d.value for d in share), EmbedderConfig(), TrainingCohort("n", 1, 1, "0" * 64)
         )
         vector = np.ones(1, dtype=np.float32)
         defect = DefectPrediction(Defect.ASD, share, dict.fromkeys(share, 40.0), (0,))

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from echo_plugin.cli.main import describe_installation, format_installation
-from echo_plugin.model_card import Metric, ModelCard, TrainingData
+from echo_plugin.model_card import Metric, ModelCard, TrainingCohort
+from echo_plugin.network_config import DetectorConfig
 
 CARD = ModelCard(
     name="septal_detector",
@@ -16,9 +17,8 @@ CARD = ModelCard(
     task="boxes",
     architecture="RetinaNet",
     classes=("interatrial", "interventricular"),
-    input_size_px=256,
-    config={},
-    training_data=TrainingData("phantoms only", patients=3, cines=9, digest="0"),
+    network=DetectorConfig(input_size_px=256),
+    cohort=TrainingCohort("phantoms only", patients=3, cines=9, digest="0"),
     metrics={"ap50": Metric(0.9, 0.8, 0.95, patients=12, split="test")},
 )
 

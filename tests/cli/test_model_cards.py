@@ -10,7 +10,8 @@ from pathlib import Path
 
 from echo_plugin.cli.model_cards import render_card, write_model_cards
 from echo_plugin.cli.results_page import write_results_page
-from echo_plugin.model_card import STARTERS, Metric, ModelCard, TrainingData, card_to_json, load_card
+from echo_plugin.model_card import STARTERS, Metric, ModelCard, Training, TrainingCohort, card_to_json, load_card
+from echo_plugin.network_config import DetectorConfig
 from tests.script import ROOT
 
 CARD = ModelCard(
@@ -19,15 +20,14 @@ CARD = ModelCard(
     task="detection",
     architecture="RetinaNet",
     classes=("interatrial", "interventricular"),
-    input_size_px=192,
-    config={},
-    training_data=TrainingData("phantoms only", 20, 90, "a" * 64, {"train": 14, "validation": 3, "test": 3}),
+    network=DetectorConfig(input_size_px=192),
+    cohort=TrainingCohort("phantoms only", 20, 90, "a" * 64, {"train": 14, "validation": 3, "test": 3}),
     metrics={
         "AP50": Metric(0.9, 0.8, 0.95, 3, "test patients", baseline=0.01),
         "AP50 interatrial": Metric(0.85, None, None, 3, "test patients"),
         "recall interatrial (patients)": Metric(0.7, 0.6, 0.8, 3, "test patients"),
     },
-    command="monailabel-echo train detector --studies a --models b",
+    training=Training(command="monailabel-echo train detector --studies a --models b"),
     limits="Trained on phantoms only.",
 )
 

@@ -19,7 +19,8 @@ from echo_plugin.cine import Cine, FramesInMemory
 from echo_plugin.errors import ModelNotFoundError, UnknownImageError, UnreadableCineError
 from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineInferTask
 from echo_plugin.io.volume import rendition_geometry
-from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
+from echo_plugin.model_card import ModelCard, TrainingCohort, card_to_json
+from echo_plugin.network_config import EmbedderConfig
 
 EVERY_TASK = pytest.mark.parametrize(
     "about", [SEPTAL_BOXES, DEFECT, VIEW, SIMILAR_CASES], ids=["septal_boxes", "defects", "views", "similar_cases"]
@@ -79,8 +80,8 @@ def test_info_is_json_of_a_type_that_slicer_lists(about, tmp_path):
 @EVERY_TASK
 def test_labels_are_those_of_the_published_model(about, tmp_path):
     classes = ("Normal", "ASD", "VSD", "PFO", "AVSD")
-    data = TrainingData("noise", patients=1, cines=1, digest="0")
-    card = ModelCard(about.model, "4", "test", "test", classes, 64, {"input_size_px": 64}, data)
+    data = TrainingCohort("noise", patients=1, cines=1, digest="0")
+    card = ModelCard(about.model, "4", "test", "test", classes, EmbedderConfig(), data)
     (tmp_path / f"{about.model}.json").write_text(card_to_json(card))
 
     assert CineInferTask(about, KnownAnswer(tmp_path), read).info()["labels"] == list(classes)

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import dataclasses
 import json
 import shutil
 
@@ -7,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.answer.defects import can_abstain
 from echo_plugin.answer.preprocess import map_region
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.errors import ModelNotFoundError, TrainingDataError
@@ -15,9 +13,10 @@ from echo_plugin.evaluate import held_out
 from echo_plugin.evaluate.defects import evaluate_defects
 from echo_plugin.evaluate.detector import _mm_per_model_px, evaluate_detector
 from echo_plugin.evaluate.views import evaluate_views
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
 from echo_plugin.models.checkpoint import load_card, publish
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.provenance import known_patients
@@ -31,7 +30,7 @@ def test_detector_is_measured_on_patients_it_has_not_seen(easy_studies, publishe
     report = evaluate_detector(easy_studies, published_detector, tmp_path, device="cpu")
 
     card = load_card(published_detector, "septal_detector")
-    assert report["patients"] == card.training_data.split["test"] == 2
+    assert report["patients"] == card.cohort.split["test"] == 2
     assert report["metrics"]["AP50 interatrial"]["baseline"] is not None
     assert "not learned from" in report["split"]
     assert json.loads((tmp_path / "report.json").read_text()) == report
@@ -98,14 +97,11 @@ def test_who_was_learned_from_is_left_out_and_counted(easy_studies, published_de
         assert report["metrics"][name]["baseline"] is not None
 
 
-@pytest.mark.parametrize("key", ["patient_salt", "patients_train"])
-def test_a_model_that_does_not_say_whom_it_learned_from_is_not_measured(
-    easy_studies, published_detector, tmp_path, key
-):
+def test_a_model_that_does_not_say_whom_it_learned_from_is_not_measured(easy_studies, published_detector, tmp_path):
     for path in published_detector.glob("septal_detector.*"):
         shutil.copy(path, tmp_path)
     card = json.loads((tmp_path / "septal_detector.json").read_text())
-    del card["config"][key]
+    card["cohort"]["salt"] = ""
     (tmp_path / "septal_detector.json").write_text(json.dumps(card))
 
     with pytest.raises(TrainingDataError, match="does not list the patients it learned from"):
@@ -163,12 +159,10 @@ def test_a_child_with_two_defects_is_measured_by_cine_and_counted_where_it_has_n
 def publish_view_classifier(models, learned_from):
     """Publish random weights that say they learned from these patients."""
     network = ViewClassifier(ViewConfig(classes=2, input_size_px=64))
-    lists = {f"patients_{part}": [] for part in ("validation", "test")}
     seen = patient_fingerprints(learned_from, salt="s")
-    config = {**dataclasses.asdict(network.config), **lists, "patients_train": seen, "patient_salt": "s"}
     card = ModelCard(
-        "view_classifier", "1", "views", network.config.backbone, ("A4C", "PSAX-AV"), 64, config,
-        TrainingData("random weights", 1, 1, "0" * 64),
+        "view_classifier", "1", "views", network.config.backbone, ("A4C", "PSAX-AV"), network.config,
+        TrainingCohort("random weights", 1, 1, "0" * 64, salt="s", train=seen),
     )  # fmt: skip
     publish(models, network.state_dict(), card)
 
@@ -184,7 +178,7 @@ def test_whom_the_view_classifier_learned_from_is_not_measured_where_it_withhold
 
     report = evaluate_defects(easy_studies, models, tmp_path / "out", device="cpu")
 
-    assert can_abstain(card.config)
+    assert card.decision.abstain_angle_deg is not None
     assert (report["patients"], report["patients_left_out"]) == (1, 11)
     with pytest.raises(TrainingDataError, match="1 of the 1 patients to measure were learned from"):
         evaluate_defects(easy_studies, models, tmp_path / "none", device="cpu", patients=[learned_from])

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_plugin.anatomy import View
-from echo_plugin.answer.views import LearnedTimes
 from echo_plugin.errors import ModelMismatchError, TrainingDataError
 from echo_plugin.evaluate import folds
 from echo_plugin.evaluate.folds import TRAIN_CLIPS, FoldAnswers, clip_table, fold_choice, patient_folds
@@ -28,9 +27,10 @@ from echo_plugin.evaluate.views import (
 )
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import LearnedTimes, ModelCard, Training, TrainingCohort
 from echo_plugin.models.checkpoint import load_published, publish
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.papers import frozen_encoder, views
 from echo_plugin.papers import views as module
 from echo_plugin.papers.views import ROWS, describe, reproduce_views, verdict
@@ -117,9 +117,9 @@ def publish_image_classifier(folder, **config):
     """Publish an image classifier of 32 px that has learned nothing."""
     fields = {field.name for field in dataclasses.fields(ViewConfig)} & config.keys()
     network = ViewConfig(2, input_size_px=32, temporal="mean", frames_per_clip=1, **{f: config[f] for f in fields})
-    data = TrainingData("", 0, 0, "")
-    numbers = dataclasses.asdict(network) | config
-    card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), 32, numbers, data)
+    data = TrainingCohort("", 0, 0, "")
+    training = Training(**{key: value for key, value in config.items() if key not in fields})
+    card = ModelCard("view_classifier", "1", "view", "mean", ("A4C", "PSAX-AV"), network, data, training=training)
     publish(folder, ViewClassifier(network).state_dict(), card)
     return folder / "view_classifier.safetensors"
 
@@ -291,8 +291,8 @@ def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studie
         easy_studies, tmp_path / "out", seeds=1, folds=0, options=options, vocabulary=TWO, start=start
     )
 
-    assert taught.training_data.patients == 6
-    split = taught.training_data.split
+    assert taught.cohort.patients == 6
+    split = taught.cohort.split
     assert split["validation"] > 0 < split["test"]
     assert report["patients"] == 6 + split["test"]
     assert report["begun_with"] == f"the encoder of view_classifier {taught.version}"

@@ -80,7 +80,7 @@ def test_stills_are_no_proof_that_a_model_tells_standard_views(easy_studies, tmp
 
     report = evaluate_views(easy_studies, tmp_path, tmp_path / "out", device="cpu")
 
-    assert "open_set_score" not in card.config
+    assert card.decision.open_set is None
     assert report["classes"] == ["A4C", "A2C"]
     assert (report["cines"], report["open_set_cines"]) == (4, 0)
     assert not [name for name in report["metrics"] if "standard" in name]

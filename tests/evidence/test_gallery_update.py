@@ -15,7 +15,8 @@ from echo_plugin.evidence import gallery_update
 from echo_plugin.evidence.comparison import compare_cines
 from echo_plugin.evidence.gallery_update import update_gallery
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
+from echo_plugin.model_card import ModelCard, TrainingCohort, card_to_json
+from echo_plugin.network_config import EmbedderConfig
 from echo_plugin.training.splits import patient_fingerprints
 
 BOX = SeptalBox(0, 2.0, 2.0, 9.0, 9.0, Septum.INTERATRIAL)
@@ -24,10 +25,10 @@ ANGLES = {Defect.NORMAL: 80.0, Defect.ASD: 40.0, Defect.VSD: 75.0}
 
 def card_of(name: str, sha256: str, validation: tuple[str, ...] = ()) -> ModelCard:
     lists = {"train": ("p0",), "validation": validation, "test": ()}
-    config = {f"patients_{part}": patient_fingerprints(who, salt="s") for part, who in lists.items()}
+    listed = {part: patient_fingerprints(who, salt="s") for part, who in lists.items()}
     return ModelCard(
-        name, "1", "test", "none", tuple(d.value for d in DEFECTS), 64, {**config, "patient_salt": "s"},
-        TrainingData("nothing", 1, 1, "0" * 64), sha256=sha256,
+        name, "1", "test", "none", tuple(d.value for d in DEFECTS), EmbedderConfig(),
+        TrainingCohort("nothing", 1, 1, "0" * 64, salt="s", **listed), sha256=sha256,
     )  # fmt: skip
 
 

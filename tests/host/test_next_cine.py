@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from echo_plugin.host.keepers import JUDGE_EVERY_S, ScoreKeeper
 from echo_plugin.host.next_cine import LEARNED, WaitingCines, strategies
 from echo_plugin.host.routes import panel
 from echo_plugin.io import cine_file
-from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
+from echo_plugin.model_card import ModelCard, TrainingCohort, card_to_json
+from echo_plugin.network_config import DetectorConfig
 from echo_plugin.training.splits import patient_fingerprints
 
 SCORED = ("uncertainty", "diversity", "hybrid", "failing_view")
@@ -245,10 +247,10 @@ def test_a_label_that_was_confirmed_is_not_doubted_again_though_it_is_judged_the
     assert [one["image_id"] for one in panel.suspicious()] == ["c2.png"]
 
 
-def publish(models: Path, config: dict) -> None:
-    data = TrainingData("phantoms", 1, 1, "0")
+def publish(models: Path, **listed: Any) -> None:
+    data = TrainingCohort("phantoms", 1, 1, "0", **listed)
     models.mkdir(exist_ok=True)
-    card = ModelCard("septal_detector", "1.0.0", "detection", "x", ("a", "b"), 64, config, data)
+    card = ModelCard("septal_detector", "1.0.0", "detection", "x", ("a", "b"), DetectorConfig(), data)
     (models / "septal_detector.json").write_text(card_to_json(card))
 
 
@@ -260,10 +262,9 @@ def test_without_a_doubtful_label_the_answer_says_what_was_not_judged_and_why(st
     store.studies.save_annotation(Annotation("c5.png", view=View.A4C), author="r0")
     doubt(waiting, "c0.png", 0.99)
     said.append(choose({}, store)["reason"])
-    publish(waiting.models, {})
+    publish(waiting.models)
     said.append(choose({}, store)["reason"])
-    learned = {"patients_train": list(patient_fingerprints(["p0"], salt="s"))}
-    publish(waiting.models, {"patient_salt": "s", "patients_validation": [], "patients_test": [], **learned})
+    publish(waiting.models, salt="s", train=patient_fingerprints(["p0"], salt="s"))
     said.append(choose({}, store)["reason"])
 
     assert said[0] == "No cine has a label that could be doubted."

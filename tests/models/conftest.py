@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cards and networks small enough for a test."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, PAEDIATRIC
-from echo_plugin.model_card import Metric, ModelCard, TrainingData
-from echo_plugin.models.defect_embedder import EmbedderConfig
-from echo_plugin.models.septal_detector import DetectorConfig
-from echo_plugin.models.view_classifier import ViewConfig
+from echo_plugin.model_card import Metric, ModelCard, TrainingCohort
+from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 
 CLASSES = {
     DetectorConfig: tuple(septum.value for septum in DETECTED_SEPTA),
@@ -38,9 +35,8 @@ def make_card() -> Callable[..., ModelCard]:
             task="test",
             architecture=config.backbone,
             classes=CLASSES[type(config)],
-            input_size_px=config.input_size_px,
-            config=dataclasses.asdict(config),
-            training_data=TrainingData("phantoms only", 3, 9, "0" * 64, {"train": 2, "test": 1}),
+            network=config,
+            cohort=TrainingCohort("phantoms only", 3, 9, "0" * 64, {"train": 2, "test": 1}),
             metrics={"accuracy": Metric(0.5, None, None, 3, "test", baseline=0.33)},
         )
 

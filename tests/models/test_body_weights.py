@@ -11,7 +11,8 @@ from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.models.backbones import build_body
 from echo_plugin.models.body_weights import load_body, read_weights
 from echo_plugin.models.lean_torchvision import densenet121
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 
 torch.set_num_threads(1)
 WEIGHT = torch.rand(2, 3)

@@ -6,13 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from echo_plugin.models.defect_embedder import (
-    DefectEmbedder,
-    EmbedderConfig,
-    FiniteArcFaceLoss,
-    FiniteSubCenterLoss,
-    SharedCosFaceLoss,
-)
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.models.margin_losses import FiniteArcFaceLoss, FiniteSubCenterLoss, SharedCosFaceLoss
+from echo_plugin.network_config import EmbedderConfig
 
 COSINES = torch.tensor([[0.8, 0.1, -0.3], [-0.95, 0.2, 0.1]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0])
@@ -21,7 +17,7 @@ LABELS = torch.tensor([0, 0])
 @pytest.fixture(scope="module")
 def embedder() -> DefectEmbedder:
     torch.manual_seed(0)
-    return DefectEmbedder(EmbedderConfig(input_size_px=64, temperature=2.0)).eval()
+    return DefectEmbedder(EmbedderConfig(input_size_px=64)).eval()
 
 
 def crops(count: int) -> torch.Tensor:
@@ -109,16 +105,6 @@ def test_angle_of_a_centre_to_itself_is_zero(embedder: DefectEmbedder) -> None:
     assert (angles <= math.pi).all()
 
 
-def test_probabilities_are_the_softmax_of_scaled_cosines_over_the_temperature(embedder: DefectEmbedder) -> None:
-    embeddings = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
-
-    with torch.inference_mode():
-        probabilities = embedder.probabilities(embeddings)
-        weights = torch.exp(torch.cos(embedder.angles(embeddings)) * 16.0 / 2.0)
-
-    np.testing.assert_allclose(probabilities, weights / weights.sum(dim=1, keepdim=True), rtol=1e-3, atol=1e-5)
-
-
 def test_margin_in_degrees_is_refused() -> None:
     with pytest.raises(ValueError, match=r"margin_rad 28\.6; .* 0 to 1\.6 rad"):
         EmbedderConfig(margin_rad=28.6)
@@ -159,106 +145,14 @@ def test_every_head_learns_and_answers_for_four_classes(head: str) -> None:
     network.loss(network(crops(4)), torch.tensor([0, 1, 2, 3])).backward()
     with torch.inference_mode():
         embeddings = network.eval()(crops(3))
-        probabilities = network.probabilities(embeddings)
+        logits = network.logits(embeddings)
 
     assert network.centres.grad.abs().sum() > 0
-    assert probabilities.shape == network.angles(embeddings).shape == (3, 4)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
-
-
-def pooled(embedder: DefectEmbedder, order: list[int], focus: float, weights: torch.Tensor) -> torch.Tensor:
-    embeddings = torch.randn(5, 512, generator=torch.Generator().manual_seed(4))
-    shown = torch.tensor([[True, True, False], [True, False, True]] * 2 + [[True, True, True]])
-    with torch.inference_mode():
-        return embedder.pool(embeddings[order], weights[order], shown[order], focus)
-
-
-def test_pooling_without_focus_is_the_mean_by_detection_scores(embedder: DefectEmbedder) -> None:
-    weights = torch.tensor([0.9, 0.1, 0.5, 0.5, 0.2])
-    embeddings = torch.randn(5, 512, generator=torch.Generator().manual_seed(4))
-
-    expected = torch.nn.functional.normalize((weights[:, None] * embeddings).sum(dim=0, keepdim=True), dim=1)
-    torch.testing.assert_close(pooled(embedder, [0, 1, 2, 3, 4], 0.0, weights), expected)
-
-
-def test_pooling_does_not_depend_on_the_order(embedder: DefectEmbedder) -> None:
-    weights = torch.tensor([0.9, 0.1, 0.5, 0.5, 0.2])
-
-    first, second = (pooled(embedder, order, 0.7, weights) for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]))
-
-    torch.testing.assert_close(first, second)
-
-
-def test_a_wall_with_a_hole_speaks_for_the_cine_and_only_of_what_it_can_have(embedder: DefectEmbedder) -> None:
-    centres = torch.nn.functional.normalize(embedder.centres.detach().T, dim=1)  # Normal, ASD, VSD
-    embeddings, ones = centres[[0, 1]], torch.ones(2)
-    interventricular, interatrial = [True, False, True], [True, True, False]
-
-    with torch.inference_mode():
-        hole = embedder.pool(embeddings, ones, torch.tensor([interventricular, interatrial]), 1.0)
-        impossible = embedder.pool(embeddings, ones, torch.tensor([interatrial, interventricular]), 1.0)
-
-    assert embedder.cosines(hole)[0, 1] > 0.99
-    assert embedder.cosines(impossible)[0, 1] < embedder.cosines(hole)[0, 1]
-
-
-def test_frames_of_a_wall_are_joined_before_walls_are(embedder: DefectEmbedder) -> None:
-    embeddings = torch.randn(4, 512, generator=torch.Generator().manual_seed(4))
-    shown = torch.ones(4, 3, dtype=torch.bool)
-
-    with torch.inference_mode():
-        walls, can_show = embedder.pool_walls(embeddings, torch.ones(4), shown, ["a", "b", "b", "b"])
-        cine = embedder.pool_cine(walls, can_show)
-
-    each = [torch.nn.functional.normalize(part.mean(dim=0), dim=0) for part in (embeddings[:1], embeddings[1:])]
-    torch.testing.assert_close(walls, torch.stack(each))
-    torch.testing.assert_close(cine[0], torch.nn.functional.normalize(each[0] + each[1], dim=0))
-
-
-def telling(**changes: object) -> DefectEmbedder:
-    torch.manual_seed(0)
-    return DefectEmbedder(EmbedderConfig(input_size_px=64, **changes)).eval()
-
-
-@torch.inference_mode()
-def test_a_wall_that_looks_normal_hardly_speaks_against_a_hole_that_most_planes_miss() -> None:
-    often, seldom = telling(), telling(shown_share=(1.0, 1.0, 0.25))
-    walls, shown = torch.nn.functional.normalize(often.centres.detach().T[:1], dim=1), torch.ones(1, 3, dtype=bool)
-
-    against, hardly = (model.evidence(walls, shown)[0, 2] for model in (often, seldom))
-
-    assert against < -4
-    assert hardly == pytest.approx(math.log(0.75 + 0.25 * math.exp(against)), rel=1e-6)
-
-
-@torch.inference_mode()
-def test_evidence_is_about_what_a_wall_can_show_and_never_about_normal(embedder: DefectEmbedder) -> None:
-    walls = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
-
-    said = embedder.evidence(walls, torch.tensor([[True, True, False], [False, False, False]]))
-
-    assert said[0, 1] != 0
-    assert said[0, [0, 2]].tolist() == said[1, [0, 2]].tolist() == [0, 0]
-    assert said[1, 1] == 0
-
-
-@torch.inference_mode()
-def test_signatures_are_unit_vectors_whose_cosines_are_those_of_the_class_probabilities(
-    embedder: DefectEmbedder,
-) -> None:
-    embeddings = torch.nn.functional.normalize(
-        torch.randn(6, 512, generator=torch.Generator().manual_seed(4)) + 20 * embedder.centres.T.repeat(2, 1), dim=1
-    )
-
-    signatures, probabilities = embedder.signature(embeddings), embedder.probabilities(embeddings)
-
-    unit = torch.nn.functional.normalize(probabilities, dim=1)
-    assert signatures.shape == (6, 512)
-    torch.testing.assert_close(signatures @ signatures.T, unit @ unit.T)
+    assert logits.shape == network.angles(embeddings).shape == (3, 4)
 
 
 def test_a_new_head_leaves_the_backbone_as_it_was() -> None:
-    network = telling()
+    network = DefectEmbedder(EmbedderConfig(input_size_px=64))
     before = {name: value.clone() for name, value in network.state_dict().items()}
 
     network.renew_head()
@@ -273,10 +167,8 @@ def test_a_new_head_leaves_the_backbone_as_it_was() -> None:
     ("changes", "message"),
     [
         ({"head": "triplet"}, r"head 'triplet' is unknown; \['arcface', 'subcenter', 'cosface', 'softmax'\]"),
-        ({"normal_id": 3}, "3 classes, normal_id 3"),
         ({"sub_centres": 2}, "head 'arcface' and 2 sub-centres"),
-        ({"shown_share": (1.0, 0.5)}, r"3 classes, .* shown_share \(1\.0, 0\.5\)"),
-        ({"shown_share": (1.0, 0.5, 0.0)}, "shares above 0"),
+        ({"cropping": "heart"}, r"crops 'heart'; \['walls', 'union'\]"),
         ({"backbone": "vgg"}, r"backbone 'vgg' is unknown; \['densenet121', 'iresnet50', 'resnet18', 'resnet50'\]"),
     ],
 )

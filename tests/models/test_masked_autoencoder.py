@@ -6,15 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echo_plugin.models.masked_autoencoder import (
-    Drawn,
-    MaeConfig,
-    MaskedAutoencoder,
-    choose_patches,
-    from_patches,
-    to_patches,
-)
+from echo_plugin.models.masked_autoencoder import Drawn, MaskedAutoencoder, choose_patches, from_patches, to_patches
 from echo_plugin.models.vit import sine_positions
+from echo_plugin.network_config import MaeConfig
 
 TINY = MaeConfig("vit_micro_patch8", 32, decoder_width=32, decoder_depth=1, decoder_heads=2, is_standardised=False)
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")

@@ -6,7 +6,8 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import sigmoid_focal_loss
 
 from echo_plugin.geometry import box_iou
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.network_config import DetectorConfig
 
 SIZE = 128
 TARGET = {"boxes": torch.tensor([[40.0, 20.0, 70.0, 90.0]]), "labels": torch.tensor([1])}

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from echo_plugin.models.view_classifier import (
-    ViewClassifier,
-    ViewConfig,
-    consecutive_frames,
-    sample_clips,
-    spaced_frames,
-    weave,
-)
+from echo_plugin.models.view_classifier import ViewClassifier, consecutive_frames, sample_clips, spaced_frames, weave
+from echo_plugin.network_config import ViewConfig
 
 PUBLISHED_SAMPLES = {  # frame numbers, 1-based, of the authors' own sampler
     4: ([1, 2, 3, 4], [1, 2, 3, 4]),

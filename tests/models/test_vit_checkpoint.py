@@ -7,9 +7,10 @@ import torch
 
 from echo_plugin.answer.preprocess import GREY_MEAN, GREY_STD
 from echo_plugin.errors import ModelMismatchError
-from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
+from echo_plugin.models.view_classifier import ViewClassifier
 from echo_plugin.models.vit import IMAGENET_MEAN, IMAGENET_STD, build_vit, load_vit, resized_positions
+from echo_plugin.network_config import MaeConfig, ViewConfig
 
 GREY = (GREY_MEAN, GREY_STD)
 NAME = "vit_micro_patch8"

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.model_card import ModelCard, TrainingData, card_to_json
+from echo_plugin.model_card import ModelCard, TrainingCohort, card_to_json
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.papers import defects as module
 from echo_plugin.papers.defects import reproduce_defects, without_known
 from echo_plugin.papers.defects_table import PAPER_ROWS, Row, describe, write_table
@@ -195,10 +196,8 @@ def test_patients_whom_the_first_weights_have_seen_take_no_part(easy_studies, tm
     labelled = open_labelled_folder(easy_studies)
     seen = sorted({cine.patient_id for cine in labelled.cines})[:2]
     salt = "00ff"
-    config = {"patient_salt": salt, "patients_train": patient_fingerprints(seen, salt=salt)}
-    config |= {"patients_validation": (), "patients_test": ()}
-    data = TrainingData("", 0, 0, "")
-    card = ModelCard("view_classifier", "1", "view", "", ("A4C", "OTHER"), 64, config, data, sha256="0" * 64)
+    data = TrainingCohort("", 0, 0, "", salt=salt, train=patient_fingerprints(seen, salt=salt))
+    card = ModelCard("view_classifier", "1", "view", "", ("A4C", "OTHER"), ViewConfig(2), data, sha256="0" * 64)
     (tmp_path / "view_classifier.json").write_text(card_to_json(card))
     options = DefectOptions(starter=tmp_path)
 

@@ -35,13 +35,13 @@ def test_a_fetal_still_is_answered_after_pre_training_and_fine_tuning(studies, t
     _run("train", "views", "--studies", studies, "--models", models, "--recipe", "usf-mae", "--from", "mae", *SMALL)
 
     pretrained, card = load_card(models, "masked_autoencoder"), load_card(models, "view_classifier")
-    assert (pretrained.config["mask_ratio"], pretrained.config["is_patch_normalised"]) == (0.5, True)
-    assert pretrained.training_data.provenance == "phantoms only, without labels"
+    assert (pretrained.network.mask_ratio, pretrained.network.is_patch_normalised) == (0.5, True)
+    assert pretrained.cohort.words == "phantoms only, without labels"
     assert card.classes == tuple(view.value for view in FETAL_5)
-    assert card.config["border"] > 0
+    assert card.network.border > 0
     assert (
         f"phantoms only, going on from masked_autoencoder {pretrained.version} (phantoms only, without labels)"
-        in card.training_data.provenance
+        in card.cohort.words
     )
     still = next(studies.rglob("*.png"))
     _run("predict", still, "--tasks", "view", "--models", models, "--json", tmp_path / "out.json", "--device", "cpu")

@@ -8,7 +8,10 @@ import torch
 
 from echo_plugin.anatomy import Defect
 from echo_plugin.annotations import Annotation
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.answer.defect_rule import DefectRule
+from echo_plugin.model_card import DefectDecision
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.network_config import EmbedderConfig
 from echo_plugin.papers.defects import NetworkAnswers, validation_log_loss
 from echo_plugin.training.datasets import LabelledCine
 
@@ -24,11 +27,12 @@ def cosines(rows):
 def test_cines_are_compared_by_their_embeddings_and_by_their_class_probabilities(head):
     torch.manual_seed(0)
     model = DefectEmbedder(EmbedderConfig(head=head)).eval()
+    rule = DefectRule(model, DefectDecision(), 0)
     embeddings = torch.randn(6, model.config.embedding_size)
 
-    found = NetworkAnswers(model, SimpleNamespace(of_cines=lambda model: embeddings)).of_cines()
+    found = NetworkAnswers(rule, SimpleNamespace(of_cines=lambda _: (embeddings, model.logits(embeddings)))).of_cines()
 
-    probabilities = model.probabilities(embeddings).detach().double().numpy()
+    probabilities = rule.probabilities(model.logits(embeddings)).detach().double().numpy()
     plain, classes = found["plain embeddings"], found["class probabilities"]
     np.testing.assert_allclose(plain @ plain.T, cosines(embeddings.double().numpy()), atol=1e-6)
     np.testing.assert_allclose(classes @ classes.T, cosines(probabilities), atol=1e-6)

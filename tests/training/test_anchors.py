@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torchvision.models.detection.image_list import ImageList
 
 from echo_plugin.geometry import box_iou
-from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL, STRIDES_PX, DetectorConfig, ExactAnchors
+from echo_plugin.models.septal_detector import ExactAnchors
+from echo_plugin.network_config import ANCHORS_PER_LEVEL, STRIDES_PX, DetectorConfig
 from echo_plugin.training.detector_recipes import fit_anchors, fixed_shapes, placed_iou
 
 SIDE = 192

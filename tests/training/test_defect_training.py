@@ -8,12 +8,14 @@ import torch
 
 from echo_plugin.anatomy import DEFECTS, DETECTED_SEPTA, Defect, Septum, View
 from echo_plugin.annotations import Annotation, SeptalBox
+from echo_plugin.answer.defect_rule import DefectRule
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.model_card import STARTERS, card_to_json, load_card
+from echo_plugin.model_card import STARTERS, DefectDecision, card_to_json, load_card
 from echo_plugin.models.checkpoint import build_embedder, load_published
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
 from echo_plugin.models.lean_torchvision import resnet18
+from echo_plugin.network_config import EmbedderConfig
 from echo_plugin.training.datasets import LabelledCine, open_labelled_folder
 from echo_plugin.training.defect_calibration import EmbeddedCrops, calibrate, calibrate_patients, choose_abstention
 from echo_plugin.training.defect_crops import prepare_defect_crops, shown_shares, visible_defect
@@ -100,8 +102,8 @@ def test_the_papers_recipe_is_its_own_network(easy_studies: Path, tmp_path: Path
 
     card = train_defects(easy_studies, tmp_path, options)
 
-    assert (card.config["cropping"], card.config["head"]) == ("union", "softmax")
-    assert (card.config["scale"], card.config["margin_rad"]) == (64.0, 0.5)
+    assert (card.network.cropping, card.network.head) == ("union", "softmax")
+    assert (card.network.scale, card.network.margin_rad) == (64.0, 0.5)
     assert build_embedder(card).config.head == "softmax"
 
 
@@ -121,9 +123,9 @@ def test_classes_that_were_labelled_are_learned_and_the_card_says_when_to_abstai
     assert card.classes == ("Normal", "ASD", "VSD", "AVSD")
     _, state = load_published(tmp_path / "models", "defect_embedder")
     assert state["centres"].shape == (512, 4)
-    assert 0 < card.config["abstain_angle_deg"] <= 180
-    assert 0.9 <= card.config["validation_coverage"] <= 1
-    assert card.config["cropping"] == "walls"
+    assert 0 < card.decision.abstain_angle_deg <= 180
+    assert 0.9 <= card.training.validation["coverage"] <= 1
+    assert card.network.cropping == "walls"
     assert "accuracy (patients)" in card.metrics
 
 
@@ -181,31 +183,29 @@ def seldom_seen(patients: int = 12, frames: int = 6) -> tuple[DefectEmbedder, Em
         truth.append(int(has_hole))
     shown = torch.tensor([[True, True, False]] * (patients * frames))
     embedded = EmbeddedCrops(torch.cat(embeddings), shown, (0,) * len(shown), tuple(rows), tuple(cines))
-    return model, embedded, torch.tensor(truth)
+    return DefectRule(model, DefectDecision(), 0), embedded, torch.tensor(truth)
 
 
 def test_attention_is_chosen_where_a_hole_is_seldom_seen() -> None:
-    model, embedded, truth = seldom_seen()
+    rule, embedded, truth = seldom_seen()
     patients = [cine.patient_id for cine in embedded.cines]
 
-    config, figures = calibrate(model, embedded, truth, patients, truth)
+    chosen, figures = calibrate(rule, embedded, truth, patients, truth)
 
-    assert config.frame_focus > 0
-    assert model.config == config
-    assert figures["validation_log_loss_attention"] < 0.5 * figures["validation_log_loss_mean"]
-    limit, coverage, accuracy = choose_abstention(model, embedded, truth)
+    assert chosen.decision.frame_focus > 0
+    assert figures["log_loss_attention"] < 0.5 * figures["log_loss_mean"]
+    limit, coverage, accuracy = choose_abstention(chosen, embedded, truth)
     assert (limit, coverage, accuracy) == (180.0, 1.0, 1.0)
 
 
 def test_too_few_patients_choose_nothing_but_the_temperature() -> None:
-    model, embedded, truth = seldom_seen(patients=4)
-    before = model.config
+    rule, embedded, truth = seldom_seen(patients=4)
 
-    config, figures = calibrate(model, embedded, truth, ["p0", "p1", "p2", "p3"], truth)
+    chosen, figures = calibrate(rule, embedded, truth, ["p0", "p1", "p2", "p3"], truth)
 
-    assert (config.frame_focus, config.focus) == (0.0, 0.25)
-    assert config.temperature != before.temperature
-    assert "validation_log_loss_mean" not in figures
+    assert (chosen.decision.frame_focus, chosen.decision.focus) == (0.0, 0.25)
+    assert chosen.decision.temperature != rule.decision.temperature
+    assert "log_loss_mean" not in figures
 
 
 def test_how_often_a_wall_shows_the_defect_is_counted_on_training_labels(easy_studies: Path) -> None:
@@ -250,8 +250,8 @@ def test_a_new_head_learns_what_features_tell_and_is_kept_only_if_validation_is_
 
 def test_patients_are_calibrated_to_the_log_loss_of_validation_patients() -> None:
     torch.manual_seed(0)
-    config = EmbedderConfig(input_size_px=32, shown_share=(1.0, 0.9, 0.4))
-    model = DefectEmbedder(config).eval()
+    model = DefectEmbedder(EmbedderConfig(input_size_px=32)).eval()
+    rule = DefectRule(model, DefectDecision(shown_share=(1.0, 0.9, 0.4)), 0)
     truth = torch.tensor([0, 1, 2] * 6)
     noise = torch.randn(18, 512, generator=torch.Generator().manual_seed(1))
     centres = torch.nn.functional.normalize(model.centres.detach().T, dim=1)
@@ -261,17 +261,16 @@ def test_patients_are_calibrated_to_the_log_loss_of_validation_patients() -> Non
     rows = tuple((n,) for n in range(18))
     embedded = EmbeddedCrops(embeddings, torch.ones(18, 3, dtype=torch.bool), (0,) * 18, rows, cines)
 
-    def log_loss() -> float:
+    def log_loss(rule: DefectRule) -> float:
         with torch.inference_mode():
-            said = embedded.of_patients(model, names)
+            said = embedded.of_patients(rule, names)
         return -float(said[torch.arange(18), truth].log().mean())
 
-    before = log_loss()
-    model.config = calibrate_patients(model, embedded, names, truth)
+    chosen = calibrate_patients(rule, embedded, names, truth)
 
-    assert log_loss() < before
-    assert model.config.shown_share == (1.0, 0.9, 0.4)
-    assert model.config.patient_temperature > 0
+    assert log_loss(chosen) < log_loss(rule)
+    assert chosen.decision.shown_share == (1.0, 0.9, 0.4)
+    assert chosen.decision.patient_temperature > 0
 
 
 def test_a_version_is_above_that_of_the_start_of_the_folder_and_of_the_starter(tmp_path: Path) -> None:

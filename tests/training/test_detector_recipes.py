@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from echo_plugin.errors import TrainingDataError
 from echo_plugin.models.checkpoint import load_published
-from echo_plugin.models.septal_detector import ANCHORS_PER_LEVEL
+from echo_plugin.network_config import ANCHORS_PER_LEVEL
 from echo_plugin.training import detector_recipes
 from echo_plugin.training.augment import move_boxes, random_affines, visible_boxes, warp
 from echo_plugin.training.datasets import BOX_SLOTS, PreparedFrames
@@ -177,10 +177,10 @@ def test_fitted_anchors_are_in_the_card_and_stay_with_the_weights(easy_studies, 
     second = train_detector(easy_studies, tmp_path, DetectorOptions(**(vars(options) | {"recipe": "ours", "seed": 9})))
 
     card, _ = load_published(tmp_path, "septal_detector")
-    assert len(first.config["anchor_shapes"]) == 2 * 3 * ANCHORS_PER_LEVEL
-    assert all(0 < part < 4 and math.isfinite(part) for part in first.config["anchor_shapes"])
-    assert card.config["anchor_shapes"] == second.config["anchor_shapes"] == first.config["anchor_shapes"]
-    assert (int(card.version) > 1, card.config["recipe"]) == (True, "ours")
+    assert len(first.network.anchor_shapes) == 2 * 3 * ANCHORS_PER_LEVEL
+    assert all(0 < part < 4 and math.isfinite(part) for part in first.network.anchor_shapes)
+    assert card.network.anchor_shapes == second.network.anchor_shapes == first.network.anchor_shapes
+    assert (int(card.version) > 1, card.training.recipe) == (True, "ours")
 
 
 @pytest.mark.parametrize(("boxes", "is_refitted"), [(1, True), (10_000, False)])
@@ -189,10 +189,10 @@ def test_a_detector_of_the_fixed_family_is_refitted_by_many_boxes_only(
 ):
     options = DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
     monkeypatch.setattr(detector_recipes, "fit_anchors", lambda *_: ())
-    assert train_detector(easy_studies, tmp_path, options).config["anchor_shapes"] == []
+    assert train_detector(easy_studies, tmp_path, options).network.anchor_shapes == ()
     monkeypatch.undo()
     monkeypatch.setattr(detector_recipes, "REFITTED_FROM", boxes)
 
     card = train_detector(easy_studies, tmp_path, options)
 
-    assert bool(card.config["anchor_shapes"]) is is_refitted
+    assert bool(card.network.anchor_shapes) is is_refitted

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.view_stages import ClipTable
 from echo_plugin.training.views import encoder_features, linear_probe, linear_probe_metrics
 

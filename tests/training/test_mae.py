@@ -17,8 +17,9 @@ from echo_plugin.anatomy import View
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, TrainingDataError
 from echo_plugin.io.cine_file import read_cine
 from echo_plugin.models.checkpoint import MASKED_AUTOENCODER, load_published, publish
-from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import MaeConfig, ViewConfig
 from echo_plugin.training import mae
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.loop import FOLDER
@@ -45,13 +46,13 @@ def pretrained(easy_studies, tmp_path_factory):
 
 def test_what_is_learned_is_published_with_pictures_and_nothing_else_is_left(pretrained):
     card, state = load_published(pretrained, MASKED_AUTOENCODER)
-    network = MaskedAutoencoder(MaeConfig(**{k: v for k, v in card.config.items() if k in MaeConfig.__annotations__}))
+    network = MaskedAutoencoder(card.network_as(MaeConfig))
     network.load_state_dict(state)
 
     pictures = sorted(path.name for path in (pretrained / "reconstructions").iterdir())
     assert pictures == ["epoch_0001.png", "epoch_0002.png"]
     assert {path.suffix for path in (pretrained / FOLDER).iterdir()} <= {".lock"}
-    assert card.config["validation_error"] > 0
+    assert card.training.validation["error"] > 0
     assert card.licence == "Apache-2.0"
 
 
@@ -60,10 +61,10 @@ def test_the_error_is_of_test_patients_with_its_interval_beside_that_of_the_mean
 
     error = card.metrics["reconstruction_error"]
     assert error.split == "test patients (frames without labels)"
-    assert error.patients == card.training_data.split["test"]
+    assert error.patients == card.cohort.split["test"]
     assert 0 < error.low < error.value < error.high
     assert error.baseline > 0
-    assert error.value != card.config["validation_error"]
+    assert error.value != card.training.validation["error"]
 
 
 def test_the_mean_patch_is_that_of_the_seen_patches_of_the_frame():
@@ -94,7 +95,7 @@ def test_those_who_will_measure_are_not_learned_from(easy_studies, pretrained):
     parts = known_patients(card, list(open_labelled_folder(easy_studies).defects))
 
     assert len(parts) == 12
-    assert list(parts.values()).count("test") == card.training_data.split["test"] > 0
+    assert list(parts.values()).count("test") == card.cohort.split["test"] > 0
 
 
 def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_studies, pretrained, tmp_path):
@@ -108,10 +109,10 @@ def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_stu
     before, _ = load_published(pretrained, MASKED_AUTOENCODER)
     everybody = list(open_labelled_folder(easy_studies).defects)
     assert known_patients(card, everybody) == known_patients(before, everybody)
-    assert f"going on from masked_autoencoder {before.version}" in card.training_data.provenance
-    assert card.config["is_standardised"] is True  # as the autoencoder was taught
+    assert f"going on from masked_autoencoder {before.version}" in card.cohort.words
+    assert card.network.is_standardised is True  # as the autoencoder was taught
     probed = card.metrics["linear probe accuracy"]
-    assert (probed.patients, probed.split) == (card.training_data.split["test"], "test patients")
+    assert (probed.patients, probed.split) == (card.cohort.split["test"], "test patients")
     assert 0 <= probed.low <= probed.value <= probed.high <= 1
     assert 0.3 < probed.baseline < 0.7  # a third of the stills shows the other view
 
@@ -131,9 +132,9 @@ def test_views_that_name_no_network_take_the_autoencoders_encoder_and_size(easy_
 
     card = train_views(easy_studies, tmp_path, options, vocabulary=TWO)
 
-    assert (card.config["backbone"], card.input_size_px) == (NAME, 32)
+    assert (card.network.backbone, card.input_size_px) == (NAME, 32)
     before, _ = load_published(pretrained, MASKED_AUTOENCODER)
-    assert f"going on from masked_autoencoder {before.version}" in card.training_data.provenance
+    assert f"going on from masked_autoencoder {before.version}" in card.cohort.words
 
 
 def test_a_resnet_cannot_begin_as_a_transformer(pretrained):
@@ -226,7 +227,7 @@ def test_a_picture_that_names_nobody_is_a_patient_of_its_own_and_the_cards_say_s
     options = ViewOptions(epochs=2, batch_size=8, frames_per_cine=1, start="mae", temporal="image", device="cpu")
     heir = train_views(easy_studies, tmp_path / "models", options)
 
-    assert card.config["files_without_patient"] == sum(card.training_data.split.values()) == 8
+    assert card.cohort.files_without_patient == sum(card.cohort.split.values()) == 8
     assert len(known_patients(card, [f"{number}.png" for number in range(8)])) == 8
     assert card.limits.endswith(NAMELESS_LIMITS)
     assert heir.limits.endswith(NAMELESS_LIMITS)

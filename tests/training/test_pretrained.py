@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that others learned: ImageNet's as torchvision keeps them, and files that a person names."""
 
-import dataclasses
 import urllib.error
 
 import pytest
@@ -9,10 +8,11 @@ import torch
 from torchvision.models import get_model_weights, mobilenet_v3_large, resnet18
 
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
 from echo_plugin.models.body_weights import load_body
 from echo_plugin.models.checkpoint import publish
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.network_config import DetectorConfig
 from echo_plugin.training.options import TrainOptions
 from echo_plugin.training.start import body_of, load_start
 
@@ -50,9 +50,9 @@ def _detector(backbone="resnet18"):
 
 
 def _card(config):
-    data = TrainingData("noise", patients=1, cines=1, digest="0")
+    data = TrainingCohort("noise", patients=1, cines=1, digest="0")
     classes = ("interatrial", "interventricular")
-    return ModelCard("septal_detector", "1", "detection", "test", classes, 64, dataclasses.asdict(config), data)
+    return ModelCard("septal_detector", "1", "detection", "test", classes, config, data)
 
 
 @pytest.mark.parametrize(

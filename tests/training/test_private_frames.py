@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from echo_plugin.models.masked_autoencoder import MaeConfig, MaskedAutoencoder
+from echo_plugin.models.masked_autoencoder import MaskedAutoencoder
+from echo_plugin.network_config import MaeConfig
 from echo_plugin.training.mae import write_reconstructions
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")

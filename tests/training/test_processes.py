@@ -165,4 +165,4 @@ def test_torchrun_trains_and_publishes_one_detector(easy_studies, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Published septal_detector ") == 1
-    assert load_card(tmp_path, "septal_detector").config["epochs"] == 2
+    assert load_card(tmp_path, "septal_detector").training.epochs == 2

@@ -10,11 +10,12 @@ import torch
 from echo_plugin.anatomy import NED_12, VIEW_VOCABULARIES, Defect
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError
 from echo_plugin.io.study_folder import StudyFolder
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
 from echo_plugin.models.checkpoint import load_published, publish
-from echo_plugin.models.defect_embedder import DefectEmbedder, EmbedderConfig
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig
+from echo_plugin.models.defect_embedder import DefectEmbedder
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.models.view_classifier import ViewClassifier
+from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfig
 from echo_plugin.training.defect_crops import SUB_CENTRES, chosen_recipe
 from echo_plugin.training.defects import train_defects
 from echo_plugin.training.detector import train_detector
@@ -30,8 +31,8 @@ CONFIG = ViewConfig(classes=2, input_size_px=64)
 def published(tmp_path):
     """A folder with a view classifier, and its network."""
     network = ViewClassifier(CONFIG)
-    data = TrainingData("noise", patients=1, cines=1, digest="0")
-    card = ModelCard("view_classifier", "4", "view", "test", ("A4C", "OTHER"), 64, dataclasses.asdict(CONFIG), data)
+    data = TrainingCohort("noise", patients=1, cines=1, digest="0")
+    card = ModelCard("view_classifier", "4", "view", "test", ("A4C", "OTHER"), CONFIG, data)
     publish(tmp_path, network.state_dict(), card)
     return tmp_path, network
 
@@ -86,8 +87,8 @@ def test_weights_that_have_learned_go_on_at_a_fifth_of_the_rate(published):
 def test_weights_go_on_with_the_contrast_that_they_were_taught(tmp_path, contrast):
     config = DetectorConfig(input_size_px=64, is_standardised=contrast)
     card = ModelCard(
-        "septal_detector", "1", "detection", "test", ("interatrial", "interventricular"), 64,
-        dataclasses.asdict(config) | {"anchor_shapes": []}, TrainingData("noise", patients=1, cines=1, digest="0"),
+        "septal_detector", "1", "detection", "test", ("interatrial", "interventricular"), config,
+        TrainingCohort("noise", patients=1, cines=1, digest="0"),
     )  # fmt: skip
     publish(tmp_path, SeptalDetector(config).state_dict(), card)
     network = SeptalDetector(DetectorConfig(input_size_px=64, is_standardised=not contrast))
@@ -100,8 +101,8 @@ def test_weights_go_on_with_the_contrast_that_they_were_taught(tmp_path, contras
 def _published(folder, name, network, classes, version="7"):
     config = network.config
     card = ModelCard(
-        name, version, "test", "test", classes, config.input_size_px,
-        dataclasses.asdict(config) | {"anchor_shapes": []}, TrainingData("noise", patients=1, cines=1, digest="0"),
+        name, version, "test", "test", classes, config,
+        TrainingCohort("noise", patients=1, cines=1, digest="0"),
     )  # fmt: skip
     publish(folder, network.state_dict(), card)
 
@@ -151,10 +152,10 @@ def test_a_training_that_names_no_network_goes_on_with_the_published_one(
 
     card = train(easy_studies, tmp_path, options(epochs=2, batch_size=12, device="cpu"))
 
-    assert {key: card.config[key] for key in wanted} == wanted
+    assert {key: getattr(card.network, key) for key in wanted} == wanted
     assert card.input_size_px == 64
     assert card.version == "8"
-    assert f"going on from {card.name} 7 " in card.trained_on
+    assert f"going on from {card.name} 7" in card.trained_on
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_a_new_beginning_is_published_above_what_was_there(easy_studies, tmp_pat
 
     card = train_detector(easy_studies, tmp_path, options)
 
-    assert (card.version, card.config["backbone"]) == ("8", "resnet18")
+    assert (card.version, card.network.backbone) == ("8", "resnet18")
     assert "going on" not in card.trained_on
 
 

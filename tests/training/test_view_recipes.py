@@ -7,12 +7,21 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from typer.testing import CliRunner
 
 from echo_plugin.cli.main import app
-from echo_plugin.model_card import ModelCard, TrainingData
+from echo_plugin.model_card import ModelCard, TrainingCohort
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.view_stages import mirrored, resized_crops, vary_as_usf_mae, view_recipe
 from echo_plugin.training.views import view_config
 
-CARD = ModelCard("view_classifier", "1", "view", "", ("A4C", "A2C"), 32, {}, TrainingData("nothing", 0, 0, ""))
+CARD = ModelCard(
+    "view_classifier",
+    "1",
+    "view",
+    "",
+    ("A4C", "A2C"),
+    ViewConfig(2, input_size_px=32),
+    TrainingCohort("nothing", 0, 0, ""),
+)
 
 
 def test_the_fetal_papers_numbers_are_the_preset():

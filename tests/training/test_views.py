@@ -9,18 +9,12 @@ import torch
 
 from echo_plugin.anatomy import VIEW_VOCABULARIES, View
 from echo_plugin.answer.preprocess import to_model_input
-from echo_plugin.answer.views import (
-    LearnedTimes,
-    OpenSetRule,
-    choose_clips,
-    choose_rule,
-    cine_scores,
-    rule_of,
-    times_of,
-)
+from echo_plugin.answer.views import choose_clips, choose_rule, cine_scores
 from echo_plugin.errors import TrainingDataError
+from echo_plugin.model_card import LearnedTimes, OpenSetRule, ViewDecision
 from echo_plugin.models.checkpoint import build_view_classifier, load_published
-from echo_plugin.models.view_classifier import ViewClassifier, ViewConfig, sample_clips
+from echo_plugin.models.view_classifier import ViewClassifier, sample_clips
+from echo_plugin.network_config import ViewConfig
 from echo_plugin.training import view_stages, views
 from echo_plugin.training.datasets import open_labelled_folder
 from echo_plugin.training.options import ViewOptions
@@ -53,15 +47,13 @@ def test_every_way_to_join_frames_is_published_and_rebuilt(
     network.load_state_dict(state)
     assert (network.config.temporal, network.config.frames_per_clip) == (temporal, frames)
     assert network.config.sampling == (sampling or "consecutive")
-    assert card.config["answers_stills"] is True
-    assert card.config["recipe"] == "ours"
+    assert card.training.recipe == "ours"
     assert "of colour Doppler it sees the brightness alone" in card.limits
-    assert times_of(card) == LearnedTimes(7.0, 70.0)
+    assert card.decision == ViewDecision(OpenSetRule("energy", -1.5), LearnedTimes(7.0, 70.0))
     measured_by = {cine.patient_id for cine in timed}
     assert set(known_patients(card, sorted(measured_by)).values()) == {"train"}
-    assert len(measured_by) == card.training_data.split["train"]
-    assert rule_of(card) == OpenSetRule("energy", -1.5)
-    assert card.config["mirror"] is False
+    assert len(measured_by) == card.cohort.split["train"]
+    assert card.training.mirror is False
 
 
 def labelled_cines(*frame_counts):

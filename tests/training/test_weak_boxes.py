@@ -14,7 +14,8 @@ from echo_plugin.evaluate.report import recall_curves
 from echo_plugin.io.datasets.source_cine import WEAK_SCORE
 from echo_plugin.measure.boxes import FrameBoxes, detection_metrics
 from echo_plugin.measure.classes import Cohort
-from echo_plugin.models.septal_detector import DetectorConfig, SeptalDetector
+from echo_plugin.models.septal_detector import SeptalDetector
+from echo_plugin.network_config import DetectorConfig
 from echo_plugin.training.datasets import LabelledCine, PreparedFrames, prepare_detection, unsought_labels
 from echo_plugin.training.detector import detection_loss, true_boxes
 from echo_plugin.training.detector_recipes import OURS, septa_shown
