@@ -34,7 +34,7 @@ def test_a_detector_that_does_not_say_whom_it_knows_is_not_measured(
     models = shutil.copytree(published_detector, tmp_path / "models")
     path = models / f"{SEPTAL_DETECTOR}.json"
     card = json.loads(path.read_text())
-    del card["config"]["patient_salt"]
+    card["cohort"]["salt"] = ""
     path.write_text(json.dumps(card))
 
     with pytest.raises(TrainingDataError, match="does not list the patients it learned from"):
