@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from echo_plugin.cli.main import describe_installation, format_installation
 from echo_plugin.model_card import Metric, ModelCard, TrainingCohort
 from echo_plugin.network_config import DetectorConfig
@@ -48,6 +50,7 @@ def test_a_damaged_card_is_named_and_the_others_are_shown(tmp_path: Path) -> Non
     assert "septal_detector 3" in text
 
 
+@pytest.mark.heavy
 def test_info_loads_neither_torch_nor_monai() -> None:
     code = (
         "import sys; from pathlib import Path; from echo_plugin.cli.main import describe_installation;"

@@ -57,6 +57,7 @@ def exported(studies, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.heavy
 def test_no_invented_name_is_in_any_output_byte(studies, exported):
     secret = {AUTHOR, "Unverkennbar", "Kleinlich"}
     for path in studies.rglob("*.dcm"):

@@ -38,6 +38,7 @@ def reproduced(easy_studies, tmp_path_factory):
     return out, options, report
 
 
+@pytest.mark.heavy
 def test_every_row_is_measured_on_the_same_patients_or_says_why_not(reproduced):
     _, _, report = reproduced
 
@@ -131,6 +132,7 @@ def stopped(easy_studies, tmp_path, monkeypatch):
     return studies, out, options
 
 
+@pytest.mark.heavy
 def test_epochs_learned_before_a_row_was_stopped_are_in_its_cost(stopped):
     studies, out, options = stopped
     (state,) = (out / "rows").rglob("*.state.pt")
@@ -158,6 +160,7 @@ def another_time(studies):
     os.utime(path, ns=(1, 1))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("change", "other"),
     [
