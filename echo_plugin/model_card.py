@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -341,6 +342,12 @@ def _checked(kind: Any, value: object, name: str) -> Any:
         raise ValueError(msg) from exc
 
 
+@functools.lru_cache(maxsize=32)
+def _read_card(path: Path, _stamp: tuple[int, int, int]) -> ModelCard:
+    """Return the card in a file, kept until its stamp changes: it is asked for at each prediction."""
+    return card_from_json(path.read_text(encoding="utf-8"))
+
+
 def load_card(directory: Path, name: str) -> ModelCard:
     """Return the card of a published model; reads no weights.
 
@@ -353,7 +360,8 @@ def load_card(directory: Path, name: str) -> ModelCard:
     """
     path = directory / f"{name}.json"
     try:
-        return card_from_json(path.read_text(encoding="utf-8"))
+        status = path.stat()
+        return _read_card(path, (status.st_mtime_ns, status.st_ino, status.st_size))
     except FileNotFoundError as exc:
         there = sorted(p.stem for p in directory.glob("*.json")) if directory.is_dir() else []
         msg = f"Model {name} is not published in {directory}; found there: {', '.join(there) or 'nothing'}."

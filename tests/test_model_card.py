@@ -142,3 +142,13 @@ def test_a_card_that_lacks_a_field_is_refused(tmp_path: Path) -> None:
 def test_a_decision_of_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match="decision is a ViewDecision; a DetectorDecision is accepted"):
         dataclasses.replace(CARD, decision=ViewDecision())
+
+
+def test_a_card_is_read_anew_only_when_its_file_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(card_to_json(CARD))
+    first, again = load_card(tmp_path, "m"), load_card(tmp_path, "m")
+    path.write_text(card_to_json(dataclasses.replace(CARD, version="12")))
+
+    assert first is again
+    assert load_card(tmp_path, "m").version == "12"

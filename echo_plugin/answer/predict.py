@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cine in; its view, septal boxes and defect out: the published models joined to the pixels.
-
-The detector's tensors as septal boxes.
-"""
+"""One cine in; its view, septal boxes and defect out: the published models joined to the pixels."""
 
 from __future__ import annotations
 
@@ -211,36 +208,35 @@ class EchoPipeline:
     ) -> list[SeptalBox]:
         found: list[SeptalBox] = []
         size = BATCH_FRAMES[self.runtime.device.type]
-        with self._detector.lock:
-            with progress.timed("load"):
-                card, detector = self._detector.get()
-            progress.models["detector"] = card
-            for start in range(0, len(frames), size):
-                batch = frames[start : start + size]
-                with progress.timed("read"):
-                    pixels, mapping = to_model_input(
-                        cine, batch, card.input_size_px, region=region, device=self.runtime.device
-                    )
-                with progress.timed("boxes"):
-                    for frame_index, rows in zip(batch, rows_on_cpu(detector(self._floats(pixels))), strict=True):
-                        corners = clip_boxes(mapping.to_pixels(rows[:, :4]), cine.width, cine.height)
-                        found += septal_boxes(frame_index, corners, rows)
+        with progress.timed("load"):
+            card, detector = self._detector.get()
+        progress.models["detector"] = card
+        for start in range(0, len(frames), size):
+            batch = frames[start : start + size]
+            with progress.timed("read"):
+                pixels, mapping = to_model_input(
+                    cine, batch, card.input_size_px, region=region, device=self.runtime.device
+                )
+            with progress.timed("boxes"), self._detector.lock:
+                each = rows_on_cpu(detector(self._floats(pixels)))
+            for frame_index, rows in zip(batch, each, strict=True):
+                corners = clip_boxes(mapping.to_pixels(rows[:, :4]), cine.width, cine.height)
+                found += septal_boxes(frame_index, corners, rows)
         return found
 
     def _predict_view(self, cine: Cine, region: UltrasoundRegion, progress: Progress) -> ViewPrediction:
-        with self._views.lock:
-            with progress.timed("load"):
-                card, classifier = self._views.get()
-            progress.models["views"] = card
-            clips = choose_clips(classifier.config, card.decision_as(ViewDecision).times, cine, VIEW_CLIPS)
-            frames, place = np.unique(clips, return_inverse=True)
-            with progress.timed("read"):
-                pixels, _ = to_model_input(
-                    cine, frames.tolist(), card.input_size_px, region=region, device=self.runtime.device
-                )
-            with progress.timed("view"):
-                floats = self._floats(pixels)[torch.as_tensor(place.reshape(clips.shape), device=pixels.device)]
-                return answer_view(classifier, card, floats, frames.tolist(), is_still=cine.frame_count == 1)
+        with progress.timed("load"):
+            card, classifier = self._views.get()
+        progress.models["views"] = card
+        clips = choose_clips(classifier.config, card.decision_as(ViewDecision).times, cine, VIEW_CLIPS)
+        frames, place = np.unique(clips, return_inverse=True)
+        with progress.timed("read"):
+            pixels, _ = to_model_input(
+                cine, frames.tolist(), card.input_size_px, region=region, device=self.runtime.device
+            )
+        with progress.timed("view"), self._views.lock:
+            floats = self._floats(pixels)[torch.as_tensor(place.reshape(clips.shape), device=pixels.device)]
+            return answer_view(classifier, card, floats, frames.tolist(), is_still=cine.frame_count == 1)
 
     def _predict_defect(
         self,
@@ -252,19 +248,18 @@ class EchoPipeline:
         progress: Progress,
     ) -> CineEmbedding:
         """Return the defect, with what past cases and other cines of the patient are compared and joined by."""
-        with self._embedder.lock:
-            with progress.timed("load"):
-                card, embedder = self._embedder.get()
-            progress.models["defects"] = card
-            with progress.timed("read"):
-                crops = crops_of(card, cine, boxes, frames, region)
-                pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
-            with progress.timed("defect"):
-                rule = DefectRule.of(embedder, card)
-                joined = join_crops(rule, card.classes, crops, embedder(self._floats(pixels)), view)
-                prediction = answer(rule, card.classes, crops, joined, view)
-                unit = torch.nn.functional.normalize(joined.embedding.float(), dim=1)[0].cpu().numpy()
-                vector = rule.signature(rule.probabilities(joined.logits))[0].float().cpu().numpy()
+        with progress.timed("load"):
+            card, embedder = self._embedder.get()
+        progress.models["defects"] = card
+        with progress.timed("read"):
+            crops = crops_of(card, cine, boxes, frames, region)
+            pixels = cut_crops(cine, crops, card.input_size_px, region=region, device=self.runtime.device)
+        with progress.timed("defect"), self._embedder.lock:
+            rule = DefectRule.of(embedder, card)
+            joined = join_crops(rule, card.classes, crops, embedder(self._floats(pixels)), view)
+            prediction = answer(rule, card.classes, crops, joined, view)
+            unit = torch.nn.functional.normalize(joined.embedding.float(), dim=1)[0].cpu().numpy()
+            vector = rule.signature(rule.probabilities(joined.logits))[0].float().cpu().numpy()
         detector = progress.models["detector"]
         return CineEmbedding(vector, unit, joined.evidence.cpu().numpy(), prediction, card, detector)
 

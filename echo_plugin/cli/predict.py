@@ -28,7 +28,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from echo_plugin.anatomy import View
-from echo_plugin.cine import escape_path, is_uid
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models, require_report_place, write_json
 from echo_plugin.durable import require_writable, write_atomically
 from echo_plugin.errors import EchoError
@@ -147,6 +146,7 @@ def sort_by_view(results: Sequence[Mapping[str, Any]], out: Path, *, is_copy: bo
     EchoError
         If a link or a copy cannot be made; those before it are.
     """
+    from echo_plugin.cine import escape_path, is_uid
     from echo_plugin.io.cine_file import read_cine
 
     counts: Counter[str] = Counter()

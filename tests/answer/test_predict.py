@@ -3,7 +3,7 @@ import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -369,3 +369,35 @@ def test_unknown_task_and_frame_are_refused(pipeline: EchoPipeline, cine: Cine) 
         pipeline.predict(cine, tasks=("mood",))
     with pytest.raises(IndexError, match="a4c_007 has no frame 9"):
         pipeline.predict(cine, tasks=("boxes",), frame_indices=(9,))
+
+
+class WaitingFrames:
+    """Frames that are decoded only once ``go`` is set."""
+
+    def __init__(self, pixels: np.ndarray, go: threading.Event) -> None:
+        self._frames, self._go, self.has_waited_in_vain = FramesInMemory(pixels), go, False
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self._frames.shape
+
+    def read(self, frame_indices: Sequence[int]) -> np.ndarray:
+        self.has_waited_in_vain |= not self._go.wait(timeout=20)
+        return self._frames.read(frame_indices)
+
+
+@pytest.mark.parametrize("tasks", [("view",), ("boxes",), ("defect",)])
+def test_a_file_that_is_decoded_slowly_keeps_no_other_waiting(
+    pipeline: EchoPipeline, cine: Cine, tasks: tuple[str, ...]
+) -> None:
+    go, regions = threading.Event(), (UltrasoundRegion(0, 0, 80, 60),)
+    frames = WaitingFrames(np.zeros((4, 60, 80, 1), np.uint8), go)
+    other = Cine("slow", frames, regions=regions)
+    slow = threading.Thread(target=pipeline.predict, args=(other,), kwargs={"tasks": tasks})
+    slow.start()
+
+    pipeline.predict(cine, tasks=tasks)
+    go.set()
+    slow.join()
+
+    assert not frames.has_waited_in_vain

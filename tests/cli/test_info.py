@@ -50,11 +50,11 @@ def test_a_damaged_card_is_named_and_the_others_are_shown(tmp_path: Path) -> Non
     assert "septal_detector 3" in text
 
 
-@pytest.mark.heavy
-def test_info_loads_neither_torch_nor_monai() -> None:
+def test_info_loads_neither_torch_nor_numpy_nor_monai() -> None:
     code = (
         "import sys; from pathlib import Path; from echo_plugin.cli.main import describe_installation;"
-        "describe_installation(Path('.')); print([m for m in ('torch', 'monai', 'pydicom') if m in sys.modules])"
+        "describe_installation(Path('.'));"
+        "print([m for m in ('torch', 'numpy', 'monai', 'pydicom') if m in sys.modules])"
     )
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
