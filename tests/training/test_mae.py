@@ -99,7 +99,7 @@ def test_those_who_will_measure_are_not_learned_from(easy_studies, pretrained):
 
 def test_a_view_classifier_goes_on_from_it_and_keeps_its_patients_apart(easy_studies, pretrained, tmp_path):
     shutil.copytree(pretrained, tmp_path / "models")
-    options = TrainOptions(
+    options = ViewOptions(
         epochs=2, batch_size=8, image_size=32, frames_per_cine=1, backbone=NAME, start="mae", device="cpu", seed=5
     )
 
@@ -222,9 +222,9 @@ def test_a_picture_that_names_nobody_is_a_patient_of_its_own_and_the_cards_say_s
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "raw" / f"{number}.png")
 
-    card = train_mae([tmp_path / "raw"], tmp_path, dataclasses.replace(OPTIONS, epochs=1))
+    card = train_mae([tmp_path / "raw"], tmp_path / "models", dataclasses.replace(OPTIONS, epochs=1))
     options = ViewOptions(epochs=2, batch_size=8, frames_per_cine=1, start="mae", temporal="image", device="cpu")
-    heir = train_views(easy_studies, tmp_path, options)
+    heir = train_views(easy_studies, tmp_path / "models", options)
 
     assert card.config["files_without_patient"] == sum(card.training_data.split.values()) == 8
     assert len(known_patients(card, [f"{number}.png" for number in range(8)])) == 8
