@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from echo_plugin.cli.main import describe_installation, format_installation
 from echo_plugin.model_card import Metric, ModelCard, TrainingCohort
 from echo_plugin.network_config import DetectorConfig
