@@ -16,14 +16,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox, ViewPrediction
 from echo_plugin.answer.boxes import TrackOptions, link_boxes
 from echo_plugin.answer.defect_rule import DefectRule
-from echo_plugin.answer.defects import (
-    PatientDefect,
-    answer,
-    combine_cines,
-    crops_of,
-    cut_crops,
-    join_crops,
-)
+from echo_plugin.answer.defects import PatientDefect, answer, combine_cines, crops_of, cut_crops, join_crops
 from echo_plugin.answer.gallery import KeptGallery, NearestCase
 from echo_plugin.answer.prediction import RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress, require_askable
 from echo_plugin.answer.preprocess import normalise, to_model_input

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from echo_plugin.cli.model_cards import render_card, write_model_cards
-from echo_plugin.cli.results_page import write_results_page
+from echo_plugin.cli.pages import render_card, write_model_cards, write_results_page
 from echo_plugin.model_card import STARTERS, Metric, ModelCard, Training, TrainingCohort, card_to_json, load_card
 from echo_plugin.network_config import DetectorConfig
 from tests.script import ROOT
