@@ -40,6 +40,8 @@ from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 TWO = (View.A4C, View.PSAX_AV)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "device": "cpu"}
@@ -98,7 +100,6 @@ def test_an_encoder_held_still_looks_at_the_same_clips(tmp_path, monkeypatch):
             assert torch.equal(still.parts[part], moving.parts[part])
 
 
-@pytest.mark.heavy
 def test_clips_of_a_fold_are_at_the_interval_of_the_patients_it_learns_from(
     easy_studies, tmp_path, monkeypatch, stages
 ):
@@ -125,7 +126,6 @@ def publish_image_classifier(folder, **config):
     return folder / "view_classifier.safetensors"
 
 
-@pytest.mark.heavy
 def test_the_published_architecture_is_measured_by_folds(easy_studies, tmp_path, monkeypatch):
     publish_image_classifier(tmp_path, recipe="usf-mae", mirror=True)
     out, options, mirrored = tmp_path / "out", ViewOptions(**TINY, seed=3), []
@@ -184,7 +184,6 @@ def test_every_architecture_learns_for_all_the_epochs(easy_studies, tmp_path, st
     assert stages == expected
 
 
-@pytest.mark.heavy
 def test_every_row_of_the_table_learns_for_all_the_epochs(easy_studies, tmp_path, stages):
     options = ViewOptions(**TINY | {"epochs": 10})
 
@@ -238,7 +237,6 @@ def reproduced(easy_studies, tmp_path_factory):
     return out, report, told
 
 
-@pytest.mark.heavy
 def test_every_row_is_measured_on_the_same_cines(reproduced):
     out, report, told = reproduced
 
@@ -252,7 +250,6 @@ def test_every_row_is_measured_on_the_same_cines(reproduced):
     assert "93.88/93.65/93.88/93.73" in table and "weaving over plain GRU, consecutive" in table
 
 
-@pytest.mark.heavy
 def test_a_run_that_was_stopped_goes_on_and_other_numbers_begin_anew(reproduced, easy_studies, monkeypatch):
     out, report, _ = reproduced
     learned = []
@@ -266,7 +263,6 @@ def test_a_run_that_was_stopped_goes_on_and_other_numbers_begin_anew(reproduced,
     assert again == report
 
 
-@pytest.mark.heavy
 def test_a_file_that_was_written_anew_is_learned_anew(easy_studies, tmp_path):
     studies = tmp_path / "studies"
     shutil.copytree(easy_studies, studies)
@@ -282,7 +278,6 @@ def test_a_file_that_was_written_anew_is_learned_anew(easy_studies, tmp_path):
     assert not set(before.values()) & set(after.values())
 
 
-@pytest.mark.heavy
 def test_patients_who_taught_or_chose_the_first_weights_take_no_part(easy_studies, tmp_path, monkeypatch):
     """An encoder that learned from half the children begins rows on the other half only."""
     half = tmp_path / "half"
@@ -357,7 +352,6 @@ def test_a_start_that_does_not_list_its_patients_is_refused(easy_studies, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.heavy
 def test_an_encoder_held_still_embeds_once_and_joins_as_well(easy_studies, tmp_path, monkeypatch):
     taught = ViewOptions(**TINY | {"epochs": 12}, temporal="image", start="scratch")
     train_views(easy_studies, tmp_path / "models", taught, vocabulary=TWO)

@@ -25,6 +25,8 @@ from echo_plugin.host.folders import (
 )
 from echo_plugin.io.study_folder import StudyFolder
 
+pytestmark = pytest.mark.heavy
+
 
 class Still:
     def __init__(self, frames: int) -> None:

@@ -19,6 +19,8 @@ from echo_plugin.training.loop import KeptState
 from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.splits import patient_fingerprints
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 ROWS = [
@@ -38,7 +40,6 @@ def reproduced(easy_studies, tmp_path_factory):
     return out, options, report
 
 
-@pytest.mark.heavy
 def test_every_row_is_measured_on_the_same_patients_or_says_why_not(reproduced):
     _, _, report = reproduced
 
@@ -132,7 +133,6 @@ def stopped(easy_studies, tmp_path, monkeypatch):
     return studies, out, options
 
 
-@pytest.mark.heavy
 def test_epochs_learned_before_a_row_was_stopped_are_in_its_cost(stopped):
     studies, out, options = stopped
     (state,) = (out / "rows").rglob("*.state.pt")
@@ -160,7 +160,6 @@ def another_time(studies):
     os.utime(path, ns=(1, 1))
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("change", "other"),
     [

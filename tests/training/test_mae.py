@@ -30,6 +30,8 @@ from echo_plugin.training.provenance import NAMELESS_LIMITS, known_patients
 from echo_plugin.training.start import load_start
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 NAME = "vit_micro_patch8"
 OPTIONS = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")
@@ -127,7 +129,6 @@ def test_the_encoder_begins_as_the_autoencoders(pretrained):
     assert all(torch.equal(value, state[f"encoder.{key}"]) for key, value in model.backbone.state_dict().items())
 
 
-@pytest.mark.heavy
 def test_views_that_name_no_network_take_the_autoencoders_encoder_and_size(easy_studies, pretrained, tmp_path):
     options = ViewOptions(epochs=1, batch_size=8, frames_per_cine=1, start="mae", starter=pretrained, device="cpu")
 
@@ -297,7 +298,6 @@ mae.train_mae([Path(sys.argv[1])], Path(sys.argv[2]), options)
 """
 
 
-@pytest.mark.heavy
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_training_goes_on_to_the_same_weights_without_reading_frames_again(easy_studies, pretrained, tmp_path):
     killed = subprocess.run(
