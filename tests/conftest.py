@@ -21,6 +21,13 @@ settings.load_profile("any machine")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever wants networks that have learned waits for their training: not in the fast tier."""
+    for item in items:
+        if "published_detector" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.heavy)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The directory of real ultrasound files beside the checkout; skipped, visibly, where it is absent."""

@@ -23,6 +23,7 @@ def test_image_ids_that_could_leave_the_folder_are_refused(image_id: str) -> Non
         require_image_id(image_id)
 
 
+@pytest.mark.heavy
 @given(st.from_regex(r"[0-9](\.?[0-9]){0,30}", fullmatch=True))
 def test_every_dicom_uid_is_an_image_id(uid: str) -> None:
     assert require_image_id(uid) == uid

@@ -26,6 +26,7 @@ def parts(easy_studies: Path, published_detector: Path) -> dict[str, str]:
     return known_patients(load_card(published_detector, "septal_detector"), patients)
 
 
+@pytest.mark.heavy
 def test_nobody_is_measured_whom_the_detector_has_learned_from(
     benchmark: ModuleType, easy_studies: Path, published_detector: Path, parts: dict[str, str], capsys
 ) -> None:

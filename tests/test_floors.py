@@ -3,6 +3,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,7 @@ def _imports(tree: ast.AST, *, is_lazy: bool = False) -> Iterator[tuple[str, boo
             yield from _imports(node, is_lazy=is_lazy or called or for_types)
 
 
+@cache
 def _own_imports() -> list[Import]:
     modules = _modules()
     return [

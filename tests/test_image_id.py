@@ -32,6 +32,7 @@ def test_escaped_path_comes_back(path: PurePosixPath) -> None:
         assert unquote_to_bytes(image_id.removeprefix("_")).decode("utf-8", "surrogatepass") == str(path)
 
 
+@pytest.mark.heavy
 @given(ANY_LENGTH)
 @example(PurePosixPath("a" * 500))
 @example(PurePosixPath("1.2.840.10008"))

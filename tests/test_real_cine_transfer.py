@@ -40,6 +40,7 @@ def test_every_copy_keeps_the_reference_boxes_in_the_picture():
         assert moved.min() >= 0 and moved.max() <= 256
 
 
+@pytest.mark.heavy
 def test_transfer_gives_overlap_and_constant_answer_for_each_copy(published_detector):
     pixels = np.random.default_rng(0).integers(0, 255, (2, 80, 80, 1), dtype=np.uint8)
     cine = Cine("cine", FramesInMemory(pixels), regions=(UltrasoundRegion(0, 0, 80, 80),))
@@ -65,6 +66,7 @@ def test_reference_boxes_lie_in_the_ultrasound_region_of_the_real_cine(shared_da
         assert (boxes.boxes[:, 2] <= region.x2).all() and (boxes.boxes[:, 3] <= region.y2).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("frame_count", "clips"), [(1, 1), (4, 1), (9, 6)])
 def test_view_share_counts_a_clip_from_each_frame(tmp_path, frame_count, clips):
     classes = (View.A4C.value, View.OTHER.value)

@@ -57,6 +57,7 @@ def test_the_shipped_views_look_at_one_beat_at_the_interval_that_they_learned_fr
     assert "of colour Doppler it sees the brightness alone" in card.limits
 
 
+@pytest.mark.heavy
 def test_labelled_sample_boxes_are_found(pipeline: EchoPipeline) -> None:
     """On the labelled sample cines, of phantom children that no training saw."""
     folder = StudyFolder(ROOT / "sample_studies")
@@ -73,6 +74,7 @@ def test_labelled_sample_boxes_are_found(pipeline: EchoPipeline) -> None:
     assert np.mean(found) > 0.4
 
 
+@pytest.mark.heavy
 def test_every_task_answers_on_every_sample(pipeline: EchoPipeline) -> None:
     folder = StudyFolder(ROOT / "sample_studies")
     views = []

@@ -246,18 +246,19 @@ def answer(
     joined: JoinedCrops,
     view: ViewPrediction | None,
 ) -> DefectPrediction:
-    """Return what the crops of a cine say: of the defects, one that its walls can show.
+    """Return what the crops of a cine say; a defect that none of its walls can show has no probability.
 
     ``view`` : None where it was not asked for.
     """
     classes = [Defect(name) for name in names]
+    is_possible = torch.tensor([any(can_show(crop.septum, defect) for crop in crops) for defect in classes])
+    logits = joined.logits.masked_fill(~is_possible.to(joined.logits.device), -torch.inf)
     angles = np.degrees(rule.embedder.angles(joined.embedding)[0].double().cpu().numpy()).tolist()
-    named = dict(zip(classes, rule.probabilities(joined.logits)[0].tolist(), strict=True))
+    named = dict(zip(classes, rule.probabilities(logits)[0].tolist(), strict=True))
     is_whole_frame = crops[0].is_whole_frame
     septa = [crop.septum or Septum.UNSPECIFIED for crop in crops]
-    possible = [defect for defect in classes if any(can_show(crop.septum, defect) for crop in crops)]
     return DefectPrediction(
-        max(possible, key=lambda defect: named[defect]),
+        max(named, key=lambda defect: named[defect]),
         named,
         dict(zip(classes, angles, strict=True)),
         tuple(dict.fromkeys(crop.frame_index for crop in crops)),

@@ -16,14 +16,7 @@ from echo_plugin.anatomy import DETECTED_SEPTA
 from echo_plugin.annotations import SeptalBox, ViewPrediction
 from echo_plugin.answer.boxes import TrackOptions, link_boxes
 from echo_plugin.answer.defect_rule import DefectRule
-from echo_plugin.answer.defects import (
-    PatientDefect,
-    answer,
-    combine_cines,
-    crops_of,
-    cut_crops,
-    join_crops,
-)
+from echo_plugin.answer.defects import PatientDefect, answer, combine_cines, crops_of, cut_crops, join_crops
 from echo_plugin.answer.gallery import KeptGallery, NearestCase
 from echo_plugin.answer.prediction import RAW_BOXES, TASKS, CineEmbedding, CinePrediction, Progress, require_askable
 from echo_plugin.answer.preprocess import normalise, to_model_input
@@ -73,25 +66,16 @@ class EchoPipeline:
     Parameters
     ----------
     models_dir
-        Where models are published.
+        Where models, and the gallery of past cases beside them, are published.
     device
         auto, cpu or cuda.
     track
         How boxes are linked over time; ``operating_score`` of a detector's card goes before the one given here.
-    gallery_dir
-        Where the gallery of past cases is kept; None: beside the models.
     """
 
-    def __init__(
-        self,
-        models_dir: Path,
-        *,
-        device: str = "auto",
-        track: TrackOptions | None = None,
-        gallery_dir: Path | None = None,
-    ) -> None:
+    def __init__(self, models_dir: Path, *, device: str = "auto", track: TrackOptions | None = None) -> None:
         self.models_dir = models_dir
-        self.gallery = KeptGallery(gallery_dir or models_dir)
+        self.gallery = KeptGallery(models_dir)
         self.runtime = Runtime.on(device)
         self.track = track or TrackOptions()
         self._detector = PublishedNetwork(models_dir, SEPTAL_DETECTOR, build_detector, self.runtime)

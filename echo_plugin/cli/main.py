@@ -147,7 +147,7 @@ def info(
     Example: monailabel-echo info --json -
     """
     if markdown:
-        from echo_plugin.cli.model_cards import write_model_cards
+        from echo_plugin.cli.pages import write_model_cards
 
         for page in write_model_cards(models):
             typer.echo(f"Wrote {page}.", err=True)

@@ -12,7 +12,7 @@ import typer
 
 from echo_plugin.anatomy import NED_12, View
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models
-from echo_plugin.cli.results_page import write_results_page
+from echo_plugin.cli.pages import write_results_page
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:

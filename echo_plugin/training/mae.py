@@ -42,13 +42,7 @@ from echo_plugin.training.mae_frames import (
 )
 from echo_plugin.training.options import EpochStatus, MaeOptions, OnEpoch
 from echo_plugin.training.processes import first_process_first, is_first
-from echo_plugin.training.provenance import (
-    cohort_of,
-    known_parts,
-    nameless_limits,
-    next_version,
-    publish_learned,
-)
+from echo_plugin.training.provenance import cohort_of, known_parts, nameless_limits, next_version, publish_learned
 from echo_plugin.training.splits import Split, split_by_patient
 from echo_plugin.training.start import Start, begun_training, load_start
 

@@ -16,6 +16,8 @@ from echo_plugin.io.datasets.source_cine import WEAK_SCORE
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.training.datasets import open_labelled_folder
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 

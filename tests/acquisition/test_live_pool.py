@@ -42,6 +42,7 @@ def test_scores_are_calibrated_by_their_own_detector_on_todays_labels(
     assert uncertainty == pytest.approx(0.5, abs=1e-3) if not is_used else uncertainty < 0.4
 
 
+@pytest.mark.heavy
 def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, published_detector, tmp_path):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
     live = LivePool(folder, LabelSummaries(folder), store, published_detector)
@@ -56,6 +57,7 @@ def test_a_row_of_another_width_does_not_keep_the_others_from_being_read(small, 
         assert np.flatnonzero(pool.scores.is_scored).tolist() == [pool.cines.index_of[i] for i in (first, third)]
 
 
+@pytest.mark.heavy
 def test_the_pool_follows_scores_labels_and_files_and_reads_no_cine(small, published_detector, tmp_path, monkeypatch):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
     live = LivePool(folder, LabelSummaries(folder), store, published_detector)
@@ -79,6 +81,7 @@ def test_the_pool_follows_scores_labels_and_files_and_reads_no_cine(small, publi
     assert norms == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.heavy
 def test_scores_of_older_models_are_used_until_the_new_have_seen_as_many(small, published_detector, tmp_path):
     folder, store = StudyFolder(small), ScoreStore(tmp_path / "scores.sqlite")
     score_folder(folder, published_detector, store, device="cpu")

@@ -114,6 +114,7 @@ def test_the_published_detector_judges_strangers_only(easy_studies, strange_stud
     assert len(patients_judged(easy_studies)) == 2  # the test part of its split
 
 
+@pytest.mark.heavy
 def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, published_detector, tmp_path):
     result = review(strange_studies, published_judge(published_detector, "cpu"), judges="the published detector")
     write_review(tmp_path / "out", result)
@@ -132,6 +133,7 @@ def test_a_review_is_written_kept_and_found_by_the_server(strange_studies, publi
     assert describe_review(result).splitlines()[1].split()[1] == facts["cines"][0]["image_id"]
 
 
+@pytest.mark.heavy
 def test_a_confirmed_label_is_counted_and_not_listed(small, published_detector, tmp_path):
     folder = StudyFolder(small)
     kept, other, _ = folder.annotated_ids()
@@ -153,6 +155,7 @@ def test_a_confirmed_label_is_counted_and_not_listed(small, published_detector, 
     assert ScoreStore(small / SCORES_FILE).judgements()[kept].revision == 2  # the server counts it as confirmed
 
 
+@pytest.mark.heavy
 def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
     strange_studies, published_detector, tmp_path, monkeypatch
 ):
@@ -173,6 +176,7 @@ def test_a_review_holds_no_pictures_and_reads_again_those_it_draws(
         np.testing.assert_array_equal(picture.pixels, seen[doubt.judgement.image_id][0][0].numpy())
 
 
+@pytest.mark.heavy
 def test_a_review_leaves_out_and_counts_what_it_cannot_use(strange_studies, published_detector, caplog):
     nobodys, damaged, old, *_ = StudyFolder(strange_studies).annotated_ids()
     csv = strange_studies / "patients.csv"

@@ -17,6 +17,8 @@ from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 

@@ -136,6 +136,7 @@ def test_every_weak_box_is_kept_for_the_precision_recall_curve() -> None:
     assert link_boxes([], range(3)) == weigh_boxes([], range(3)) == ()
 
 
+@pytest.mark.heavy
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_weighing_loses_no_box_and_depends_on_no_order(seed: int, frames: int) -> None:
     rng = np.random.default_rng(seed)

@@ -71,6 +71,7 @@ def pipeline(models: Path) -> EchoPipeline:
     return EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=0.0))
 
 
+@pytest.mark.heavy
 def test_prediction_has_the_json_of_the_contract(pipeline: EchoPipeline, cine: Cine) -> None:
     entry = json.loads(json.dumps(pipeline.predict(cine).to_json(cine, Path("x.dcm")), allow_nan=False))
 
@@ -110,6 +111,7 @@ def test_unlinked_boxes_are_there_for_who_wants_them(pipeline: EchoPipeline, cin
     assert asked.defect == pipeline.predict(cine, tasks=("defect",), frame_indices=[2, 4]).defect
 
 
+@pytest.mark.heavy
 def test_the_command_line_gives_raw_boxes_or_linked_ones(models: Path, tmp_path: Path) -> None:
     picture = tmp_path / "still.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)).save(picture)
@@ -157,6 +159,7 @@ def test_defect_alone_uses_boxes_without_returning_them(pipeline: EchoPipeline, 
     assert set(prediction.models) == {"detector", "defects"}
 
 
+@pytest.mark.heavy
 def test_whole_frames_are_compared_when_no_septum_is_found(models: Path, cine: Cine) -> None:
     blind = EchoPipeline(models, device="cpu", track=TrackOptions(operating_score=2.0))
 
@@ -183,6 +186,7 @@ def four_classes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return directory
 
 
+@pytest.mark.heavy
 def test_classes_are_those_of_the_card_and_each_wall_has_its_crop(four_classes: Path, cine: Cine) -> None:
     always = EchoPipeline(four_classes, device="cpu", track=TrackOptions(operating_score=0.0))
 
@@ -218,6 +222,7 @@ def sure_of_a_view(four_classes: Path, tmp_path: Path) -> Callable[[View], Path]
     return sure
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("tasks", [("defect",), ("boxes", "defect"), ("view", "boxes", "defect")])
 def test_a_defect_is_not_answered_from_a_view_that_does_not_show_it(
     sure_of_a_view: Callable[[View], Path], cine: Cine, tasks: tuple[str, ...]
@@ -265,6 +270,7 @@ def test_nothing_that_was_not_asked_needs_its_model(tmp_path: Path, models: Path
         lone.predict(cine, tasks=("boxes",))
 
 
+@pytest.mark.heavy
 def test_what_is_published_later_is_used_from_the_next_prediction_on(tmp_path: Path, cine: Cine) -> None:
     first = publish_detector(tmp_path, seed=0)
     pipeline = EchoPipeline(tmp_path, device="cpu")
@@ -278,6 +284,7 @@ def test_what_is_published_later_is_used_from_the_next_prediction_on(tmp_path: P
     assert pipeline.reload_if_published() == ()
 
 
+@pytest.mark.heavy
 def test_models_are_loaded_before_the_first_request_if_wished(models: Path) -> None:
     pipeline = EchoPipeline(models, device="cpu")
 
@@ -285,6 +292,7 @@ def test_models_are_loaded_before_the_first_request_if_wished(models: Path) -> N
     assert pipeline.reload_if_published() == ()
 
 
+@pytest.mark.heavy
 def test_threads_get_the_answer_of_one(pipeline: EchoPipeline, cine: Cine) -> None:
     alone = pipeline.predict(cine)
     answers: list[object] = []
@@ -322,6 +330,7 @@ def test_nearest_cases_come_from_the_gallery_of_the_same_embedder(tmp_path: Path
     assert pipeline.predict(cine, tasks=("defect",)).nearest == ()
 
 
+@pytest.mark.heavy
 def test_a_whole_frame_is_compared_with_no_past_case_and_it_is_said(tmp_path: Path, models: Path, cine: Cine) -> None:
     for path in models.iterdir():
         (tmp_path / path.name).symlink_to(path)

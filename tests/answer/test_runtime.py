@@ -66,6 +66,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", NETWORKS)
 def test_folding_leaves_the_answer_as_it_was(name: str) -> None:
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-from echo_plugin.cli.results_page import write_results_page
+from echo_plugin.cli.pages import write_results_page
 
 OPTION = "--markdown"
 

@@ -63,6 +63,7 @@ def test_a_failure_ends_with_1_and_one_sentence(run, arguments: tuple[str, ...],
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.heavy
 def test_past_cases_are_not_put_among_the_public_weights(run, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
 

@@ -95,6 +95,7 @@ def test_a_file_in_the_place_of_a_report_is_written_over(folders: Path, tmp_path
     assert json.loads((tmp_path / "report.json").read_text())["cines"] == 2
 
 
+@pytest.mark.heavy
 def test_a_wrong_layout_ends_with_1_and_one_sentence(folders: Path, tmp_path: Path) -> None:
     answer = run("camus", folders, tmp_path / "out")
 

@@ -145,6 +145,7 @@ def test_a_batch_with_a_damaged_file_is_one_json_list_and_ends_with_1(
     assert first["defect"]["probability"] == last["defect"]["probability"] > 0
 
 
+@pytest.mark.heavy
 def test_info_prints_json_alone_on_stdout(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "echo_plugin", "info", "--models", str(tmp_path), "--json", "-"]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -8,8 +8,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from echo_plugin.cli.model_cards import render_card, write_model_cards
-from echo_plugin.cli.results_page import write_results_page
+import pytest
+
+from echo_plugin.cli.pages import render_card, write_model_cards, write_results_page
 from echo_plugin.model_card import STARTERS, Metric, ModelCard, Training, TrainingCohort, card_to_json, load_card
 from echo_plugin.network_config import DetectorConfig
 from tests.script import ROOT
@@ -87,6 +88,7 @@ def test_a_page_of_results_says_how_it_was_made(tmp_path: Path, monkeypatch) -> 
     assert page.endswith("| 0.9 |\n")
 
 
+@pytest.mark.heavy
 def test_a_benchmark_keeps_what_it_prints_as_a_page(tmp_path: Path) -> None:
     benchmark = ROOT / "tests" / "benchmarks" / "search_gallery.py"
     command = [sys.executable, benchmark, "--cases", "200", "--markdown", tmp_path / "search.md"]

@@ -2,10 +2,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from echo_plugin.evaluate.defect_tables import PAPER, beside_paper
 from echo_plugin.evaluate.defects import compare_held_out
 from echo_plugin.model_card import Metric
+
+pytestmark = pytest.mark.heavy
 
 
 def metric(value):

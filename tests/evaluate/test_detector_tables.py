@@ -26,6 +26,7 @@ def _rows(frames, facts):
     return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in by_view["rows"]}
 
 
+@pytest.mark.heavy
 def test_a_group_has_the_figures_of_its_frames_with_patients_and_intervals():
     frames = _frames((0.5, 0.5))
     views = ["A4C" if i % 4 < 3 else "A2C" for i in range(12)]

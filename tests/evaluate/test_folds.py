@@ -40,6 +40,8 @@ from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.splits import Split
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 TWO = (View.A4C, View.PSAX_AV)
 TINY = {"epochs": 2, "batch_size": 8, "image_size": 32, "device": "cpu"}

@@ -15,6 +15,8 @@ from echo_plugin.training.datasets import LabelledCine
 from echo_plugin.training.options import ViewOptions
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 OPTIONS = ViewOptions(epochs=2, batch_size=8, image_size=32, frames_per_cine=1, device="cpu", temporal="image")
 

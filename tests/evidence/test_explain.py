@@ -16,6 +16,8 @@ from echo_plugin.errors import EchoError, ModelMismatchError
 from echo_plugin.evidence.explain import explain_defect
 from echo_plugin.io.study_folder import StudyFolder
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)
 

@@ -33,6 +33,8 @@ from echo_plugin.io.dicom_sr import boxes_of_person, read_report
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.phantom.study import write_phantom_study_folder
 
+pytestmark = pytest.mark.heavy
+
 BOX = SeptalBox(1, 100.5, 60.25, 200.0, 180.0, Septum.INTERVENTRICULAR)
 AUTHOR = "Dr Isolde Unverkennbar"
 

@@ -17,6 +17,8 @@ from echo_plugin.answer.runtime import Runtime
 from echo_plugin.cine import Cine, FramesInMemory, UltrasoundRegion
 from echo_plugin.io.cine_file import read_cine
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).with_name("predict.json")
 FRAMES = (0, 7, 14, 21)

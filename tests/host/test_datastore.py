@@ -68,6 +68,7 @@ def markups_of(store, image_id, *boxes) -> str:
     return boxes_to_markups(boxes, rendition_geometry(store.images.read(image_id)))
 
 
+@pytest.mark.heavy
 def test_cines_of_nested_folders_are_listed_and_labelled(store):
     assert store.status() == {"total": 6, "completed": 6, "label_tags": {"final": 6}}
     assert store.get_unlabeled_images() == []
@@ -91,6 +92,7 @@ def test_the_listing_is_json_without_an_identity(store):
     assert not any(patient in listing for patient in patients)
 
 
+@pytest.mark.heavy
 def test_a_viewer_gets_a_volume_with_a_voxel_for_each_pixel(store, image_id):
     path = Path(store.get_image_uri(image_id))
 

@@ -44,6 +44,7 @@ def values(answer, tag):
     return [item[tag]["Value"][0] for item in answer.json()]
 
 
+@pytest.mark.heavy
 def test_studies_are_listed_with_their_counts(web, archive):
     answer = web.get("/dicom-web/studies")
 

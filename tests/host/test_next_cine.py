@@ -311,6 +311,7 @@ def keeper(store, tmp_path, published_detector, monkeypatch):
     return keeper, started
 
 
+@pytest.mark.heavy
 def test_scoring_starts_once_and_again_only_when_something_changed(keeper, store, tmp_path):
     keeper, started = keeper
     keeper.look()

@@ -107,6 +107,7 @@ def recorder():
     thread.join(10)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "path",
     [
@@ -154,6 +155,7 @@ def test_frames_and_refusals_pass_through(through, first):
     assert "does not transcode" in refused.json()["detail"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "path",
     [
@@ -230,6 +232,7 @@ def test_warnings_about_a_connection_are_still_logged(recorder, caplog):
     assert "no more connections" in caplog.text
 
 
+@pytest.mark.heavy
 def test_nothing_is_logged_otherwise_because_a_module_was_imported():
     said = "import logging, echo_plugin.host.pacs; one = logging.getLogger('httpx'); print(one.level, one.filters)"
 
@@ -238,6 +241,7 @@ def test_nothing_is_logged_otherwise_because_a_module_was_imported():
     assert done.stdout.split() == ["0", "[]"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("accepted", "asked"), [("gzip, br, zstd;q=0.9", "gzip"), ("br", "identity"), ("", "identity")]
 )
@@ -249,6 +253,7 @@ def test_no_encoding_is_asked_for_that_cannot_be_read_here(through, recorder, mo
     assert recorder.seen[-1][1]["accept-encoding"] == asked
 
 
+@pytest.mark.heavy
 def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, monkeypatch):
     monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
 
@@ -258,6 +263,7 @@ def test_the_clients_own_credentials_and_cookies_stay_here(through, recorder, mo
     assert not {"authorization", "cookie", "origin"} & set(headers)
 
 
+@pytest.mark.heavy
 def test_a_redirect_is_not_followed(through, recorder, monkeypatch):
     recorder.answer = (302, {"Location": "http://169.254.169.254/"}, b"")
     monkeypatch.setattr(archive_routes, "echo_app", lambda: SimpleNamespace(pacs=Pacs(recorder.url)))
@@ -279,6 +285,7 @@ def test_an_archive_that_is_off_is_named(through, monkeypatch):
     assert "Doe" not in answer.text
 
 
+@pytest.mark.heavy
 def test_an_instance_is_stored_through(through, archive, first):
     new = dcmread(first.path)
     new.SOPInstanceUID = new.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.7"
@@ -535,6 +542,7 @@ def test_uids_that_were_not_stored_are_not_taken():
     assert stored_uids(b"{}") == set()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "body"),
     [("application/dicom+json", b"no json"), ("application/dicom+json", b"[1]"), ("application/dicom+xml", b"<x/>")],
@@ -745,6 +753,7 @@ def test_an_answer_that_is_too_long_is_refused_in_one_sentence(recorder, bound, 
             ask()
 
 
+@pytest.mark.heavy
 def test_a_viewer_is_told_that_an_answer_is_too_long(through, recorder, bound, monkeypatch):
     recorder.answer = (200, JSON_TYPE, study_list(bound + 1))
     archive = Pacs(recorder.url)

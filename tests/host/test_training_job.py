@@ -15,6 +15,8 @@ from echo_plugin.host.folders import read_json
 from echo_plugin.host.jobs import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
 from echo_plugin.training.options import EpochStatus
 
+pytestmark = pytest.mark.heavy
+
 TRAINING = """
 import os, subprocess, sys, time
 from echo_plugin.host.jobs import end_with_server

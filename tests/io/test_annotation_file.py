@@ -64,12 +64,14 @@ def changed_box(**fields: object) -> str:
     return json.dumps(document)
 
 
+@pytest.mark.heavy
 @settings(max_examples=150, deadline=None)
 @given(annotations())
 def test_annotation_comes_back_equal(annotation: Annotation) -> None:
     assert annotation_from_json(annotation_to_json(annotation)) == annotation
 
 
+@pytest.mark.heavy
 @settings(max_examples=50, deadline=None)
 @given(annotations())
 def test_reading_and_writing_again_gives_the_same_bytes(annotation: Annotation) -> None:

@@ -282,6 +282,7 @@ def test_one_of_two_threads_with_the_same_base_gets_the_conflict(store: Annotati
     assert sorted(outcomes) == ["conflict"] * 7 + ["saved"]
 
 
+@pytest.mark.heavy
 def test_four_programs_on_the_same_and_on_different_images_lose_no_revision(
     store: AnnotationStore, tmp_path: Path
 ) -> None:
@@ -302,6 +303,7 @@ def test_four_programs_on_the_same_and_on_different_images_lose_no_revision(
             assert store.uploads(image_id)[int(revision)].read_text() == f"w{w} {n}"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("acknowledged", [3, 17])
 def test_killed_program_loses_no_acknowledged_revision(
     store: AnnotationStore, tmp_path: Path, acknowledged: int

@@ -150,6 +150,7 @@ def test_lossless_encodings_give_back_what_was_encoded(
     np.testing.assert_array_equal(read_dicom_cine(path).pixels, stored)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG_LOSSLESS, JPEG_2000])
 def test_16_bit_grey_is_scaled_from_its_stored_bits(make_dicom: MakeDicom, speckle: np.ndarray, syntax: str) -> None:
     stored = speckle[..., :1].astype(np.uint16) * 16 + 5

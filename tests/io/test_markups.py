@@ -66,6 +66,7 @@ DRAWN = roi(BOX, name="Detection ROI - 4")
 DRAWN["controlPoints"][0] |= {"label": "R-1", "description": ""}
 
 
+@pytest.mark.heavy
 @settings(max_examples=150, deadline=None)
 @given(st.lists(boxes(), max_size=5), geometries())
 def test_boxes_come_back_through_any_affine(drawn: list[SeptalBox], geometry: RenditionGeometry) -> None:
@@ -74,6 +75,7 @@ def test_boxes_come_back_through_any_affine(drawn: list[SeptalBox], geometry: Re
     assert_same(boxes_from_markups(boxes_to_markups(walls, geometry), geometry), walls)
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(boxes(), geometries())
 def test_document_in_ras_or_micrometres_gives_the_same_boxes(box: SeptalBox, geometry: RenditionGeometry) -> None:

@@ -473,6 +473,7 @@ def _open(root: Path, results: "multiprocessing.Queue[list[str]]") -> None:
     results.put(StudyFolder(root).image_ids())
 
 
+@pytest.mark.heavy
 def test_programs_may_open_one_folder_at_the_same_time(root: Path) -> None:
     context = multiprocessing.get_context("fork")
     results: multiprocessing.Queue[list[str]] = context.Queue()
@@ -498,6 +499,7 @@ def test_forked_program_may_use_the_folder_of_its_parent(root: Path) -> None:
     assert folder.image_ids() == ["1.2.2", "1.2.1"]
 
 
+@pytest.mark.heavy
 def test_unchanged_folder_of_ten_thousand_files_refreshes_in_two_seconds(tmp_path: Path) -> None:
     """The files are links to one that is no cine: what a refresh does is the same, and they need no second to make."""
     (tmp_path / "one.txt").write_bytes(b"not a cine")

@@ -32,6 +32,7 @@ def write_volume(
     return path
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_grey_volume_is_a_cine_with_rows_down(tmp_path: Path, grey: np.ndarray, suffix: str) -> None:
     cine = read_cine(write_volume(grey, tmp_path / f"v.{suffix}"))

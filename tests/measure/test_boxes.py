@@ -40,6 +40,7 @@ def _detections(frames=30, seed=0):
     return detections, truths
 
 
+@pytest.mark.heavy
 def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
     from torchmetrics.detection import MeanAveragePrecision
 
@@ -57,6 +58,7 @@ def test_average_precision_equals_that_of_torchmetrics_on_the_coco_evaluator():
     assert ours[0] == pytest.approx(float(oracle.compute()["map_50"]), abs=1e-6)
 
 
+@pytest.mark.heavy
 def test_every_average_precision_equals_that_of_torchmetrics_over_both_septa():
     from torchmetrics.detection import MeanAveragePrecision
 
@@ -89,6 +91,7 @@ def test_every_average_precision_equals_that_of_torchmetrics_over_both_septa():
     assert overall.baseline < overall.value
 
 
+@pytest.mark.heavy
 def test_without_a_known_constant_answer_there_is_no_baseline():
     detections, _ = _detections(frames=6)
     truths = [FrameBoxes(boxes, np.zeros(len(boxes), dtype=int), scores) for boxes, scores in detections]
@@ -144,6 +147,7 @@ def test_overlap_is_that_of_the_surest_box_and_zero_where_nothing_was_found():
     assert np.isnan(overlaps[2])
 
 
+@pytest.mark.heavy
 def test_perfect_answers_score_one_beside_a_constant_answer_that_does_not():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 100, (12, 2))

@@ -69,6 +69,7 @@ def test_figures_of_a_worked_example():
     assert tar_at(far, tar, 0.25) == 1.0
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.05, 0.3]))
 def test_curve_area_and_equal_error_rate_equal_those_of_scikit_learn(seed, grain):
@@ -149,6 +150,7 @@ def test_what_only_one_patient_has_cannot_be_found_and_is_left_out():
     assert retrieval_metrics(embeddings, [0, 1, 2, 3], patients, "test") == {}
 
 
+@pytest.mark.heavy
 def test_figures_come_with_intervals_over_patients_and_chance():
     embeddings, labels, patients = cases()
 
@@ -161,6 +163,7 @@ def test_figures_come_with_intervals_over_patients_and_chance():
     assert [metric.baseline for metric in found.values()] == [0.5, 0.5, 0.01, 0.001]
 
 
+@pytest.mark.heavy
 def test_interval_of_the_area_is_that_of_resampled_patients():
     embeddings, labels, patients = cases(patients=12, per_patient=2)
     pairs = cross_patient_pairs(embeddings, labels, patients)

@@ -11,6 +11,8 @@ from echo_plugin.models.backbones import BODIES, FaceResNet, build_body, face_fi
 from echo_plugin.models.body_weights import load_body
 from echo_plugin.models.lean_torchvision import densenet121, resnet18
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 

@@ -60,6 +60,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "absent.pth")
 
 
+@pytest.mark.heavy
 def test_densenet_begins_with_the_names_that_torchvision_files_still_have() -> None:
     published = densenet121(weights=None).state_dict()
     old = {key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for key, value in published.items()}
@@ -72,6 +73,7 @@ def test_densenet_begins_with_the_names_that_torchvision_files_still_have() -> N
     assert torch.equal(network.state_dict()[name], published[name])
 
 
+@pytest.mark.heavy
 def test_one_file_is_a_beginning_of_defects_and_of_views_alike() -> None:
     from torchvision.models import resnet18
 

@@ -102,6 +102,7 @@ def _publish_until(directory: Path, card: ModelCard, first: int, stop: "multipro
         version += 2
 
 
+@pytest.mark.heavy
 def test_readers_never_pair_a_card_with_other_weights(tmp_path: Path, card: ModelCard) -> None:
     publish(tmp_path, state_of(1.0), dataclasses.replace(card, version="1"))
     context = multiprocessing.get_context("fork")

@@ -15,6 +15,7 @@ from echo_plugin.network_config import DetectorConfig, EmbedderConfig, ViewConfi
 MakeCard = Callable[..., ModelCard]
 
 
+@pytest.mark.heavy
 def test_networks_are_rebuilt_as_their_cards_say(make_card: MakeCard) -> None:
     detector = DetectorConfig(input_size_px=96, backbone="resnet18")
     embedder = EmbedderConfig(embedding_size=64)
@@ -81,6 +82,7 @@ def test_number_of_views_and_outputs_must_agree(make_card: MakeCard) -> None:
         build_view_classifier(card)
 
 
+@pytest.mark.heavy
 def test_networks_are_imported_without_the_compiler() -> None:
     """It costs seconds of every command; torchvision's one question to it is still answered by it."""
     code = (

@@ -165,6 +165,7 @@ def test_the_encoder_that_sees_all_is_timms(tiny):
     torch.testing.assert_close(ours, timms, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.heavy
 def test_it_learns_to_draw():
     torch.manual_seed(0)
     model = MaskedAutoencoder(TINY)

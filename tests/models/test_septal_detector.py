@@ -94,6 +94,7 @@ def test_batch_answers_as_single_frames_do(detector: SeptalDetector) -> None:
         np.testing.assert_allclose(a["boxes"], b["boxes"], rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.heavy
 def test_batched_suppression_equals_that_of_torchvision(detector: SeptalDetector) -> None:
     detector.topk_candidates, kept = 10_000, detector.topk_candidates
     with torch.inference_mode():
@@ -138,6 +139,7 @@ def test_anchors_are_exact_under_bfloat16(detector: SeptalDetector) -> None:
     assert torch.equal(low, exact)
 
 
+@pytest.mark.heavy
 def test_every_ordinary_septum_has_a_fitting_anchor() -> None:
     network = SeptalDetector(DetectorConfig(input_size_px=256))
     images, _ = network.transform(torch.zeros(1, 1, 256, 256))

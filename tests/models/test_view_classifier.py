@@ -82,6 +82,7 @@ def test_features_that_do_not_divide_are_refused() -> None:
         weave(torch.zeros(1, 4, 10), 4)
 
 
+@pytest.mark.heavy
 def test_paper_configuration_has_the_published_number_of_parameters() -> None:
     network = ViewClassifier(ViewConfig(classes=12, backbone="resnet50"))
 
@@ -90,6 +91,7 @@ def test_paper_configuration_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in network.parameters()) - own_frame_head + frame_head_of_24_classes == 29_916_132
 
 
+@pytest.mark.heavy
 def test_attention_adds_what_the_paper_says() -> None:
     network = ViewClassifier(ViewConfig(classes=12, backbone="resnet50", temporal="attention"))
 
@@ -99,6 +101,7 @@ def test_attention_adds_what_the_paper_says() -> None:
     assert network.attention.widen.weight.shape == (2048, 512)
 
 
+@pytest.mark.heavy
 def test_image_classifier_is_the_mean_over_clips_of_one_frame() -> None:
     torch.manual_seed(0)
     network = ViewClassifier(ViewConfig(classes=5, temporal="mean", frames_per_clip=1)).eval()
@@ -123,6 +126,7 @@ def test_chunks_too_narrow_for_the_heads_of_attention_are_refused_in_a_sentence(
     assert ViewClassifier(ViewConfig(classes=3, temporal="attention", chunks=128)).attention.width == 4
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("temporal", ["weave", "gru", "mean", "attention"])
 def test_clip_batch_equals_single_clips(temporal: str) -> None:
     torch.manual_seed(0)
@@ -137,6 +141,7 @@ def test_clip_batch_equals_single_clips(temporal: str) -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.heavy
 def test_weaving_knows_the_order_of_frames_and_mean_does_not() -> None:
     torch.manual_seed(0)
     clip = torch.randn(1, 4, 1, 48, 48)

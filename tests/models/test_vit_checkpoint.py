@@ -126,6 +126,7 @@ def test_a_border_of_all_is_refused():
         ViewConfig(5, border=0.5)
 
 
+@pytest.mark.heavy
 def test_predictions_do_not_wait_for_timm():
     for path in PACKAGE.rglob("*.py"):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:  # of the module itself, not of a function

@@ -19,6 +19,8 @@ from echo_plugin.training.loop import KeptState
 from echo_plugin.training.options import DefectOptions
 from echo_plugin.training.splits import patient_fingerprints
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 ROWS = [

@@ -12,6 +12,8 @@ from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.papers.fetal_heart import cut_plane, draw_fetal_still, sample_fetal_patient
 from echo_plugin.papers.fetal_study import draw_patient, write_fetal_sheet, write_fetal_study_folder
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):

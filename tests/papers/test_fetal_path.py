@@ -11,6 +11,8 @@ from echo_plugin.anatomy import FETAL_5
 from echo_plugin.cli.main import app
 from echo_plugin.model_card import load_card
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 SMALL = ("--backbone", "vit_micro_patch8", "--image-size", "32", "--epochs", "2", "--device", "cpu")
 

@@ -2,6 +2,8 @@
 import dataclasses
 from urllib.error import URLError
 
+import pytest
+
 from echo_plugin.papers.defects import reproduce_defects
 from echo_plugin.papers.defects_table import ARCFACE_AND_SOFTMAX, more_rows, own_rows, paper_rows, sweep_rows
 from echo_plugin.training.options import DefectOptions
@@ -26,6 +28,7 @@ def test_arcface_and_softmax_are_compared_among_networks_that_begin_alike():
         assert rows[softmax].head == "softmax"
 
 
+@pytest.mark.heavy
 def test_rows_with_imagenet_weights_say_that_they_were_not_run_where_there_are_none(
     easy_studies, tmp_path, monkeypatch
 ):

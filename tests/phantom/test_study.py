@@ -83,6 +83,7 @@ def test_the_same_seed_gives_the_same_bytes(quick_imaging, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+@pytest.mark.heavy
 def test_two_processes_write_the_bytes_of_one(tmp_path):
     write(tmp_path / "one", views=[View.PSAX_APEX], frames=2)
     write(tmp_path / "two", views=[View.PSAX_APEX], frames=2, jobs=2)
@@ -90,6 +91,7 @@ def test_two_processes_write_the_bytes_of_one(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.heavy
 def test_an_imaged_heart_passes_through_to_its_files(tmp_path):
     write(tmp_path / "study", patients=1, views=[View.A4C], frames=2)
 

@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.heavy
 
 
 def workers_of(command):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from urllib.parse import quote
 
@@ -22,9 +23,10 @@ def beside(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def behind(server, serve_archive, model_folder, beside):
-    """The server in front of the archive that the session's server is."""
-    return serve_archive(f"{server.url}/dicom-web", beside, model_folder)
+def behind(server, serve_archive, model_folder, beside, tmp_path_factory):
+    """The server in front of the archive that the session's server is, with models, and so a gallery, of its own."""
+    models = shutil.copytree(model_folder, tmp_path_factory.mktemp("behind") / "models")
+    return serve_archive(f"{server.url}/dicom-web", beside, models)
 
 
 @pytest.fixture

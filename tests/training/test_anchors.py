@@ -75,6 +75,7 @@ def test_placed_iou_is_the_mean_over_the_places_of_a_box():
     assert placed_iou(shape[None], anchor[None], np.array([stride]))[0, 0] == pytest.approx(counted, abs=0.01)
 
 
+@pytest.mark.heavy
 def test_boxes_unlike_any_septum_are_met_better_on_the_grid_itself():
     boxes = _boxes(np.random.default_rng(2), 300, (90, 130), (12, 18))
 

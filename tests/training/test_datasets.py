@@ -21,6 +21,8 @@ from echo_plugin.training.datasets import (
     prepare_frames,
 )
 
+pytestmark = pytest.mark.heavy
+
 CINES = 36
 
 

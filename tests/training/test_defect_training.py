@@ -97,6 +97,7 @@ def test_the_papers_crops_are_of_both_septa(easy_studies: Path) -> None:
     assert bool(crops.is_example.all())
 
 
+@pytest.mark.heavy
 def test_the_papers_recipe_is_its_own_network(easy_studies: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(SHORT, recipe="paper", backbone="resnet18", head="softmax")
 
@@ -107,6 +108,7 @@ def test_the_papers_recipe_is_its_own_network(easy_studies: Path, tmp_path: Path
     assert build_embedder(card).config.head == "softmax"
 
 
+@pytest.mark.heavy
 def test_classes_that_were_labelled_are_learned_and_the_card_says_when_to_abstain(
     easy_studies: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_classes_that_were_labelled_are_learned_and_the_card_says_when_to_abstai
     assert "accuracy (patients)" in card.metrics
 
 
+@pytest.mark.heavy
 def test_a_training_begins_with_a_published_network_or_says_what_is_wrong(easy_studies: Path, tmp_path: Path) -> None:
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "body.pth")
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "wrong.pth")
@@ -224,6 +227,7 @@ def test_how_often_a_wall_shows_the_defect_is_counted_on_training_labels(easy_st
     assert shares == (1.0, 1.0, 1 / (hidden + 2))
 
 
+@pytest.mark.heavy
 def test_a_new_head_learns_what_features_tell_and_is_kept_only_if_validation_is_no_worse(easy_studies: Path) -> None:
     labelled = open_labelled_folder(easy_studies)
     cines = [cine for cine in labelled.cines if cine.annotation.boxes]

@@ -170,6 +170,7 @@ def test_an_unknown_recipe_is_refused():
         DetectorOptions(recipe="secret")
 
 
+@pytest.mark.heavy
 def test_fitted_anchors_are_in_the_card_and_stay_with_the_weights(easy_studies, tmp_path):
     options = DetectorOptions(epochs=1, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")
     first = train_detector(easy_studies, tmp_path, options)
@@ -183,6 +184,7 @@ def test_fitted_anchors_are_in_the_card_and_stay_with_the_weights(easy_studies, 
     assert (int(card.version) > 1, card.training.recipe) == (True, "ours")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("boxes", "is_refitted"), [(1, True), (10_000, False)])
 def test_a_detector_of_the_fixed_family_is_refitted_by_many_boxes_only(
     easy_studies, tmp_path, monkeypatch, boxes, is_refitted

@@ -235,6 +235,7 @@ detector.train_detector(Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_training_killed_in_its_second_epoch_goes_on_from_the_first(easy_studies, tmp_path):
     options = DetectorOptions(epochs=3, batch_size=8, image_size=64, device="cpu", backbone="mobilenet_v3_large")

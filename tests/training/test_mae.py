@@ -30,6 +30,8 @@ from echo_plugin.training.provenance import NAMELESS_LIMITS, known_patients
 from echo_plugin.training.start import load_start
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 NAME = "vit_micro_patch8"
 OPTIONS = MaeOptions(epochs=2, batch_size=8, image_size=32, backbone=NAME, device="cpu")

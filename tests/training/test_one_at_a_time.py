@@ -56,6 +56,7 @@ def test_models_of_one_folder_and_one_model_of_two_folders_may_be_trained_at_onc
         pass
 
 
+@pytest.mark.heavy
 def test_a_killed_training_lets_go_of_its_folder(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -92,6 +92,7 @@ def two_ranks(tmp_path_factory):
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)], folder
 
 
+@pytest.mark.heavy
 def test_both_processes_have_the_same_weights_before_every_batch_and_at_the_end(two_ranks):
     (first, second), _ = two_ranks
 

@@ -18,6 +18,8 @@ from echo_plugin.training.options import DefectOptions, DetectorOptions, MaeOpti
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 SMALL = {"epochs": 1, "batch_size": 8, "image_size": 64, "frames_per_cine": 1, "device": "cpu"}
 OPTIONS = ViewOptions(**SMALL, temporal="image")

@@ -23,6 +23,8 @@ from echo_plugin.training.options import DefectOptions, DetectorOptions, TrainOp
 from echo_plugin.training.start import Start, load_start, with_network_of_start
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 CONFIG = ViewConfig(classes=2, input_size_px=64)
 

@@ -18,6 +18,8 @@ from echo_plugin.training.options import DefectOptions, DetectorOptions, ViewOpt
 from echo_plugin.training.provenance import known_patients
 from echo_plugin.training.views import train_views
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 

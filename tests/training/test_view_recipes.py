@@ -51,6 +51,7 @@ def test_crops_lie_in_the_picture_and_fill_the_square(seed):
     assert (affines[:, 0, 1] == 0).all() and (affines[:, 1, 0] == 0).all()
 
 
+@pytest.mark.heavy
 def test_crops_are_as_large_as_torchvisions():
     torch.manual_seed(0)
     scales = torch.linalg.det(resized_crops(4000, 64, torch.Generator().manual_seed(0))[:, :, :2])

@@ -28,6 +28,7 @@ TWO = (View.A4C, View.PSAX_AV)
 OURS = view_recipe(ViewOptions())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("pooling", "sampling", "temporal", "frames"),
     [("image", None, "mean", 1), ("attention", "spaced", "attention", 4)],
@@ -145,6 +146,7 @@ def test_frames_of_another_choice_are_not_taken_from_the_cache(tmp_path):
     assert not torch.equal(by_number.pixels, by_time.pixels)
 
 
+@pytest.mark.heavy
 def test_a_training_by_other_times_does_not_go_on_with_an_interrupted_one(easy_studies, tmp_path, monkeypatch):
     class Enough(Exception):
         pass

@@ -20,6 +20,8 @@ from echo_plugin.training.datasets import LabelledCine, PreparedFrames, prepare_
 from echo_plugin.training.detector import detection_loss, true_boxes
 from echo_plugin.training.detector_recipes import OURS, septa_shown
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 IAS, IVS = 0, 1
 WEAK = SeptalBox(0, 10, 10, 30, 40, Septum.INTERVENTRICULAR, WEAK_SCORE)

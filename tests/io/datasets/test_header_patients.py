@@ -72,6 +72,7 @@ def test_a_silent_file_in_a_folder_of_several_headers_has_no_patient(src, out: P
     assert any(note.startswith("1 cines have no patient: their own header is silent") for note in report.notes)
 
 
+@pytest.mark.heavy
 @given(sources)
 def test_no_silent_file_is_another_patient_than_the_headers_beside_it(found: list) -> None:
     patients, _ = one_patient_each(found)

@@ -13,6 +13,8 @@ from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.papers import views
 from echo_plugin.papers.views import ROWS
 
+pytestmark = pytest.mark.heavy
+
 torch.set_num_threads(1)
 
 

@@ -186,6 +186,7 @@ def test_a_tracing_without_numbers_is_refused_with_its_line(src) -> None:
 # CAMUS
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("place", ["", "database_nifti/"])
 def test_camus_half_sequences_are_taken_and_their_stills_left(src, masks, place: str) -> None:
     for chambers in ("2CH", "4CH"):

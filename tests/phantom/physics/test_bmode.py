@@ -14,6 +14,8 @@ from echo_plugin.phantom.heart import Hole, sample_heart
 from echo_plugin.phantom.image_formation import PolarGrid, scan_converter, to_grey
 from echo_plugin.phantom.scan_planes import look_at, standard_pose
 
+pytestmark = pytest.mark.heavy
+
 
 def record(view, seed, frames=2, defect=None):
     rng = np.random.default_rng(seed)

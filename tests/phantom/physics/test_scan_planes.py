@@ -8,6 +8,8 @@ from echo_plugin.phantom.heart import sample_heart
 from echo_plugin.phantom.image_formation import Probe
 from echo_plugin.phantom.scan_planes import place_probe
 
+pytestmark = pytest.mark.heavy
+
 
 def hearts_with(kind, count):
     """Return hearts whose defect is of one kind, each with the generator that goes on from it."""

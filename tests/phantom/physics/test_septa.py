@@ -10,6 +10,8 @@ from echo_plugin.phantom.chambers import in_interatrial_septum
 from echo_plugin.phantom.heart import Hole, sample_heart
 from echo_plugin.phantom.scan_planes import look_at, moved_pose, standard_pose
 
+pytestmark = pytest.mark.heavy
+
 
 def hole_of(size_mm, heart):
     hole = Hole((0.0, -0.08, -0.46), (1.0, 0.0, 0.0), 0.5 * size_mm / heart.size_mm, Septum.INTERATRIAL, "secundum")

@@ -58,6 +58,7 @@ def test_point_target_appears_where_it_is_with_the_width_of_the_beam(clean_probe
     assert np.sum(echo[:, column] > 0.5 * echo.max()) * grid.depth_step_mm == pytest.approx(0.8, rel=0.35)
 
 
+@pytest.mark.heavy
 def test_speckle_follows_the_wall(heart, clean_probe):
     """The lateral wall's speckle at a later phase, looked up where its points went, is still the same speckle."""
     rng = np.random.default_rng(3)
