@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,6 +343,10 @@ def _checked(kind: Any, value: object, name: str) -> Any:
         raise ValueError(msg) from exc
 
 
+_SETTLED_NS = 2_000_000_000
+"""A file as new as this can be replaced by another of the same stamp, within one tick of the file system's clock."""
+
+
 @functools.lru_cache(maxsize=32)
 def _read_card(path: Path, _stamp: tuple[int, int, int]) -> ModelCard:
     """Return the card in a file, kept until its stamp changes: it is asked for at each prediction."""
@@ -361,6 +366,8 @@ def load_card(directory: Path, name: str) -> ModelCard:
     path = directory / f"{name}.json"
     try:
         status = path.stat()
+        if time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
+            return card_from_json(path.read_text(encoding="utf-8"))
         return _read_card(path, (status.st_mtime_ns, status.st_ino, status.st_size))
     except FileNotFoundError as exc:
         there = sorted(p.stem for p in directory.glob("*.json")) if directory.is_dir() else []

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_a_decision_of_another_network_is_refused() -> None:
 def test_a_card_is_read_anew_only_when_its_file_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(card_to_json(CARD))
+    os.utime(path, (1e9, 1e9))
     first, again = load_card(tmp_path, "m"), load_card(tmp_path, "m")
     path.write_text(card_to_json(dataclasses.replace(CARD, version="12")))
 

@@ -60,7 +60,7 @@ class DefectRule:
         """Return (N, D) unit vectors of (N, K) class probabilities: cosines say how likely two cines have one defect.
 
         The directions of the class centres, made orthogonal, weighted by the class probabilities. In the embeddings
-        themselves machine, view and patient outweigh the defect: their cosines tell it far worse (see the README).
+        themselves machine, view and patient outweigh the defect: their cosines tell it far worse.
         """
         centres = self.embedder.centres.float()
         axes = torch.linalg.qr(centres.reshape(len(centres), self.embedder.config.classes, -1)[:, :, 0])[0]

@@ -30,10 +30,10 @@ def gallery(
     """
     from echo_plugin.answer.predict import EchoPipeline
     from echo_plugin.evidence.gallery_update import update_gallery
-    from echo_plugin.host.folders import served_folder, served_models
+    from echo_plugin.host.folders import served_models
     from echo_plugin.io.study_folder import StudyFolder
 
-    folder = StudyFolder(served_folder(studies))
+    folder = StudyFolder(studies)
     models = served_models(folder.root, models, DEFAULT_MODELS)
     with progress_bar("Embedding") as bar:
         done = update_gallery(folder, EchoPipeline(models, device=device), progress=bar)

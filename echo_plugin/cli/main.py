@@ -212,8 +212,9 @@ def describe_installation(models: Path) -> dict[str, Any]:
     cards = []
     for path in sorted(models.glob("*.json")):
         try:
-            cards.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as exc:
+            card = json.loads(path.read_text(encoding="utf-8"))
+            cards.append({**card, "trained_on": TrainingCohort(**card["cohort"]).words})
+        except (OSError, ValueError, KeyError, TypeError) as exc:
             cards.append({"name": path.stem, "error": f"Card {path.name} cannot be read: {exc}."})
     return {
         "versions": {"python": sys.version.split()[0], **versions},
@@ -235,8 +236,7 @@ def format_installation(facts: dict[str, Any]) -> str:
         if "error" in card:
             lines.append(f"  {card['name']}: {card['error']}")
             continue
-        trained_on = TrainingCohort(**card["cohort"]).words
-        lines.append(f"  {card['name']} {card['version']} ({card['architecture']}): trained on {trained_on}")
+        lines.append(f"  {card['name']} {card['version']} ({card['architecture']}): trained on {card['trained_on']}")
         for name, metric in card["metrics"].items():
             interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if metric.get("low") is not None else ""
             lines.append(

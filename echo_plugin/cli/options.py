@@ -18,7 +18,16 @@ from echo_plugin.model_card import STARTERS
 DEFAULT_MODELS = STARTERS
 
 Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
-Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.")]
+
+
+def own_folder(studies: Path) -> Path:
+    """Return the folder to work in: the user's copy of a checkout's samples for these, which stay as they are."""
+    from echo_plugin.host.folders import served_folder
+
+    return served_folder(studies)
+
+
+Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.", callback=own_folder)]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echo_plugin.cli.options import Studies, require_report_place, write_json
+from echo_plugin.cli.options import Studies, own_folder, require_report_place, write_json
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def _show(report: ImportReport) -> None:
 
 
 def export(
-    studies: Annotated[Path, typer.Argument(metavar="STUDIES", help="Study folder: images and annotations/.")],
+    studies: Annotated[
+        Path, typer.Argument(metavar="STUDIES", help="Study folder: images and annotations/.", callback=own_folder)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write.")],
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: coco, csv, sr, png, mp4.")] = "coco,csv",
 ) -> None:

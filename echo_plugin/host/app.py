@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MONAI Label app: a study folder, three predictions, their trainers and the choice of the next cine."""
+"""The MONAI Label app: a study folder, four predictions, their trainers and the choice of the next cine."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 Pairs are of different patients only: a network that recognises a patient, whose two cines have one defect, would
 otherwise look as if it knew defects. A pair is accepted (called the same defect) when its similarity reaches the
 threshold. FAR: accepted part of the pairs of two defects; TAR: accepted part of the pairs of one defect; FRR = 1 - TAR;
-EER: where FAR and FRR are equal. Intervals: bootstrap over patients (see ``metrics``), a pair weighing the product of
-how often its two patients were drawn.
+EER: where FAR and FRR are equal. Intervals: bootstrap over patients (see ``measure.classes``),
+a pair weighing the product of how often its two patients were drawn.
 
 References
 ----------

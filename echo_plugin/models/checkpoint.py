@@ -82,7 +82,8 @@ def publish(
     card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
     staged = _staged_path(directory, card)
     with locked(directory / ".publishing.lock"):
-        remove_abandoned(directory)
+        # of this model alone: galleries and copies of starters are written here by others at the same time
+        remove_abandoned(directory, lambda name: name.lstrip(".").startswith(f"{card.name}."))
         write_atomically(staged, content)
         write_atomically(directory / f"{card.name}.json", card_to_json(card).encode())  # the commit
         staged.replace(directory / f"{card.name}.safetensors")

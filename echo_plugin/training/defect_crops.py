@@ -225,7 +225,7 @@ class DefectRecipe:
     batch_size: int = 32
     frames_per_cine: int = 8
     head_steps: int = 0
-    """Batches in which the head is learned anew on what the backbone has learned (``defect_head``); 0: it is not."""
+    """Batches in which the head is learned anew on what the backbone has learned; 0: it is not."""
     focus: float = 0.0
     """Of the decision, before validation patients choose it."""
 
