@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long work says how far it is.
-
-The progress bar of the command line.
-"""
+"""How long work says how far it is, and the bar that the command line draws of it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files to predict, and what is asked of each: one bad file is reported and the others are done.
+"""Many cines predicted: which files, what is asked of each, by one process or by Ray's many.
 
-Joins ``io`` (which files, reading) to ``predict`` (one cine); the command line and the host call it.
-
-Predict an archive of cines: by one process or by Ray's many, taken up again after an interruption.
-
-Each result is written to a journal when it is there, so that a run that was killed goes on with the rest; one whose
-file has changed since counts for nothing, and one that failed is tried again. There is exactly one result per cine, in
-the order asked: only this process writes, and what a dying worker had under way is done again by another.
+One bad file is reported and the others are done. Each result is written to a journal when it is there, so that a run
+that was killed goes on with the rest; one whose file has changed since counts for nothing, and one that failed is tried
+again. There is exactly one result per cine, in the order asked: only this process writes, and what a dying worker had
+under way is done again by another.
 """
 
 from __future__ import annotations

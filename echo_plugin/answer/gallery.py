@@ -2,13 +2,11 @@
 """Past cases to compare with: their embeddings and known defects, and which lie nearest.
 
 Embeddings can tell patients apart, so a gallery is patient data: its file is readable by its owner only, lies beside
-the models of the studies and never among the starter weights. ``gallery_update`` beside it makes it. One safetensors
+the models of the studies and never among the starter weights; ``evidence.gallery_update`` makes it. One safetensors
 file holds the embeddings and, as bytes, the JSON index of the cases, so that both change in one step.
 
-The rows most similar to one: by a matrix product, or by faiss, where it is installed, in a large gallery.
-
-Both are exact. faiss (extra "faiss") uses every processor and keeps the best as it goes; up to a hundred thousand cases
-it saves nothing (tests/benchmarks/search_gallery.py).
+The nearest are found exactly, by a matrix product, or in a large gallery by faiss (extra "faiss"), which uses every
+processor; up to a hundred thousand cases it saves nothing (tests/benchmarks/search_gallery.py).
 """
 
 from __future__ import annotations

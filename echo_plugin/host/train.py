@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainers: learn from the labels of the study folder, publish, and let the next prediction use it.
 
-Training that starts by itself after every so many submissions; off unless the server is told otherwise.
+One may start by itself after every so many submissions; off unless the server is told otherwise.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good boxes are: average precision as COCO defines it, overlap and distance, each against a constant answer.
+"""How good boxes are: matched to true ones, average precision as COCO defines it, FROC, overlap and distance.
 
-Detections matched to true boxes, and what follows from it: precision, recall, average precision, FROC.
-
-Items (frames) are matched once; a resample of patients only weights them again.
-
-How good the boxes are that viewers show: at most one of a septum and frame, each right or wrong, without a curve.
+Each figure stands against a constant answer. Items (frames) are matched once; a resample of patients only weighs them
+again. What viewers show, at most one box of a septum and frame, is right or wrong and has no curve.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good: classification measures with 95 % intervals by a bootstrap over patients; boxes are in ``measure.boxes``.
+"""How good classes are, with 95 % intervals by a bootstrap over patients; boxes are in ``measure.boxes``.
 
 Every measure is a function of per-patient sums, so that a resample of patients is a product with a (B, P) matrix of
-how often each patient was drawn. Figures of one patient are never treated as independent (cluster bootstrap).
-
-Measures of defect answers beyond those of any classifier: any defect or none, reliability, coverage.
+how often each patient was drawn. Figures of one patient are never treated as independent (cluster bootstrap). Of
+defects also: any or none, reliability, and coverage where some answers are withheld.
 """
 
 from __future__ import annotations

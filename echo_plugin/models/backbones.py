@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network bodies of the defect embedder, for one grey channel; what they can begin with is in ``body_weights``.
 
-The residual network of face recognition (Deng 2019, arXiv 1801.07698, sec. 3.2.2; Duta 2020, arXiv 2004.04989).
+That of face recognition has its parameters named as in published ArcFace checkpoints (conv1, bn1, prelu, layer1..4,
+bn2, fc, features), so that those load as they are. Made for 112 px; other inputs are pooled to the 7 x 7 cells that the
+last layer reads. `standardise`, the first step of every network, gives each frame the same contrast.
 
-Parameters are named as in published ArcFace checkpoints (conv1, bn1, prelu, layer1..4, bn2, fc, features), so that
-those load as they are. Made for 112 px; other inputs are pooled to the 7 x 7 cells that the last layer reads.
-
-The same contrast for every frame, whatever gain and grey map the machine had: the first step of a network.
+References
+----------
+Deng 2019 (arXiv 1801.07698), sec. 3.2.2; Duta 2020 (arXiv 2004.04989)
 """
 
 from __future__ import annotations

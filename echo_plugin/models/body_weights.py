@@ -2,9 +2,8 @@
 """Files of weights that others learned, and how a whole published network becomes the body of one of ours.
 
 Our networks see one grey channel; the first convolution of a colour network answers a grey picture with the sum of its
-weights over the channels, so that sum takes its place. Code in a file is never run.
-
-Weights fit a network as a whole or not at all.
+weights over the channels, so that sum takes its place. Weights fit a network as a whole or not at all. Code in a file
+is never run.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ The card is the commit point: it names the SHA-256 of its weights. A publish
 3. moves the new weights over ``<name>.safetensors``.
 
 Killed before 2, the old pair is untouched; killed before 3, readers find the weights of step 1.
-A reader hashes the very bytes it loads, and reads again when a publish came in between.
-
-The network that a model card describes, without its weights; a card for other classes is refused.
+A reader hashes the very bytes it loads, and reads again when a publish came in between. A card for other classes than
+its network's is refused.
 """
 
 from __future__ import annotations

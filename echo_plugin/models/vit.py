@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vision transformers as encoders of frames: timm's network in our sizes, for one grey channel, with fixed positions.
 
-timm is imported when the first one is made: predictions by other networks do not wait for it.
+timm is imported when the first one is made: predictions by other networks do not wait for it. Of published masked
+autoencoders, ours and others', all of the encoder is loaded and the decoder left out. Others' checkpoints (the
+original's, wrapped in "model"; USF-MAE's, a bare state) see three channels with ImageNet's mean and deviation; a grey
+frame copied to three channels passes their first layer as one channel with the weights summed, so nothing is lost.
 
 References
 ----------
 Dosovitskiy 2021 (arXiv 2010.11929); positions as in He 2022, "Masked autoencoders" (arXiv 2111.06377).
-
-Published masked autoencoders, ours and others', as encoders: all of the encoder is loaded, the decoder left out.
-
-Others' checkpoints (the original's, wrapped in "model"; USF-MAE's, a bare state) see three channels with ImageNet's
-mean and deviation. A grey frame copied to three channels passes their first layer as one channel with the weights
-summed, so the encoder is loaded for grey frames without any loss.
 """
 
 from __future__ import annotations
