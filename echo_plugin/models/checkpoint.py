@@ -83,8 +83,8 @@ def publish(
     with locked(directory / ".publishing.lock"):
         # of this model alone: galleries and copies of starters are written here by others at the same time
         remove_abandoned(directory, lambda name: name.lstrip(".").startswith(f"{card.name}."))
-        write_atomically(staged, content)
-        write_atomically(directory / f"{card.name}.json", card_to_json(card).encode())  # the commit
+        write_atomically(staged, content, mode=0o600)  # learned from patients
+        write_atomically(directory / f"{card.name}.json", card_to_json(card).encode(), mode=0o600)  # the commit
         staged.replace(directory / f"{card.name}.safetensors")
         for leftover in directory.glob(f".{card.name}.*"):
             leftover.unlink(missing_ok=True)

@@ -43,6 +43,23 @@ def test_what_is_published_is_read_back(tmp_path: Path, card: ModelCard) -> None
     assert names(tmp_path / "new") == ["model.json", "model.safetensors"]
 
 
+def test_what_was_learned_from_patients_is_for_the_eyes_of_its_owner(tmp_path: Path, card: ModelCard) -> None:
+    publish(tmp_path, state_of(1.0), card)
+
+    assert [path.stat().st_mode & 0o077 for path in tmp_path.glob("model.*")] == [0, 0]
+
+
+def test_a_publish_takes_away_nothing_that_others_are_writing_beside_it(tmp_path: Path, card: ModelCard) -> None:
+    gallery, own = tmp_path / ".1f.tmp.defect_gallery.safetensors", tmp_path / f".2f.tmp.{card.name}.json"
+    gallery.write_bytes(b"half")
+    own.write_bytes(b"of a killed publish")
+
+    publish(tmp_path, state_of(1.0), card)
+
+    assert gallery.exists()
+    assert not own.exists()
+
+
 def test_half_precision_storage_is_read_as_single(tmp_path: Path, card: ModelCard) -> None:
     mean = torch.full((4,), 1 / 3)
 
