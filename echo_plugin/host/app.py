@@ -19,11 +19,11 @@ from echo_plugin.cine import Cine
 from echo_plugin.errors import EchoError, ModelNotFoundError
 from echo_plugin.evidence.comparison import Comparison, compare_cines
 from echo_plugin.evidence.explain import Explanation, explain_defect
+from echo_plugin.host.child_process import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.datastore import ORIGINAL, EchoDatastore
 from echo_plugin.host.dicom_archive import DicomArchive
 from echo_plugin.host.folders import file_digest, log_file, move_log, served_folder, served_models
 from echo_plugin.host.infer_tasks import DEFECT, SEPTAL_BOXES, SIMILAR_CASES, VIEW, CineBatchInfer, CineInferTask
-from echo_plugin.host.jobs import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.keepers import GalleryKeeper, ScoreKeeper
 from echo_plugin.host.next_cine import NextCine, WaitingCines, choose_cine, strategies
 from echo_plugin.host.pacs import Pacs, authorization_from_environment

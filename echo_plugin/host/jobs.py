@@ -27,9 +27,6 @@ from echo_plugin.training.options import EpochStatus
 
 logger = logging.getLogger(__name__)
 
-SERVER_PID_VARIABLE = "MONAILABEL_ECHO_SERVER_PID"
-"""Set by the server for its children."""
-
 LINES_KEPT, LONGEST_LINE = 20, 500
 """As many lines of its log tell how a training went; MONAI Label keeps as many, but in memory."""
 STARTING = threading.Lock()
@@ -66,41 +63,6 @@ def start_job(
         if job is None:  # one that was stopped is about to end
             raise JobRunningError(sentence)
         return job
-
-
-def end_with_server(environment: dict[str, str] | os._Environ[str] = os.environ, poll_s: float = 1.0) -> None:
-    """End this process, and what it started, as soon as the server that started it is gone.
-
-    Does nothing in the server itself or where no server is named. A thread looks at the server's process: that works on
-    every system and also when the server was killed without a chance to clean up.
-    """
-    pid = environment.get(SERVER_PID_VARIABLE, "")
-    if not pid.isdigit() or int(pid) == os.getpid():
-        return
-    try:
-        server = psutil.Process(int(pid))
-    except psutil.NoSuchProcess:
-        _end_now()
-    threading.Thread(target=_watch, args=(server, poll_s), name="end-with-server", daemon=True).start()
-
-
-def _watch(server: psutil.Process, poll_s: float) -> None:
-    while _is_alive(server):
-        time.sleep(poll_s)
-    _end_now()
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _end_now() -> None:
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)
 
 
 def read_progress(path: Path) -> dict[str, Any]:

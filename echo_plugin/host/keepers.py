@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from echo_plugin.acquisition.pool import models_in_use
-from echo_plugin.acquisition.score_folder import score_folder
-from echo_plugin.acquisition.score_store import DETECTOR, ScoreStore, detector_of, models_key
+from echo_plugin.acquisition.score_store import DETECTOR, detector_of, models_key
 from echo_plugin.answer.predict import EchoPipeline
 from echo_plugin.errors import EchoError, ModelNotFoundError
 from echo_plugin.evidence.gallery_update import update_gallery
 from echo_plugin.host.datastore import EchoDatastore
-from echo_plugin.host.jobs import end_with_server
 from echo_plugin.host.next_cine import WaitingCines
 from echo_plugin.io.patients_file import PATIENTS_FILE
 from echo_plugin.io.study_folder import CineEntry, StudyFolder
@@ -174,7 +172,7 @@ class ScoreKeeper:
         known = len(self._waiting.store.stamps(state[0]))
         self._started, self._scored = (time.monotonic(), known), state
         scores = self._waiting.store.path
-        command = [sys.executable, "-m", "echo_plugin.host.keepers"]
+        command = [sys.executable, "-m", "echo_plugin.host.child_process"]
         with self._log.open("wb") as log:
             self._job = subprocess.Popen(
                 [*command, str(studies.root), str(scores), str(self._models), self._device],
@@ -286,28 +284,3 @@ class GalleryKeeper:
             except OSError:
                 stamps.append(None)
         return *stamps, self.studies.generation
-
-
-def score(studies: Path, scores: Path, models: Path, device: str) -> int:
-    """Score the study folder; return 0, or 1 after one sentence on stderr: it is to be started again."""
-    end_with_server()
-    try:
-        scored = score_folder(StudyFolder(studies), models, ScoreStore(scores), device=device)
-    except EchoError as exc:
-        sys.stderr.write(f"{exc}\n")
-        return 1
-    if scored.put_off:
-        sys.stderr.write(
-            f"{scored.put_off} of {scored.cines} cines could not be looked at and are tried again later.\n"
-        )
-        return 1
-    words = f"{scored.cines} cines scored, {scored.unreadable} unreadable"
-    if scored.labels is not None:
-        words += f", {scored.labels.judged} labels judged, {scored.labels.left_out} left out"
-    sys.stderr.write(f"{words}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
-    sys.exit(score(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))

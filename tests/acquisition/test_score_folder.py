@@ -12,7 +12,7 @@ from echo_plugin.acquisition.score_folder import score_folder
 from echo_plugin.acquisition.score_store import ScoreStore, models_key
 from echo_plugin.acquisition.uncertainty import CineScorer
 from echo_plugin.errors import ModelMismatchError, ModelNotFoundError, UnreadableCineError
-from echo_plugin.host import keepers
+from echo_plugin.host import child_process
 from echo_plugin.io.label_summaries import LabelSummaries
 from echo_plugin.io.study_folder import StudyFolder
 from echo_plugin.models.checkpoint import SEPTAL_DETECTOR
@@ -130,10 +130,10 @@ def test_a_machine_without_memory_puts_cines_off_to_the_next_run(
             raise RuntimeError("no memory")
         return score(self, cine)
 
-    monkeypatch.setattr(keepers, "end_with_server", lambda: None)
+    monkeypatch.setattr(child_process, "end_with_server", lambda: None)
     monkeypatch.setattr(CineScorer, "score", break_down_once)
 
-    codes = [keepers.score(small, store.path, published_detector, "cpu") for _ in range(2)]
+    codes = [child_process.score(small, store.path, published_detector, "cpu") for _ in range(2)]
 
     assert codes == [1, 0]
     assert capsys.readouterr().err.startswith("1 of 6 cines could not be looked at and are tried again later.\n")

@@ -11,15 +11,16 @@ import time
 import psutil
 import pytest
 
+from echo_plugin.host.child_process import SERVER_PID_VARIABLE, end_with_server
 from echo_plugin.host.folders import read_json
-from echo_plugin.host.jobs import SERVER_PID_VARIABLE, TrainingProgress, end_with_server, read_progress
+from echo_plugin.host.jobs import TrainingProgress, read_progress
 from echo_plugin.training.options import EpochStatus
 
 pytestmark = pytest.mark.heavy
 
 TRAINING = """
 import os, subprocess, sys, time
-from echo_plugin.host.jobs import end_with_server
+from echo_plugin.host.child_process import end_with_server
 end_with_server(poll_s=0.05)
 helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
 print(os.getpid(), helper.pid, flush=True)
@@ -137,3 +138,14 @@ def test_progress_is_never_read_half_written(tmp_path):
 
     assert writer.wait(60) == 0
     assert reads > 0
+
+
+def test_a_child_looks_after_its_server_before_it_loads_anything_that_takes_long():
+    code = (
+        "import sys, echo_plugin.host.child_process;"
+        "print([name for name in ('torch', 'numpy', 'monailabel', 'pydicom') if name in sys.modules])"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert loaded.strip() == "[]"
