@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from echo_plugin.durable import write_atomically
+from echo_plugin.evaluate.report import describe_machine, markdown_table
 from echo_plugin.model_card import Metric, ModelCard, load_card
 
 BY_PATIENT = " (patients)"
@@ -47,7 +48,7 @@ def render_card(card: ModelCard) -> str:
     sections = [
         f"# {card.name} {card.version}",
         card.intended_use,
-        _table(("what", "value"), facts),
+        markdown_table(("what", "value"), facts),
         *([f"## Limits\n\n{card.limits}"] if card.limits else []),
         *_figures(card),
         f"Written by `monailabel-echo info --markdown` from `{card.name}.json`.",
@@ -68,7 +69,7 @@ def _figures(card: ModelCard) -> list[str]:
         for name, m in overall.items()
     ]
     head = ("figure", "value", "95 % interval", "constant answer", "patients", "measured on")
-    sections = [f"## Figures\n\n{about}", _table(head, rows)]
+    sections = [f"## Figures\n\n{about}", markdown_table(head, rows)]
     for suffix, title in ((BY_PATIENT, "By class, patients"), ("", "By class")):
         own = {n: m for n, m in card.metrics.items() if n not in overall and n.endswith(BY_PATIENT) == bool(suffix)}
         if own:
@@ -82,7 +83,7 @@ def _class_table(metrics: Mapping[str, Metric], card: ModelCard) -> str:
         (_class_of(name, card) or "", _without_class(name, card), f"{m.value:.3f}", _interval(m), _number(m.baseline))
         for name, m in metrics.items()
     ]
-    return _table(("class", "figure", "value", "95 % interval", "constant answer"), rows)
+    return markdown_table(("class", "figure", "value", "95 % interval", "constant answer"), rows)
 
 
 def _class_of(name: str, card: ModelCard) -> str | None:
@@ -102,20 +103,13 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def write_results_page(page: Path, title: str, text: str) -> None:
     """Write ``text``, Markdown, as one page; its folder is made."""
-    from echo_plugin.evaluate.report import describe_machine
-
-    head = f"# {title}\n\n| what | value |\n|---|---|\n"
     made = {"command": f"`{_command()}`", "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
-    rows = "".join(f"| {what} | {value} |\n" for what, value in made.items())
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, f"{head}{rows}\n{text.strip()}\n".encode())
+    write_atomically(
+        page, f"# {title}\n\n{markdown_table(('what', 'value'), made.items())}\n\n{text.strip()}\n".encode()
+    )
 
 
 def _command() -> str:

@@ -12,7 +12,6 @@ import typer
 
 from echo_plugin.anatomy import NED_12, View
 from echo_plugin.cli.options import DEFAULT_MODELS, Device, Models
-from echo_plugin.cli.pages import write_results_page
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def reproduce_defects_command(
         pages.append(describe(title, report))
         sys.stdout.write(pages[-1])
     if markdown is not None:
+        from echo_plugin.cli.pages import write_results_page
+
         write_results_page(
             markdown, "Defects as the ASD/VSD paper tabulates them", "\n".join(f"#{page}" for page in pages)
         )
@@ -206,6 +207,8 @@ def reproduce_views_command(
         )
     sys.stdout.write(describe(report))
     if markdown is not None:
+        from echo_plugin.cli.pages import write_results_page
+
         write_results_page(markdown, "Views as the neonatal-view paper tabulates them", describe(report))
 
 

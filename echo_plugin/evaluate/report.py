@@ -11,7 +11,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,13 +142,14 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         lines += ["", f"## {table['title']}", ""]
         lines += [table["note"], ""] if table["note"] else []
         if table["rows"]:
-            lines += [_markdown_row(table["columns"]), "|" + "---|" * len(table["columns"])]
-            lines += [_markdown_row(row) for row in table["rows"]]
+            lines.append(markdown_table(table["columns"], table["rows"]))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts in Markdown, without an end of line."""
+    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *body])
 
 
 def draw_confusion(confusion: FloatArray, classes: Sequence[str]) -> Figure:

@@ -23,6 +23,7 @@ from scipy.special import stdtrit
 
 from echo_plugin.durable import write_atomically
 from echo_plugin.evaluate.defect_tables import PAPER
+from echo_plugin.evaluate.report import markdown_table
 
 MEASURES = (
     "accuracy",
@@ -81,9 +82,7 @@ def describe(title: str, report: Mapping[str, Any]) -> str:
     """Return the table beside the paper's, in Markdown."""
     head, body = _cells(report)
     lines = [f"# {title}", "", *(f"* {sentence}" for sentence in _notes(report)), ""]
-    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(row)} |" for row in body]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, markdown_table(head, body)]) + "\n"
 
 
 def write_table(out: Path, title: str, report: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ from echo_plugin.evaluate.folds import (
     patient_folds,
     read_outcome,
 )
+from echo_plugin.evaluate.report import markdown_table
 from echo_plugin.evaluate.views import view_metrics
 from echo_plugin.geometry import FloatArray
 from echo_plugin.measure.classes import Cohort
@@ -145,17 +146,26 @@ def describe(report: Mapping[str, Any]) -> str:
         f" begun with {report['begun_with']}, {report['epochs'] or 'default'} epochs; percent, 95 % intervals by"
         " resampling patients.",
         "",
-        "| model | accuracy | precision | recall | F1 | confused PSAX-MV / PSAX-PM | paper (accuracy/P/R/F1) |",
-        "|---|---|---|---|---|---|---|",
     ]
+    rows = []
     for row in report["rows"]:
         metrics = row["metrics"]
         cells = [_percent(metrics[name]) for name in MEASURES]
         pair = [_percent(m) for name, m in metrics.items() if "confused" in name] or ["–"]
         paper = "/".join(f"{value:.2f}" for value in row["paper_percent"]) if row["paper_percent"] else "–"
-        lines.append(f"| {row['name']} | {' | '.join([*cells, *pair, paper])} |")
-    lines += ["", "| difference in accuracy, same cines | points | |", "|---|---|---|"]
-    lines += [f"| {d['name']} | {_percent(d)} | {d['verdict']} |" for d in report["differences"]]
+        rows.append([row["name"], *cells, *pair, paper])
+    columns = (
+        "model",
+        "accuracy",
+        "precision",
+        "recall",
+        "F1",
+        "confused PSAX-MV / PSAX-PM",
+        "paper (accuracy/P/R/F1)",
+    )
+    differences = [(d["name"], _percent(d), d["verdict"]) for d in report["differences"]]
+    lines += [markdown_table(columns, rows), ""]
+    lines.append(markdown_table(("difference in accuracy, same cines", "points", ""), differences))
     return "\n".join(lines) + "\n"
 
 
