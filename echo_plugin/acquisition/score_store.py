@@ -232,13 +232,12 @@ def _stamp(entry: CineEntry) -> str:
     return ":".join(map(str, file_stamp(entry.path) or ()))
 
 
-def writable_place(root: Path, fallback: Path) -> Path:
-    """Return ``root`` if an SQLite file can be kept there, else ``fallback``."""
+def open_scores(root: Path, fallback: Path) -> ScoreStore:
+    """Return the scores that are kept in ``root``, or in ``fallback`` where no SQLite file can be kept there."""
     try:
-        ScoreStore(root / SCORES_FILE)
+        return ScoreStore(root / SCORES_FILE)
     except (sqlite3.Error, OSError):
-        return fallback
-    return root
+        return ScoreStore(fallback / SCORES_FILE)
 
 
 LEASE_S = 30 * 60.0

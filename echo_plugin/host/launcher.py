@@ -157,9 +157,7 @@ def _require_studies(studies: Path) -> None:
         raise EchoError(msg)
     from echo_plugin.io.study_folder import StudyFolder
 
-    folder = StudyFolder(studies)
-    folder.refresh()
-    if not folder.image_ids():
+    if not StudyFolder(studies).image_ids():
         msg = f"Study folder {studies} holds no cine; DICOM, video, picture and NRRD files are looked for."
         raise EchoError(msg)
 

@@ -24,12 +24,10 @@ from echo_plugin.acquisition.pool import LivePool, Pool
 from echo_plugin.acquisition.score_store import (
     DETECTOR,
     LEASES_FILE,
-    SCORES_FILE,
     Judgement,
     Lease,
     Leases,
-    ScoreStore,
-    writable_place,
+    open_scores,
 )
 from echo_plugin.acquisition.strategies import (
     DOUBTFUL,
@@ -80,9 +78,8 @@ class WaitingCines:
     """
 
     def __init__(self, datastore: EchoDatastore, models: Path) -> None:
-        place = writable_place(datastore.root, datastore.cache)
-        self.store = ScoreStore(place / SCORES_FILE)
-        self.leases = Leases(place / LEASES_FILE)
+        self.store = open_scores(datastore.root, datastore.cache)
+        self.leases = Leases(self.store.path.with_name(LEASES_FILE))
         self.pool = LivePool(datastore.studies, datastore.labels, self.store, models)
         self.is_confirmed = Confirmed(datastore.studies)
         self.models = models
