@@ -251,8 +251,8 @@ def answer(
     ``view`` : None where it was not asked for.
     """
     classes = [Defect(name) for name in names]
-    is_possible = torch.tensor([any(can_show(crop.septum, defect) for crop in crops) for defect in classes])
-    logits = joined.logits.masked_fill(~is_possible.to(joined.logits.device), -torch.inf)
+    is_possible = shown_classes(crops, classes).any(dim=0).to(joined.logits.device)
+    logits = joined.logits.masked_fill(~is_possible, -torch.inf)
     angles = np.degrees(rule.embedder.angles(joined.embedding)[0].double().cpu().numpy()).tolist()
     named = dict(zip(classes, rule.probabilities(logits)[0].tolist(), strict=True))
     is_whole_frame = crops[0].is_whole_frame

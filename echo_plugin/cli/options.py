@@ -13,21 +13,15 @@ import typer
 
 from echo_plugin.durable import require_writable, write_atomically
 from echo_plugin.errors import EchoError
+from echo_plugin.host.folders import served_folder
 from echo_plugin.model_card import STARTERS
 
 DEFAULT_MODELS = STARTERS
 
 Models = Annotated[Path, typer.Option("--models", help="Folder of published models.", show_default="apps/echo/model")]
-
-
-def own_folder(studies: Path) -> Path:
-    """Return the folder to work in: the user's copy of a checkout's samples for these, which stay as they are."""
-    from echo_plugin.host.folders import served_folder
-
-    return served_folder(studies)
-
-
-Studies = Annotated[Path, typer.Option("--studies", help="Study folder: images and annotations/.", callback=own_folder)]
+Studies = Annotated[
+    Path, typer.Option("--studies", help="Study folder: images and annotations/.", callback=served_folder)
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU if there is one.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 

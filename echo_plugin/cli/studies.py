@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echo_plugin.cli.options import Studies, own_folder, require_report_place, write_json
+from echo_plugin.cli.options import Studies, require_report_place, write_json
+from echo_plugin.host.folders import served_folder
 from echo_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _show(report: ImportReport) -> None:
 
 def export(
     studies: Annotated[
-        Path, typer.Argument(metavar="STUDIES", help="Study folder: images and annotations/.", callback=own_folder)
+        Path, typer.Argument(metavar="STUDIES", help="Study folder: images and annotations/.", callback=served_folder)
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write.")],
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: coco, csv, sr, png, mp4.")] = "coco,csv",
